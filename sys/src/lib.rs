@@ -1,0 +1,1 @@
+//! C types, constants, the function list and the loader.
