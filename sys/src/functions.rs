@@ -1,0 +1,163 @@
+//! The one list of vendor functions.
+//!
+//! [`vendor_functions!`](crate::vendor_functions) hands the list to a callback macro; the call table, the loader, the
+//! simulator's in-process table, its exported symbols, the C headers and the drift checks are all expansions of it.
+//! A line of `functions` reads: library, need, first CANN release with this signature, prototype. A line of `operators`
+//! reads: library, release, operator, phase 1, phase 2 and the parameters of phase 1 up to the two that all share
+//! (`uint64_t* workspaceSize, aclOpExecutor** executor`); phase 2 is the same for all.
+//!
+//! Signatures: CANN headers as listed in `tests/data/signatures.tsv`, which the tests hold this list against.
+
+/// Hands the list of vendor functions to `$callback!`, which receives
+/// `$($prefix)* functions { library need "since" name(param: type, ..) -> type; .. }
+/// operators { library "since" operator: phase1, phase2(param: type, ..); .. }`.
+///
+/// The callback's scope must have this crate's types and `core::ffi::{c_char, c_int, c_void}` in it.
+#[macro_export]
+macro_rules! vendor_functions {
+    ($callback:ident! $($prefix:tt)*) => { $callback! {
+        $($prefix)*
+        functions {
+        Acl Must "8.1" aclInit(configPath: *const c_char) -> aclError;
+        Acl Must "8.1" aclFinalize() -> aclError;
+        Acl Must "8.1" aclGetRecentErrMsg() -> *const c_char;
+        Acl Must "8.1" aclrtGetSocName() -> *const c_char;
+        Acl Must "8.1" aclrtGetDeviceCount(count: *mut u32) -> aclError;
+        Acl Must "8.1" aclrtSetDevice(deviceId: i32) -> aclError;
+        Acl Must "8.1" aclrtResetDevice(deviceId: i32) -> aclError;
+        Acl Must "8.1" aclrtGetDevice(deviceId: *mut i32) -> aclError;
+        Acl Must "8.1" aclrtGetCurrentContext(context: *mut aclrtContext) -> aclError;
+        Acl Must "8.1" aclrtSetCurrentContext(context: aclrtContext) -> aclError;
+        Acl Must "8.1" aclrtSynchronizeDevice() -> aclError;
+        Acl Must "8.1" aclrtCreateStream(stream: *mut aclrtStream) -> aclError;
+        Acl Must "8.1" aclrtCreateStreamWithConfig(stream: *mut aclrtStream, priority: u32, flag: u32) -> aclError;
+        Acl Must "8.1" aclrtDestroyStream(stream: aclrtStream) -> aclError;
+        Acl Must "8.1" aclrtSynchronizeStream(stream: aclrtStream) -> aclError;
+        Acl Must "8.1" aclrtSynchronizeStreamWithTimeout(stream: aclrtStream, timeout: i32) -> aclError;
+        Acl Must "8.1" aclrtMalloc(devPtr: *mut *mut c_void, size: usize, policy: aclrtMemMallocPolicy) -> aclError;
+        Acl Must "8.1" aclrtMallocAlign32(devPtr: *mut *mut c_void, size: usize, policy: aclrtMemMallocPolicy) -> aclError;
+        Acl Must "8.1" aclrtFree(devPtr: *mut c_void) -> aclError;
+        Acl Must "8.1" aclrtMallocHost(hostPtr: *mut *mut c_void, size: usize) -> aclError;
+        Acl Must "8.1" aclrtFreeHost(hostPtr: *mut c_void) -> aclError;
+        Acl Must "8.1" aclrtMemcpy(dst: *mut c_void, destMax: usize, src: *const c_void, count: usize, kind: aclrtMemcpyKind) -> aclError;
+        Acl Must "8.1" aclrtMemcpyAsync(dst: *mut c_void, destMax: usize, src: *const c_void, count: usize, kind: aclrtMemcpyKind, stream: aclrtStream) -> aclError;
+        Acl Must "8.1" aclrtMemset(devPtr: *mut c_void, maxCount: usize, value: i32, count: usize) -> aclError;
+        Acl Must "8.1" aclrtMemsetAsync(devPtr: *mut c_void, maxCount: usize, value: i32, count: usize, stream: aclrtStream) -> aclError;
+        Acl Must "8.1" aclrtGetMemInfo(attr: aclrtMemAttr, free: *mut usize, total: *mut usize) -> aclError;
+        Acl Should "8.1" aclrtCreateEventExWithFlag(event: *mut aclrtEvent, flag: u32) -> aclError;
+        Acl Should "8.1" aclrtCreateEventWithFlag(event: *mut aclrtEvent, flag: u32) -> aclError;
+        Acl Should "8.1" aclrtDestroyEvent(event: aclrtEvent) -> aclError;
+        Acl Should "8.1" aclrtRecordEvent(event: aclrtEvent, stream: aclrtStream) -> aclError;
+        Acl Should "8.1" aclrtStreamWaitEvent(stream: aclrtStream, event: aclrtEvent) -> aclError;
+        Acl Should "8.1" aclrtQueryEventStatus(event: aclrtEvent, status: *mut aclrtEventRecordedStatus) -> aclError;
+        Acl Should "8.1" aclrtSynchronizeEvent(event: aclrtEvent) -> aclError;
+        Acl Should "8.1" aclrtSynchronizeEventWithTimeout(event: aclrtEvent, timeout: i32) -> aclError;
+        Acl Should "8.1" aclrtEventElapsedTime(ms: *mut f32, startEvent: aclrtEvent, endEvent: aclrtEvent) -> aclError;
+        Acl Should "8.1" aclrtStreamQuery(stream: aclrtStream, status: *mut aclrtStreamStatus) -> aclError;
+        Acl Should "8.1" aclrtCreateContext(context: *mut aclrtContext, deviceId: i32) -> aclError;
+        Acl Should "8.1" aclrtDestroyContext(context: aclrtContext) -> aclError;
+        Acl Should "8.1" aclrtResetDeviceForce(deviceId: i32) -> aclError;
+        Acl Should "8.1" aclrtSynchronizeDeviceWithTimeout(timeout: i32) -> aclError;
+        Acl Should "8.1" aclrtPeekAtLastError(level: aclrtLastErrLevel) -> aclError;
+        Acl Should "8.1" aclrtGetLastError(level: aclrtLastErrLevel) -> aclError;
+        Acl Should "8.1" aclsysGetCANNVersion(name: aclCANNPackageName, version: *mut aclCANNPackageVersion) -> aclError;
+        Acl Should "8.1" aclrtGetVersion(majorVersion: *mut i32, minorVersion: *mut i32, patchVersion: *mut i32) -> aclError;
+        Acl Should "8.1" aclGetDeviceCapability(deviceId: u32, deviceInfo: aclDeviceInfo, value: *mut i64) -> aclError;
+        Acl Should "8.1" aclrtSetStreamFailureMode(stream: aclrtStream, mode: u64) -> aclError;
+        Acl Should "8.1" aclrtSetDeviceSatMode(mode: aclrtFloatOverflowMode) -> aclError;
+        Acl Should "8.1" aclrtSetOpExecuteTimeOut(timeout: u32) -> aclError;
+        Acl Should "8.1" aclrtSetExceptionInfoCallback(callback: aclrtExceptionInfoCallback) -> aclError;
+        Acl Should "8.1" aclrtGetTaskIdFromExceptionInfo(info: *const aclrtExceptionInfo) -> u32;
+        Acl Should "8.1" aclrtGetStreamIdFromExceptionInfo(info: *const aclrtExceptionInfo) -> u32;
+        Acl Should "8.1" aclrtGetThreadIdFromExceptionInfo(info: *const aclrtExceptionInfo) -> u32;
+        Acl Should "8.1" aclrtGetDeviceIdFromExceptionInfo(info: *const aclrtExceptionInfo) -> u32;
+        Acl Should "8.1" aclrtGetErrorCodeFromExceptionInfo(info: *const aclrtExceptionInfo) -> u32;
+        Acl Should "8.1" aclrtDeviceCanAccessPeer(canAccessPeer: *mut i32, deviceId: i32, peerDeviceId: i32) -> aclError;
+        Acl Should "8.1" aclrtDeviceEnablePeerAccess(peerDeviceId: i32, flags: u32) -> aclError;
+        Acl Should "8.1" aclrtSetSysParamOpt(opt: aclSysParamOpt, value: i64) -> aclError;
+        Acl Should "8.1" aclDataTypeSize(dataType: aclDataType) -> usize;
+        Acl Should "8.1" aclrtStreamGetId(stream: aclrtStream, streamId: *mut i32) -> aclError;
+        Acl Should "8.1" aclrtLaunchCallback(fn_: aclrtCallback, userData: *mut c_void, blockType: aclrtCallbackBlockType, stream: aclrtStream) -> aclError;
+        Acl Should "8.1" aclrtSubscribeReport(threadId: u64, stream: aclrtStream) -> aclError;
+        Acl Should "8.1" aclrtProcessReport(timeout: i32) -> aclError;
+        Acl Should "8.1" aclrtUnSubscribeReport(threadId: u64, stream: aclrtStream) -> aclError;
+        Acl Optional "8.5.0" aclFinalizeReference(refCount: *mut u64) -> aclError;
+        Acl Optional "8.5.0" aclsysGetVersionStr(pkgName: *mut c_char, versionStr: *mut c_char) -> aclError;
+        Acl Optional "8.5.0" aclsysGetVersionNum(pkgName: *mut c_char, versionNum: *mut i32) -> aclError;
+        Acl Optional "8.5.0" aclrtGetDeviceInfo(deviceId: u32, attr: aclrtDevAttr, value: *mut i64) -> aclError;
+        Acl Optional "8.5.0" aclrtLaunchHostFunc(stream: aclrtStream, fn_: aclrtHostFunc, args: *mut c_void) -> aclError;
+        Base Must "8.1" aclCreateTensor(viewDims: *const i64, viewDimsNum: u64, dataType: aclDataType, stride: *const i64, offset: i64, format: aclFormat, storageDims: *const i64, storageDimsNum: u64, tensorData: *mut c_void) -> *mut aclTensor;
+        Base Must "8.1" aclDestroyTensor(tensor: *const aclTensor) -> aclnnStatus;
+        Base Must "8.1" aclCreateTensorList(value: *const *const aclTensor, size: u64) -> *mut aclTensorList;
+        Base Must "8.1" aclDestroyTensorList(array: *const aclTensorList) -> aclnnStatus;
+        Base Must "8.1" aclCreateScalar(value: *mut c_void, dataType: aclDataType) -> *mut aclScalar;
+        Base Must "8.1" aclDestroyScalar(scalar: *const aclScalar) -> aclnnStatus;
+        Base Must "8.1" aclCreateIntArray(value: *const i64, size: u64) -> *mut aclIntArray;
+        Base Must "8.1" aclDestroyIntArray(array: *const aclIntArray) -> aclnnStatus;
+        Base Must "8.1" aclDestroyAclOpExecutor(executor: *mut aclOpExecutor) -> aclnnStatus;
+        Base Should "8.1" aclCreateFloatArray(value: *const f32, size: u64) -> *mut aclFloatArray;
+        Base Should "8.1" aclDestroyFloatArray(array: *const aclFloatArray) -> aclnnStatus;
+        Base Should "8.1" aclCreateBoolArray(value: *const bool, size: u64) -> *mut aclBoolArray;
+        Base Should "8.1" aclDestroyBoolArray(array: *const aclBoolArray) -> aclnnStatus;
+        Base Should "8.1" aclCreateScalarList(value: *const *const aclScalar, size: u64) -> *mut aclScalarList;
+        Base Should "8.1" aclDestroyScalarList(array: *const aclScalarList) -> aclnnStatus;
+        Base Should "8.1" aclInitTensor(tensor: *mut aclTensor, viewDims: *const i64, viewDimsNum: u64, dataType: aclDataType, stride: *const i64, offset: i64, format: aclFormat, storageDims: *const i64, storageDimsNum: u64, tensorDataAddr: *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclGetIntArraySize(array: *const aclIntArray, size: *mut u64) -> aclnnStatus;
+        Base Should "8.1" aclGetFloatArraySize(array: *const aclFloatArray, size: *mut u64) -> aclnnStatus;
+        Base Should "8.1" aclGetBoolArraySize(array: *const aclBoolArray, size: *mut u64) -> aclnnStatus;
+        Base Should "8.1" aclGetTensorListSize(tensorList: *const aclTensorList, size: *mut u64) -> aclnnStatus;
+        Base Should "8.1" aclGetScalarListSize(scalarList: *const aclScalarList, size: *mut u64) -> aclnnStatus;
+        Base Should "8.1" aclGetViewShape(tensor: *const aclTensor, viewDims: *mut *mut i64, viewDimsNum: *mut u64) -> aclnnStatus;
+        Base Should "8.1" aclGetStorageShape(tensor: *const aclTensor, storageDims: *mut *mut i64, storageDimsNum: *mut u64) -> aclnnStatus;
+        Base Should "8.1" aclGetViewStrides(tensor: *const aclTensor, stridesValue: *mut *mut i64, stridesNum: *mut u64) -> aclnnStatus;
+        Base Should "8.1" aclGetViewOffset(tensor: *const aclTensor, offset: *mut i64) -> aclnnStatus;
+        Base Should "8.1" aclGetFormat(tensor: *const aclTensor, format: *mut aclFormat) -> aclnnStatus;
+        Base Should "8.1" aclGetDataType(tensor: *const aclTensor, dataType: *mut aclDataType) -> aclnnStatus;
+        Base Should "8.1" aclSetRawTensorAddr(tensor: *mut aclTensor, addr: *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclGetRawTensorAddr(tensor: *const aclTensor, addr: *mut *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclSetAclOpExecutorRepeatable(executor: *mut aclOpExecutor) -> aclnnStatus;
+        Base Should "8.1" aclSetInputTensorAddr(executor: *mut aclOpExecutor, index: usize, tensor: *mut aclTensor, addr: *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclSetOutputTensorAddr(executor: *mut aclOpExecutor, index: usize, tensor: *mut aclTensor, addr: *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclSetTensorAddr(executor: *mut aclOpExecutor, index: usize, tensor: *mut aclTensor, addr: *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclSetDynamicInputTensorAddr(executor: *mut aclOpExecutor, irIndex: usize, relativeIndex: usize, tensors: *mut aclTensorList, addr: *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclSetDynamicOutputTensorAddr(executor: *mut aclOpExecutor, irIndex: usize, relativeIndex: usize, tensors: *mut aclTensorList, addr: *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclSetDynamicTensorAddr(executor: *mut aclOpExecutor, irIndex: usize, relativeIndex: usize, tensors: *mut aclTensorList, addr: *mut c_void) -> aclnnStatus;
+        Base Should "8.1" aclnnInit(configPath: *const c_char) -> aclnnStatus;
+        Base Should "8.1" aclnnFinalize() -> aclnnStatus;
+        HcclComm Should "8.1" HcclGetRootInfo(rootInfo: *mut HcclRootInfo) -> HcclResult;
+        HcclComm Should "8.1" HcclCommInitRootInfo(nRanks: u32, rootInfo: *const HcclRootInfo, rank: u32, comm: *mut HcclComm) -> HcclResult;
+        HcclComm Should "8.1" HcclCommInitRootInfoConfig(nRanks: u32, rootInfo: *const HcclRootInfo, rank: u32, config: *const HcclCommConfig, comm: *mut HcclComm) -> HcclResult;
+        HcclComm Should "8.1" HcclCommInitAll(ndev: u32, devices: *mut i32, comms: *mut HcclComm) -> HcclResult;
+        HcclComm Should "8.1" HcclCommDestroy(comm: HcclComm) -> HcclResult;
+        HcclComm Should "8.1" HcclGetCommName(comm: HcclComm, commName: *mut c_char) -> HcclResult;
+        HcclComm Should "8.1" HcclGetRankId(comm: HcclComm, rank: *mut u32) -> HcclResult;
+        HcclComm Should "8.1" HcclGetRankSize(comm: HcclComm, rankSize: *mut u32) -> HcclResult;
+        HcclComm Should "8.1" HcclGetErrorString(code: HcclResult) -> *const c_char;
+        HcclComm Should "8.1" HcclGetCommAsyncError(comm: HcclComm, asyncError: *mut HcclResult) -> HcclResult;
+        Hccl Should "8.1" HcclAllReduce(sendBuf: *mut c_void, recvBuf: *mut c_void, count: u64, dataType: HcclDataType, op: HcclReduceOp, comm: HcclComm, stream: aclrtStream) -> HcclResult;
+        Hccl Should "8.1" HcclAllGather(sendBuf: *mut c_void, recvBuf: *mut c_void, sendCount: u64, dataType: HcclDataType, comm: HcclComm, stream: aclrtStream) -> HcclResult;
+        Hccl Should "8.1" HcclReduceScatter(sendBuf: *mut c_void, recvBuf: *mut c_void, recvCount: u64, dataType: HcclDataType, op: HcclReduceOp, comm: HcclComm, stream: aclrtStream) -> HcclResult;
+        Hccl Should "8.1" HcclAlltoAll(sendBuf: *const c_void, sendCount: u64, sendType: HcclDataType, recvBuf: *const c_void, recvCount: u64, recvType: HcclDataType, comm: HcclComm, stream: aclrtStream) -> HcclResult;
+        Hccl Should "8.1" HcclAlltoAllV(sendBuf: *const c_void, sendCounts: *const c_void, sdispls: *const c_void, sendType: HcclDataType, recvBuf: *const c_void, recvCounts: *const c_void, rdispls: *const c_void, recvType: HcclDataType, comm: HcclComm, stream: aclrtStream) -> HcclResult;
+        Hccl Should "8.1" HcclBroadcast(buf: *mut c_void, count: u64, dataType: HcclDataType, root: u32, comm: HcclComm, stream: aclrtStream) -> HcclResult;
+        Hccl Should "8.1" HcclBarrier(comm: HcclComm, stream: aclrtStream) -> HcclResult;
+        OpsMath Operator "8.5.0" aclnnNpuFormatCastCalculateSizeAndFormat(srcTensor: *const aclTensor, dstFormat: c_int, additionalDtype: c_int, dstShape: *mut *mut i64, dstShapeSize: *mut u64, actualFormat: *mut c_int) -> aclnnStatus;
+        }
+        operators {
+        OpsNn "8.1" Mm: aclnnMmGetWorkspaceSize, aclnnMm(self_: *const aclTensor, mat2: *const aclTensor, out: *mut aclTensor, cubeMathType: i8);
+        OpsNn "8.1" Matmul: aclnnMatmulGetWorkspaceSize, aclnnMatmul(self_: *const aclTensor, mat2: *const aclTensor, out: *mut aclTensor, cubeMathType: i8);
+        OpsMath "8.1" Cast: aclnnCastGetWorkspaceSize, aclnnCast(self_: *const aclTensor, dtype: aclDataType, out: *mut aclTensor);
+        OpsMath "8.1" Add: aclnnAddGetWorkspaceSize, aclnnAdd(self_: *const aclTensor, other: *const aclTensor, alpha: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" Mul: aclnnMulGetWorkspaceSize, aclnnMul(self_: *const aclTensor, other: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" Muls: aclnnMulsGetWorkspaceSize, aclnnMuls(self_: *const aclTensor, other: *const aclScalar, out: *mut aclTensor);
+        OpsTransformer "8.5.0" MoeGatingTopK: aclnnMoeGatingTopKGetWorkspaceSize, aclnnMoeGatingTopK(x: *const aclTensor, biasOptional: *const aclTensor, k: i64, kGroup: i64, groupCount: i64, groupSelectMode: i64, renorm: i64, normType: i64, outFlag: bool, routedScalingFactor: f64, eps: f64, yOut: *const aclTensor, expertIdxOut: *const aclTensor, outOut: *const aclTensor);
+        OpsTransformer "8.5.0" MoeInitRoutingV3: aclnnMoeInitRoutingV3GetWorkspaceSize, aclnnMoeInitRoutingV3(x: *const aclTensor, expertIdx: *const aclTensor, scaleOptional: *const aclTensor, offsetOptional: *const aclTensor, activeNum: i64, expertCapacity: i64, expertNum: i64, dropPadMode: i64, expertTokensNumType: i64, expertTokensNumFlag: bool, quantMode: i64, activeExpertRangeOptional: *const aclIntArray, rowIdxType: i64, expandedXOut: *const aclTensor, expandedRowIdxOut: *const aclTensor, expertTokensCountOrCumsumOut: *const aclTensor, expandedScaleOut: *const aclTensor);
+        OpsTransformer "8.1" GroupedMatmulV4: aclnnGroupedMatmulV4GetWorkspaceSize, aclnnGroupedMatmulV4(x: *const aclTensorList, weight: *const aclTensorList, biasOptional: *const aclTensorList, scaleOptional: *const aclTensorList, offsetOptional: *const aclTensorList, antiquantScaleOptional: *const aclTensorList, antiquantOffsetOptional: *const aclTensorList, perTokenScaleOptional: *const aclTensorList, groupListOptional: *const aclTensor, activationInputOptional: *const aclTensorList, activationQuantScaleOptional: *const aclTensorList, activationQuantOffsetOptional: *const aclTensorList, splitItem: i64, groupType: i64, groupListType: i64, actType: i64, out: *mut aclTensorList, activationFeatureOutOptional: *mut aclTensorList, dynQuantScaleOutOptional: *mut aclTensorList);
+        OpsTransformer "8.5.0" GroupedMatmulV5: aclnnGroupedMatmulV5GetWorkspaceSize, aclnnGroupedMatmulV5(x: *const aclTensorList, weight: *const aclTensorList, biasOptional: *const aclTensorList, scaleOptional: *const aclTensorList, offsetOptional: *const aclTensorList, antiquantScaleOptional: *const aclTensorList, antiquantOffsetOptional: *const aclTensorList, perTokenScaleOptional: *const aclTensorList, groupListOptional: *const aclTensor, activationInputOptional: *const aclTensorList, activationQuantScaleOptional: *const aclTensorList, activationQuantOffsetOptional: *const aclTensorList, splitItem: i64, groupType: i64, groupListType: i64, actType: i64, tuningConfigOptional: *mut aclIntArray, out: *mut aclTensorList, activationFeatureOutOptional: *mut aclTensorList, dynQuantScaleOutOptional: *mut aclTensorList);
+        OpsNn "8.1" SwiGlu: aclnnSwiGluGetWorkspaceSize, aclnnSwiGlu(x: *const aclTensor, dim: i64, out: *const aclTensor);
+        OpsTransformer "8.1" MoeFinalizeRoutingV2: aclnnMoeFinalizeRoutingV2GetWorkspaceSize, aclnnMoeFinalizeRoutingV2(expandedX: *const aclTensor, expandedRowIdx: *const aclTensor, x1Optional: *const aclTensor, x2Optional: *const aclTensor, biasOptional: *const aclTensor, scalesOptional: *const aclTensor, expertIdxOptional: *const aclTensor, dropPadMode: i64, out: *const aclTensor);
+        OpsTransformer "8.1" MoeTokenUnpermute: aclnnMoeTokenUnpermuteGetWorkspaceSize, aclnnMoeTokenUnpermute(permutedTokens: *const aclTensor, sortedIndices: *const aclTensor, probsOptional: *const aclTensor, paddedMode: bool, restoreShapeOptional: *const aclIntArray, out: *mut aclTensor);
+        OpsMath "8.5.0" NpuFormatCast: aclnnNpuFormatCastGetWorkspaceSize, aclnnNpuFormatCast(srcTensor: *const aclTensor, dstTensor: *mut aclTensor);
+        }
+    } };
+}

@@ -1,0 +1,181 @@
+//! What a tensor argument is, as far as an operator's rules care: dtype, format, shape, strides, storage shape.
+//! Plain values without allocation, built by the simulator from an `aclTensor` and by the safe layer from its tensors.
+
+use core::fmt;
+use core::ops::Deref;
+
+use crate::constants::{aclDataType, aclFormat};
+
+/// The most dimensions a tensor of an aclnn call may have here: ND views have at most 8; FRACTAL_NZ adds two to a
+/// storage shape of at most 6.
+pub const MAX_RANK: usize = 8;
+
+/// A short list of dimensions or strides, by value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Dims {
+    len: u8,
+    values: [i64; MAX_RANK],
+}
+
+impl Dims {
+    /// No dimensions: the shape of a scalar.
+    pub const EMPTY: Self = Self { len: 0, values: [0; MAX_RANK] };
+
+    /// Copies a slice; `None` where it has more than [`MAX_RANK`] entries.
+    pub fn new(values: &[i64]) -> Option<Self> {
+        let mut dims = Self { len: u8::try_from(values.len()).ok()?, values: [0; MAX_RANK] };
+        dims.values.get_mut(..values.len())?.copy_from_slice(values);
+        Some(dims)
+    }
+
+    /// Product of the dimensions, 1 for none; `None` on overflow or a negative dimension.
+    pub fn elements(&self) -> Option<u64> {
+        self.iter().try_fold(1u64, |product, &dim| product.checked_mul(u64::try_from(dim).ok()?))
+    }
+
+    /// Strides in elements of a contiguous row-major tensor of this shape.
+    pub fn contiguous_strides(&self) -> Self {
+        let mut strides = *self;
+        let mut step = 1i64;
+        for index in (0..self.len()).rev() {
+            strides.values[index] = step;
+            step = step.saturating_mul(self.values[index].max(1));
+        }
+        strides
+    }
+
+    /// The entries, to change in place.
+    pub fn as_mut_slice(&mut self) -> &mut [i64] {
+        &mut self.values[..usize::from(self.len)]
+    }
+}
+
+impl Deref for Dims {
+    type Target = [i64];
+
+    fn deref(&self) -> &[i64] {
+        &self.values[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for Dims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl fmt::Display for Dims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A tensor argument. Shape, strides and offset in elements; `storage` is the shape of the buffer behind the view
+/// (4-D or 5-D blocks for FRACTAL_NZ); `data` is the device address, 0 where it is set later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorDesc {
+    /// Element type.
+    pub dtype: aclDataType,
+    /// Storage format.
+    pub format: aclFormat,
+    /// Logical shape.
+    pub shape: Dims,
+    /// Strides of the view.
+    pub strides: Dims,
+    /// First element of the view in the storage.
+    pub offset: i64,
+    /// Shape of the storage.
+    pub storage: Dims,
+    /// Device address of the storage.
+    pub data: u64,
+}
+
+impl TensorDesc {
+    /// A contiguous ND tensor; `None` where `shape` has more than [`MAX_RANK`] dimensions.
+    pub fn contiguous(dtype: aclDataType, shape: &[i64], data: u64) -> Option<Self> {
+        let shape = Dims::new(shape)?;
+        Some(Self {
+            dtype,
+            format: aclFormat::ND,
+            shape,
+            strides: shape.contiguous_strides(),
+            offset: 0,
+            storage: shape,
+            data,
+        })
+    }
+
+    /// Number of dimensions of the view.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Dimension `index`, counted from the end where negative; 0 where there is none.
+    pub fn dim(&self, index: isize) -> i64 {
+        let index = if index < 0 { self.rank().checked_add_signed(index) } else { usize::try_from(index).ok() };
+        index.and_then(|index| self.shape.get(index)).copied().unwrap_or(0)
+    }
+
+    /// Elements of the view; `None` on overflow or a negative dimension.
+    pub fn elements(&self) -> Option<u64> {
+        self.shape.elements()
+    }
+
+    /// Whether the view has no element.
+    pub fn is_empty(&self) -> bool {
+        self.shape.contains(&0)
+    }
+
+    /// Whether the view walks memory in row-major order without gaps. Strides of dimensions of size 1 do not count.
+    pub fn is_contiguous(&self) -> bool {
+        let packed = self.shape.contiguous_strides();
+        self.is_empty() || (0..self.rank()).all(|i| self.shape[i] == 1 || self.strides[i] == packed[i])
+    }
+
+    /// Whether the last two dimensions are a transposed view of contiguous memory, as CANN's matmuls detect it: the
+    /// last but one has stride 1, the last a stride of that dimension's size, leading dimensions packed. A matrix
+    /// with a dimension of 1 in the last two never counts as transposed (ops-transformer, grouped_matmul op_api).
+    pub fn is_transposed(&self) -> bool {
+        let rank = self.rank();
+        if rank < 2 || self.is_empty() || self.dim(-1) == 1 || self.dim(-2) == 1 {
+            return false;
+        }
+        let (rows, cols) = (self.dim(-2), self.dim(-1));
+        let mut step = rows * cols;
+        self.strides[rank - 2] == 1
+            && self.strides[rank - 1] == rows
+            && (0..rank - 2).rev().all(|i| {
+                let packed = self.shape[i] == 1 || self.strides[i] == step;
+                step *= self.shape[i];
+                packed
+            })
+    }
+
+    /// Bytes of the storage; `None` on overflow, a negative dimension or an unknown dtype.
+    pub fn storage_bytes(&self) -> Option<u64> {
+        let bits = self.storage.elements()?.checked_mul(self.dtype.bits()? as u64)?;
+        Some(bits.div_ceil(8))
+    }
+}
+
+impl fmt::Display for TensorDesc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}{:?}", self.dtype, self.shape)?;
+        if self.format != aclFormat::ND {
+            write!(f, " {:?}", self.format)?;
+        }
+        if !self.is_contiguous() {
+            write!(f, " strides {:?}", self.strides)?;
+        }
+        Ok(())
+    }
+}
+
+/// A host scalar argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScalarValue {
+    /// Its dtype.
+    pub dtype: aclDataType,
+    /// Its value; integers beyond 2^53 are rounded here and only here.
+    pub value: f64,
+}

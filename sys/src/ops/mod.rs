@@ -1,0 +1,18 @@
+//! Operator rows: what CANN accepts for each operator, as data. The simulator answers from a row as CANN would; the
+//! safe layer holds a call against the same row before it is made.
+
+mod desc;
+mod rows;
+mod rule;
+
+pub use desc::{Dims, MAX_RANK, ScalarValue, TensorDesc};
+pub use rule::{Arg, Call, Codes, Layout, Null, OpRow, Param, Phase, Rule, Violation};
+
+use crate::info::OperatorId;
+
+impl OperatorId {
+    /// The operator's row.
+    pub fn row(self) -> &'static OpRow {
+        rows::row(self)
+    }
+}
