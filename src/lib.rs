@@ -1,1 +1,4 @@
 //! ascend-moe.
+
+pub mod checkpoint;
+pub mod spec;

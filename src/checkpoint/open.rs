@@ -1,0 +1,203 @@
+//! A checkpoint's folder: which files it is made of, and which tensor is in which.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::Metadata;
+use std::io::{ErrorKind, Read as _};
+use std::ops::Bound;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::file::open_regular;
+use super::{CheckpointError, TensorFile, TensorRef};
+use crate::spec::ModelSpec;
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Most bytes of a `config.json`; real ones have a few thousand.
+const MAX_CONFIG: u64 = 16 << 20;
+/// Most bytes of an index; that of a model of a trillion parameters has about ten million.
+const MAX_INDEX: u64 = 256 << 20;
+
+/// A checkpoint: its configuration, and its weights mapped into memory. No weight is read before it is asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    model: ModelSpec,
+    /// The field of the configuration that says the weights are quantised, if one does.
+    quantised: Option<&'static str>,
+    files: Vec<TensorFile>,
+    /// The file each tensor is in. Ordered, so that the tensors of a layer are neighbours.
+    tensors: BTreeMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Opens the folder `dir`: `config.json`, and `model.safetensors` or, where that is not there,
+    /// `model.safetensors.index.json` with the shards it names. Shards are plain names of files in the folder; these
+    /// files may be symbolic links, as they are in Hugging Face's cache.
+    ///
+    /// The files must not be written to while the checkpoint is open: see [`TensorFile::open`].
+    ///
+    /// # Errors
+    /// [`CheckpointError`] names the file, the tensor or field, and the rule that is broken.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, CheckpointError> {
+        let dir = dir.into();
+        match look(&dir)? {
+            Some(found) if found.is_dir() => {}
+            Some(_) => return Err(CheckpointError::NotAFolder { dir }),
+            None => return Err(CheckpointError::NoFolder { dir }),
+        }
+        let config_file = dir.join(CONFIG);
+        if look(&config_file)?.is_none() {
+            return Err(CheckpointError::NoConfig { dir });
+        }
+        let config: Value = read_json(&config_file, MAX_CONFIG)?;
+        let model =
+            ModelSpec::from_config(&config).map_err(|source| CheckpointError::Spec { file: config_file, source })?;
+        let (files, tensors) = open_files(&dir)?;
+        Ok(Self { quantised: quantisation_field(&config), dir, model, files, tensors })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The model, as the configuration describes it.
+    pub const fn model(&self) -> &ModelSpec {
+        &self.model
+    }
+
+    /// The numbers of the mixture-of-experts layers, ascending.
+    pub fn moe_layers(&self) -> &[usize] {
+        self.model.moe_layers()
+    }
+
+    /// All tensors, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        self.tensors.keys().filter_map(|name| self.find(name))
+    }
+
+    /// A tensor by name.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoTensor`].
+    pub fn tensor(&self, name: &str) -> Result<TensorRef<'_>, CheckpointError> {
+        self.find(name).ok_or_else(|| CheckpointError::NoTensor { tensor: name.to_owned(), place: self.dir.clone() })
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<TensorRef<'_>> {
+        self.file_of(name)?.tensor(name).ok()
+    }
+
+    /// The file a tensor is in.
+    pub(super) fn file_of(&self, name: &str) -> Option<&TensorFile> {
+        self.files.get(*self.tensors.get(name)?)
+    }
+
+    /// The names of all tensors that start with `prefix`.
+    pub(super) fn names_below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.tensors
+            .range::<str, _>(from)
+            .map(|(name, _)| name.as_str())
+            .take_while(move |name| name.starts_with(prefix))
+    }
+
+    pub(super) const fn quantised(&self) -> Option<&'static str> {
+        self.quantised
+    }
+}
+
+type Files = (Vec<TensorFile>, BTreeMap<String, usize>);
+
+fn open_files(dir: &Path) -> Result<Files, CheckpointError> {
+    let (single, index) = (dir.join(WEIGHTS), dir.join(INDEX));
+    if look(&single)?.is_some() {
+        let file = TensorFile::open(single)?;
+        let tensors = file.tensors().map(|tensor| (tensor.name.to_owned(), 0)).collect();
+        Ok((vec![file], tensors))
+    } else if look(&index)?.is_some() {
+        open_shards(dir, index)
+    } else {
+        Err(CheckpointError::NoWeights { dir: dir.to_path_buf() })
+    }
+}
+
+fn open_shards(dir: &Path, index: PathBuf) -> Result<Files, CheckpointError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let Index { weight_map } = read_json(&index, MAX_INDEX)?;
+    let mut files: Vec<TensorFile> = Vec::new();
+    let mut tensors: BTreeMap<String, usize> = BTreeMap::new();
+    let mut opened: HashMap<&str, usize> = HashMap::new();
+    for (tensor, shard) in &weight_map {
+        if opened.contains_key(shard.as_str()) {
+            continue;
+        }
+        if !is_file_name(shard) {
+            return Err(CheckpointError::ShardName { index, tensor: tensor.clone(), shard: shard.clone() });
+        }
+        let path = dir.join(shard);
+        if look(&path)?.is_none() {
+            return Err(CheckpointError::NoShard { index, shard: shard.clone() });
+        }
+        let (file, number) = (TensorFile::open(path)?, files.len());
+        for found in file.tensors() {
+            let earlier = tensors.insert(found.name.to_owned(), number);
+            if let Some(earlier) = earlier.and_then(|earlier| files.get(earlier)) {
+                let (first, second) = (earlier.path().to_path_buf(), file.path().to_path_buf());
+                return Err(CheckpointError::DuplicateTensor { tensor: found.name.to_owned(), first, second });
+            }
+        }
+        files.push(file);
+        opened.insert(shard, number);
+    }
+    for (tensor, shard) in &weight_map {
+        if tensors.get(tensor) != opened.get(shard.as_str()) {
+            return Err(CheckpointError::NotInShard { index, tensor: tensor.clone(), shard: dir.join(shard) });
+        }
+    }
+    Ok((files, tensors))
+}
+
+/// Whether a name, joined to a folder, is a direct child of it whatever the platform's separators.
+fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    plain && !name.contains(['/', '\\'])
+}
+
+fn quantisation_field(config: &Value) -> Option<&'static str> {
+    const FIELDS: [&str; 2] = ["quantization_config", "quantization"];
+    let text = config.get("text_config");
+    FIELDS.into_iter().find(|field| {
+        [Some(config), text].into_iter().flatten().filter_map(|v| v.get(field)).any(|value| !value.is_null())
+    })
+}
+
+/// What is at a path, links followed, or `None` where nothing is.
+fn look(path: &Path) -> Result<Option<Metadata>, CheckpointError> {
+    match path.metadata() {
+        Ok(found) => Ok(Some(found)),
+        Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Io { file: path.to_path_buf(), source }),
+    }
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(file: &Path, max: u64) -> Result<T, CheckpointError> {
+    let mut bytes = Vec::new();
+    open_regular(file)?
+        .take(max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| CheckpointError::Io { file: file.to_path_buf(), source })?;
+    if bytes.len() as u64 > max {
+        return Err(CheckpointError::JsonTooLarge { file: file.to_path_buf(), max });
+    }
+    serde_json::from_slice(&bytes).map_err(|source| CheckpointError::Json { file: file.to_path_buf(), source })
+}

@@ -1,0 +1,28 @@
+//! What a mixture-of-experts model is: the axes along which model families differ, and the sizes.
+//!
+//! [`MoeSpec`] describes one layer: how its router scores, chooses and weighs, what an expert computes, whether a
+//! shared expert is added. It is built from code, or read out of a published `config.json` by
+//! [`ModelSpec::from_config`], which also knows which layers are mixtures and how their tensors are called. Both ways
+//! validate: a value of these types that exists is legal.
+//!
+//! Host only. No weights and no device here: weights are found by [`crate::checkpoint`].
+
+mod config;
+mod error;
+mod family;
+mod float;
+mod model;
+mod moe;
+mod names;
+#[cfg(test)]
+mod tests;
+
+pub use error::SpecError;
+pub use family::Family;
+pub use float::FloatType;
+pub use model::{MAX_LAYERS, ModelSpec};
+pub use moe::{
+    Activation, ExpertSpec, GroupFill, GroupScore, GroupSpec, MAX_EXPERTS, MAX_LAYER_ELEMENTS, MAX_WIDTH, MoeSpec,
+    Normalise, Precision, RouterSpec, Score, SharedSpec, WeightBytes,
+};
+pub use names::{Projection, TensorNames};

@@ -1,0 +1,123 @@
+//! A whole model as its `config.json` describes it: type, layers, and the spec of each mixture-of-experts layer.
+
+use serde_json::Value;
+
+use super::config::{Fields, conflict, shown};
+use super::family::{LAYERS, MODEL_TYPES, ModelType, WRAPPERS};
+use super::{Family, FloatType, MoeSpec, SpecError, TensorNames};
+
+/// Most layers of a model.
+pub const MAX_LAYERS: usize = 10_000;
+
+/// A model with mixture-of-experts layers, read from its configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    model_type: &'static str,
+    family: Family,
+    dtype: FloatType,
+    num_layers: usize,
+    moe_layers: Vec<usize>,
+    moe: MoeSpec,
+    names: TensorNames,
+}
+
+impl ModelSpec {
+    /// Reads a parsed `config.json`. Fields that do not touch the mixture-of-experts layers are ignored; those that
+    /// would change their result and are not supported are refused.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the field, its value and what would be legal.
+    pub fn from_config(config: &Value) -> Result<Self, SpecError> {
+        let root = Fields::new("config.json", config)?;
+        let name = model_type(root)?;
+        let (name, fields, layers) = match WRAPPERS.iter().find(|(wrapper, _)| *wrapper == name) {
+            Some((_, layers)) => {
+                let text = root.nested("text_config")?;
+                (model_type(text)?, text, *layers)
+            }
+            None => (name, root, LAYERS),
+        };
+        let kind = ModelType::named(name)
+            .ok_or_else(|| SpecError::UnknownFamily { model_type: name.chars().take(60).collect(), known: known() })?;
+        let num_layers = fields.size("num_hidden_layers", 1..=MAX_LAYERS)?;
+        let layout = kind.read(fields, num_layers)?;
+        if layout.moe_layers.is_empty() {
+            return Err(SpecError::NoMoeLayer { num_layers, rule: layout.rule });
+        }
+        Ok(Self {
+            model_type: kind.name,
+            family: kind.family,
+            dtype: dtype(fields, root)?,
+            num_layers,
+            moe_layers: layout.moe_layers,
+            moe: layout.moe,
+            names: kind.names(layers),
+        })
+    }
+
+    /// The `model_type` of the language model.
+    pub const fn model_type(&self) -> &'static str {
+        self.model_type
+    }
+
+    /// The family it belongs to.
+    pub const fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The type the model is published to run in.
+    pub const fn dtype(&self) -> FloatType {
+        self.dtype
+    }
+
+    /// All layers, dense ones included.
+    pub const fn num_layers(&self) -> usize {
+        self.num_layers
+    }
+
+    /// The numbers of the mixture-of-experts layers, ascending, at least one.
+    pub fn moe_layers(&self) -> &[usize] {
+        &self.moe_layers
+    }
+
+    /// The mixture of experts in layer `layer`, or `None` if that layer is dense or not there.
+    pub fn moe(&self, layer: usize) -> Option<&MoeSpec> {
+        self.moe_layers.binary_search(&layer).ok().map(|_| &self.moe)
+    }
+
+    /// How its tensors are called.
+    pub const fn names(&self) -> &TensorNames {
+        &self.names
+    }
+}
+
+fn model_type(fields: Fields<'_>) -> Result<&str, SpecError> {
+    fields.text("model_type", || format!("one of {}", known()))
+}
+
+fn known() -> String {
+    let names: Vec<&str> = MODEL_TYPES.iter().map(|t| t.name).chain(WRAPPERS.iter().map(|(name, _)| *name)).collect();
+    names.join(", ")
+}
+
+/// `dtype`, or `torch_dtype` as it was called before; of the text model where there is one, else of the file.
+fn dtype(fields: Fields<'_>, root: Fields<'_>) -> Result<FloatType, SpecError> {
+    const LEGAL: [FloatType; 3] = [FloatType::F32, FloatType::F16, FloatType::Bf16];
+    const NAMES: [&str; 2] = ["dtype", "torch_dtype"];
+    let [new, old] = NAMES;
+    let legal = || LEGAL.map(FloatType::name).join(", ");
+    let (field, value) = [fields, root]
+        .into_iter()
+        .find_map(|fields| match (fields.get(new), fields.get(old)) {
+            (Some(a), Some(b)) if a != b => Some(Err(conflict(new, a, old, b))),
+            (Some(value), _) => Some(Ok((new, value))),
+            (None, Some(value)) => Some(Ok((old, value))),
+            (None, None) => None,
+        })
+        .unwrap_or_else(|| Err(SpecError::Missing { field: new, legal: legal() }))?;
+    value.as_str().and_then(FloatType::from_name).ok_or_else(|| SpecError::Unsupported {
+        field,
+        value: shown(value),
+        legal: legal(),
+    })
+}

@@ -1,0 +1,461 @@
+//! Configurations as they are published, and every way to get one wrong.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn deepseek() -> Value {
+    json!({
+        "model_type": "deepseek_v3", "torch_dtype": "bfloat16", "num_hidden_layers": 61, "hidden_size": 7168,
+        "intermediate_size": 18432, "moe_intermediate_size": 2048, "n_routed_experts": 256, "n_shared_experts": 1,
+        "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "norm_topk_prob": true, "routed_scaling_factor": 2.5,
+        "first_k_dense_replace": 3, "moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+        "hidden_act": "silu", "ep_size": 1, "num_nextn_predict_layers": 1, "num_attention_heads": 128
+    })
+}
+
+fn qwen() -> Value {
+    json!({
+        "model_type": "qwen3_moe", "torch_dtype": "bfloat16", "num_hidden_layers": 48, "hidden_size": 2048,
+        "intermediate_size": 6144, "moe_intermediate_size": 768, "num_experts": 128, "num_experts_per_tok": 8,
+        "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [], "hidden_act": "silu"
+    })
+}
+
+fn mixtral() -> Value {
+    json!({
+        "model_type": "mixtral", "torch_dtype": "bfloat16", "num_hidden_layers": 32, "hidden_size": 4096,
+        "intermediate_size": 14336, "num_local_experts": 8, "num_experts_per_tok": 2, "hidden_act": "silu",
+        "router_jitter_noise": 0.0, "router_aux_loss_coef": 0.02
+    })
+}
+
+fn with(mut config: Value, field: &str, value: Value) -> Value {
+    config[field] = value;
+    config
+}
+
+fn without(mut config: Value, field: &str) -> Value {
+    config.as_object_mut().unwrap().remove(field);
+    config
+}
+
+fn read(config: &Value) -> ModelSpec {
+    ModelSpec::from_config(config).unwrap()
+}
+
+fn refused(config: &Value) -> SpecError {
+    ModelSpec::from_config(config).unwrap_err()
+}
+
+fn moe(config: &Value) -> MoeSpec {
+    let model = read(config);
+    *model.moe(model.moe_layers()[0]).unwrap()
+}
+
+#[test]
+fn deepseek_v3_as_published() {
+    let model = read(&deepseek());
+    assert_eq!((model.model_type(), model.family()), ("deepseek_v3", Family::DeepseekV3));
+    assert_eq!((model.dtype(), model.num_layers()), (FloatType::Bf16, 61));
+    assert_eq!(model.moe_layers(), (3..61).collect::<Vec<_>>());
+    let router = RouterSpec {
+        choice_bias: true,
+        groups: Some(GroupSpec::new(8, 4, GroupScore::Top2Sum)),
+        norm: Normalise::Sum { eps: 1e-20 },
+        scale: 2.5,
+        ..RouterSpec::new(Score::Sigmoid, 8)
+    };
+    let expected = MoeSpec::new(router, ExpertSpec::new(256, 7168, 2048), Some(SharedSpec::new(2048))).unwrap();
+    assert_eq!(model.moe(3), Some(&expected));
+    assert_eq!((model.moe(2), model.moe(61)), (None, None));
+    assert_eq!((expected.router().logits, expected.router().weights), (Precision::F32, Precision::F32));
+    let names = model.names();
+    assert_eq!(names.block(3), "model.layers.3.mlp.");
+    assert_eq!(names.router(3), "model.layers.3.mlp.gate.weight");
+    assert_eq!(names.choice_bias(3), "model.layers.3.mlp.gate.e_score_correction_bias");
+    assert_eq!(names.expert(3, 255, Projection::Down), "model.layers.3.mlp.experts.255.down_proj.weight");
+    assert_eq!(names.shared(3, Projection::Up), "model.layers.3.mlp.shared_experts.up_proj.weight");
+}
+
+#[test]
+fn deepseek_v3_variants() {
+    for model_type in ["deepseek_v32", "kimi_k2", "glm4_moe", "dots1"] {
+        let model = read(&with(deepseek(), "model_type", json!(model_type)));
+        assert_eq!((model.model_type(), model.family()), (model_type, Family::DeepseekV3));
+        assert_eq!(model.moe(3), read(&deepseek()).moe(3));
+    }
+    for none in [json!(null), json!(0)] {
+        assert_eq!(moe(&with(deepseek(), "n_shared_experts", none)).shared(), None);
+    }
+    assert_eq!(moe(&with(deepseek(), "n_shared_experts", json!(2))).shared(), Some(&SharedSpec::new(4096)));
+    assert_eq!(moe(&with(deepseek(), "norm_topk_prob", json!(false))).router().norm, Normalise::None);
+    let every_third = with(deepseek(), "moe_layer_freq", json!(3));
+    assert_eq!(read(&every_third).moe_layers(), (3..61).step_by(3).collect::<Vec<_>>());
+}
+
+#[test]
+fn groups_of_one_or_none() {
+    for one in [json!(1), json!(null)] {
+        let config = with(with(deepseek(), "n_group", one.clone()), "topk_group", one);
+        assert_eq!(moe(&config).router().groups, None);
+    }
+    // DeepSeek's own class takes 8 groups where the field is absent, those of the others one.
+    let absent = without(without(deepseek(), "n_group"), "topk_group");
+    assert!(matches!(refused(&absent), SpecError::Missing { field: "n_group", .. }));
+    assert_eq!(moe(&with(absent, "model_type", json!("glm4_moe"))).router().groups, None);
+}
+
+#[test]
+fn a_nested_text_model() {
+    let text = without(with(deepseek(), "model_type", json!("kimi_k2")), "torch_dtype");
+    let config = json!({"model_type": "kimi_k25", "dtype": "bfloat16", "text_config": text, "vision_config": {}});
+    let model = read(&config);
+    assert_eq!((model.model_type(), model.dtype()), ("kimi_k2", FloatType::Bf16));
+    assert_eq!(model.names().block(3), "language_model.model.layers.3.mlp.");
+    assert_eq!(
+        refused(&with(config.clone(), "text_config", json!([]))),
+        SpecError::NotAnObject { field: "text_config", found: "a list" }
+    );
+    let wrapped_twice = with(config.clone(), "text_config", config);
+    assert!(matches!(refused(&wrapped_twice), SpecError::UnknownFamily { .. }));
+}
+
+#[test]
+fn qwen3_moe_as_published() {
+    let model = read(&qwen());
+    assert_eq!((model.family(), model.moe_layers().len()), (Family::Qwen3Moe, 48));
+    let router = RouterSpec {
+        norm: Normalise::Sum { eps: 0.0 },
+        logits: Precision::Model,
+        weights: Precision::Model,
+        ..RouterSpec::new(Score::Softmax, 8)
+    };
+    assert_eq!(model.moe(0), Some(&MoeSpec::new(router, ExpertSpec::new(128, 2048, 768), None).unwrap()));
+    assert_eq!(moe(&with(qwen(), "norm_topk_prob", json!(false))).router().norm, Normalise::None);
+    let renamed = with(without(qwen(), "num_experts"), "num_local_experts", json!(128));
+    assert_eq!(read(&renamed).moe(0), model.moe(0));
+    let sparse = with(with(qwen(), "decoder_sparse_step", json!(2)), "mlp_only_layers", json!([1, 5, 4]));
+    assert_eq!(read(&sparse).moe_layers(), (1..48).step_by(2).filter(|n| ![1, 5].contains(n)).collect::<Vec<_>>());
+}
+
+#[test]
+fn mixtral_as_published() {
+    let model = read(&mixtral());
+    let router = RouterSpec {
+        norm: Normalise::Sum { eps: 0.0 },
+        logits: Precision::Model,
+        ..RouterSpec::new(Score::Softmax, 2)
+    };
+    assert_eq!(model.moe(31), Some(&MoeSpec::new(router, ExpertSpec::new(8, 4096, 14336), None).unwrap()));
+    assert_eq!(model.names().router(0), "model.layers.0.block_sparse_moe.gate.weight");
+    let [gate, up, down] = [Projection::Gate, Projection::Up, Projection::Down].map(|p| model.names().expert(0, 7, p));
+    assert_eq!(gate, "model.layers.0.block_sparse_moe.experts.7.w1.weight");
+    assert_eq!(up, "model.layers.0.block_sparse_moe.experts.7.w3.weight");
+    assert_eq!(down, "model.layers.0.block_sparse_moe.experts.7.w2.weight");
+}
+
+#[test]
+fn the_models_type() {
+    for (name, dtype) in [("float32", FloatType::F32), ("torch.float16", FloatType::F16), ("bfloat16", FloatType::Bf16)]
+    {
+        assert_eq!(read(&with(without(qwen(), "torch_dtype"), "dtype", json!(name))).dtype(), dtype);
+    }
+    let conflict = refused(&with(qwen(), "dtype", json!("float16")));
+    assert!(matches!(conflict, SpecError::Conflict { first: "dtype", second: "torch_dtype", .. }));
+    assert!(matches!(refused(&without(qwen(), "torch_dtype")), SpecError::Missing { field: "dtype", .. }));
+    for wrong in [json!("float8_e4m3fn"), json!(32)] {
+        assert!(matches!(
+            refused(&with(qwen(), "torch_dtype", wrong)),
+            SpecError::Unsupported { field: "torch_dtype", .. }
+        ));
+    }
+}
+
+#[test]
+fn not_an_object() {
+    for (value, found) in [(json!(null), "null"), (json!([1]), "a list"), (json!("x"), "a string")] {
+        assert_eq!(refused(&value), SpecError::NotAnObject { field: "config.json", found });
+    }
+}
+
+#[test]
+fn unknown_families_list_the_known() {
+    for name in ["llama", "deepseek_v2", &"x".repeat(1_000_000)] {
+        let error = refused(&with(qwen(), "model_type", json!(name)));
+        assert!(matches!(&error, SpecError::UnknownFamily { known, .. } if known.contains("deepseek_v3, ")));
+        assert!(error.to_string().len() < 300);
+    }
+    assert!(matches!(refused(&without(qwen(), "model_type")), SpecError::Missing { field: "model_type", .. }));
+    let number = with(qwen(), "model_type", json!(3));
+    assert_eq!(refused(&number), SpecError::WrongType { field: "model_type", value: "3".into(), legal: "a string" });
+}
+
+#[test]
+fn every_field_that_matters_is_needed() {
+    let needed = [
+        (deepseek(), "num_hidden_layers"),
+        (deepseek(), "hidden_size"),
+        (deepseek(), "moe_intermediate_size"),
+        (deepseek(), "n_routed_experts"),
+        (deepseek(), "n_shared_experts"),
+        (deepseek(), "num_experts_per_tok"),
+        (deepseek(), "topk_group"),
+        (deepseek(), "norm_topk_prob"),
+        (deepseek(), "routed_scaling_factor"),
+        (deepseek(), "first_k_dense_replace"),
+        (qwen(), "num_experts"),
+        (qwen(), "norm_topk_prob"),
+        (mixtral(), "num_local_experts"),
+        (mixtral(), "intermediate_size"),
+    ];
+    for (config, name) in needed {
+        let error = refused(&without(config, name));
+        assert!(matches!(error, SpecError::Missing { field, .. } if field == name), "{name}: {error}");
+    }
+}
+
+#[test]
+fn fields_of_another_json_type() {
+    let wrong = [
+        ("num_hidden_layers", json!("61")),
+        ("hidden_size", json!(7168.0)),
+        ("n_routed_experts", json!([256])),
+        ("num_experts_per_tok", json!(true)),
+        ("n_shared_experts", json!({})),
+        ("norm_topk_prob", json!(1)),
+        ("routed_scaling_factor", json!("2.5")),
+    ];
+    for (name, value) in wrong {
+        let error = refused(&with(deepseek(), name, value));
+        assert!(matches!(error, SpecError::WrongType { field, .. } if field == name), "{name}: {error}");
+    }
+    for value in [json!(3), json!([[1]]), json!([1.5])] {
+        assert!(matches!(
+            refused(&with(qwen(), "mlp_only_layers", value)),
+            SpecError::WrongType { field: "mlp_only_layers", .. }
+        ));
+    }
+}
+
+#[test]
+fn absurd_sizes() {
+    let sizes = [
+        ("num_hidden_layers", MAX_LAYERS),
+        ("hidden_size", MAX_WIDTH),
+        ("moe_intermediate_size", MAX_WIDTH),
+        ("n_routed_experts", MAX_EXPERTS),
+    ];
+    for (name, most) in sizes {
+        for value in [json!(0), json!(-1), json!(most + 1), json!(1_000_000_000), json!(u64::MAX), json!(i64::MIN)] {
+            let expected = SpecError::OutOfRange { field: name, value: value.to_string(), min: 1, max: most };
+            assert_eq!(refused(&with(deepseek(), name, value)), expected);
+        }
+    }
+    let steps = [(deepseek(), "moe_layer_freq"), (qwen(), "decoder_sparse_step"), (deepseek(), "n_group")];
+    for (config, name) in steps {
+        let error = refused(&with(config, name, json!(0)));
+        assert!(matches!(error, SpecError::OutOfRange { field, min: 1, .. } if field == name), "{name}: {error}");
+    }
+    let shared = refused(&with(deepseek(), "n_shared_experts", json!(MAX_WIDTH)));
+    assert_eq!(
+        shared,
+        SpecError::OutOfRange { field: "n_shared_experts", value: "1048576".into(), min: 0, max: MAX_WIDTH / 2048 }
+    );
+}
+
+#[test]
+fn sizes_whose_product_is_absurd() {
+    let mut config = qwen();
+    for (field, value) in
+        [("num_experts", MAX_EXPERTS), ("hidden_size", MAX_WIDTH), ("moe_intermediate_size", MAX_WIDTH)]
+    {
+        config[field] = json!(value);
+    }
+    let elements = (1_u128 << 16) * ((1 << 20) + 1 + 3 * (1 << 40));
+    assert_eq!(refused(&config), SpecError::LayerTooLarge { elements, max: MAX_LAYER_ELEMENTS });
+}
+
+#[test]
+fn choices_that_are_impossible() {
+    let mut config = deepseek();
+    config["n_routed_experts"] = json!(16);
+    config["n_group"] = json!(4);
+    config["topk_group"] = json!(2);
+    config["num_experts_per_tok"] = json!(8);
+    assert!(ModelSpec::from_config(&config).is_ok());
+    let wrong = [
+        ("num_experts_per_tok", 0, SpecError::TopK { top_k: 0, experts: 16 }),
+        ("num_experts_per_tok", 17, SpecError::TopK { top_k: 17, experts: 16 }),
+        ("num_experts_per_tok", 9, SpecError::TopKInGroups { top_k: 9, topk_group: 2, per_group: 4 }),
+        ("n_group", 5, SpecError::UnevenGroups { experts: 16, n_group: 5 }),
+        ("n_group", 16, SpecError::SmallGroups { per_group: 1 }),
+        ("n_group", 1, SpecError::TopkGroup { topk_group: 2, n_group: 1 }),
+        ("topk_group", 0, SpecError::TopkGroup { topk_group: 0, n_group: 4 }),
+        ("topk_group", 5, SpecError::TopkGroup { topk_group: 5, n_group: 4 }),
+    ];
+    for (field, value, expected) in wrong {
+        assert_eq!(refused(&with(config.clone(), field, json!(value))), expected);
+    }
+    let more_groups = with(config, "n_group", json!(32));
+    assert_eq!(refused(&more_groups), SpecError::OutOfRange { field: "n_group", value: "32".into(), min: 1, max: 16 });
+}
+
+#[test]
+fn scales_that_are_none() {
+    for value in [0.0, -2.5] {
+        assert_eq!(
+            refused(&with(deepseek(), "routed_scaling_factor", json!(value))),
+            SpecError::NotPositive { field: "routed_scaling_factor", value }
+        );
+    }
+    assert_eq!(moe(&with(deepseek(), "routed_scaling_factor", json!(16))).router().scale, 16.0);
+}
+
+#[test]
+fn two_names_that_disagree() {
+    let config = with(qwen(), "num_local_experts", json!(64));
+    assert_eq!(
+        refused(&config),
+        SpecError::Conflict {
+            first: "num_experts",
+            first_value: "128".into(),
+            second: "num_local_experts",
+            second_value: "64".into()
+        }
+    );
+    assert!(ModelSpec::from_config(&with(qwen(), "num_local_experts", json!(128))).is_ok());
+}
+
+#[test]
+fn fields_that_would_change_the_result() {
+    let foreign = [
+        (deepseek(), "hidden_act", json!("gelu")),
+        (deepseek(), "scoring_func", json!("softmax")),
+        (deepseek(), "scoring_func", json!("sqrtsoftplus")),
+        (deepseek(), "topk_method", json!("group_limited_greedy")),
+        (deepseek(), "topk_method", json!(["noaux_tc"])),
+        (deepseek(), "swiglu_limit", json!(10.0)),
+        (deepseek(), "mlp_layer_types", json!(["dense", "sparse"])),
+        (deepseek(), "mlp_only_layers", json!([4])),
+        (deepseek(), "num_hash_layers", json!(3)),
+        (qwen(), "hidden_act", json!("relu2")),
+        (qwen(), "scoring_func", json!("sigmoid")),
+        (qwen(), "n_shared_experts", json!(1)),
+        (qwen(), "shared_expert_intermediate_size", json!(512)),
+        (qwen(), "routed_scaling_factor", json!(2.5)),
+        (qwen(), "n_group", json!(4)),
+        (qwen(), "first_k_dense_replace", json!(1)),
+        (mixtral(), "norm_topk_prob", json!(false)),
+        (mixtral(), "decoder_sparse_step", json!(2)),
+        (mixtral(), "zero_expert_num", json!(2)),
+    ];
+    for (config, name, value) in foreign {
+        let error = refused(&with(config.clone(), name, value));
+        assert!(matches!(error, SpecError::Unsupported { field, .. } if field == name), "{name}: {error}");
+        assert!(ModelSpec::from_config(&with(config, name, json!(null))).is_ok(), "{name} null");
+    }
+    assert!(ModelSpec::from_config(&with(mixtral(), "norm_topk_prob", json!(true))).is_ok());
+}
+
+#[test]
+fn models_without_a_mixture() {
+    for first in [61, 10_000] {
+        let error = refused(&with(deepseek(), "first_k_dense_replace", json!(first)));
+        assert!(matches!(error, SpecError::NoMoeLayer { num_layers: 61, .. }));
+    }
+    let dense = with(with(qwen(), "num_hidden_layers", json!(2)), "mlp_only_layers", json!([0, 1, 7]));
+    assert!(matches!(refused(&dense), SpecError::NoMoeLayer { num_layers: 2, .. }));
+}
+
+#[test]
+fn specs_built_from_code() {
+    let experts = ExpertSpec::new(8, 64, 32);
+    let plain = RouterSpec::new(Score::Softmax, 2);
+    let refused = |router, experts, shared| MoeSpec::new(router, experts, shared).unwrap_err();
+    assert!(MoeSpec::new(plain, experts, None).is_ok());
+    assert_eq!(
+        refused(plain, ExpertSpec::new(0, 64, 32), None),
+        SpecError::OutOfRange { field: "experts.num", value: "0".into(), min: 1, max: MAX_EXPERTS }
+    );
+    assert_eq!(
+        refused(plain, ExpertSpec::new(8, 64, usize::MAX), None),
+        SpecError::OutOfRange { field: "experts.intermediate", value: usize::MAX.to_string(), min: 1, max: MAX_WIDTH }
+    );
+    assert_eq!(
+        refused(plain, experts, Some(SharedSpec::new(0))),
+        SpecError::OutOfRange { field: "shared.intermediate", value: "0".into(), min: 1, max: MAX_WIDTH }
+    );
+    let by_maximum = RouterSpec { groups: Some(GroupSpec::new(8, 2, GroupScore::Max)), ..plain };
+    assert!(MoeSpec::new(by_maximum, experts, None).is_ok());
+    for value in [f64::INFINITY, 0.0, -1.0] {
+        assert_eq!(
+            refused(RouterSpec { scale: value, ..plain }, experts, None),
+            SpecError::NotPositive { field: "scale", value }
+        );
+    }
+    assert!(matches!(
+        refused(RouterSpec { scale: f64::NAN, ..plain }, experts, None),
+        SpecError::NotPositive { field: "scale", .. }
+    ));
+    let eps = RouterSpec { norm: Normalise::Sum { eps: -1e-20 }, ..plain };
+    assert_eq!(refused(eps, experts, None), SpecError::Epsilon { value: -1e-20 });
+}
+
+#[test]
+fn bytes_of_the_weights() {
+    let spec = moe(&deepseek());
+    let bytes = spec.weight_bytes(FloatType::Bf16);
+    assert_eq!(bytes.router, 256 * 7168 * 4, "the router is float32 in any case");
+    assert_eq!(bytes.choice_bias, 256 * 4);
+    assert_eq!(bytes.w13(), 256 * 2 * 2048 * 7168 * 2);
+    assert_eq!(bytes.w2(), 256 * 7168 * 2048 * 2);
+    assert_eq!((bytes.shared_w13, bytes.shared_w2), (bytes.expert_w13, bytes.expert_w2));
+    assert_eq!(bytes.total(), 7_340_032 + 1024 + 257 * 3 * 2048 * 7168 * 2);
+    let qwen = moe(&qwen());
+    assert_eq!(qwen.weight_bytes(FloatType::Bf16).router, 128 * 2048 * 2);
+    assert_eq!(qwen.weight_bytes(FloatType::F32).total(), 4 * (128 * 2048 + 128 * 3 * 768 * 2048));
+    assert_eq!(qwen.weight_bytes(FloatType::F32).shared_w13, 0);
+}
+
+mod mutated {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn anything() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(|b| json!(b)),
+            any::<i64>().prop_map(|n| json!(n)),
+            any::<u64>().prop_map(|n| json!(n)),
+            (0_u64..40).prop_map(|n| json!(n)),
+            any::<f64>().prop_map(|x| json!(x)),
+            ".*".prop_map(|s| json!(s)),
+            prop::collection::vec(any::<i32>(), 0..4).prop_map(|v| json!(v)),
+        ]
+    }
+
+    proptest! {
+        /// Whatever two fields become, the answer is a legal model or an error of readable length, never a panic.
+        #[test]
+        fn never_a_panic(
+            base in 0_usize..3,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), anything()), 1..3),
+        ) {
+            let mut config = [deepseek(), qwen(), mixtral()][base].clone();
+            let names: Vec<String> = config.as_object().unwrap().keys().cloned().collect();
+            for (which, value) in changes {
+                config[which.get(&names)] = value;
+            }
+            match ModelSpec::from_config(&config) {
+                Ok(model) => {
+                    let spec = model.moe(model.moe_layers()[0]).unwrap();
+                    prop_assert!(spec.router().top_k <= spec.experts().num);
+                    prop_assert!(spec.weight_bytes(FloatType::F32).total() > 0);
+                }
+                Err(error) => prop_assert!(error.to_string().len() < 500),
+            }
+        }
+    }
+}
