@@ -1,1 +1,22 @@
-//! Host kernels.
+//! Host kernels of a mixture-of-experts layer: routing, grouped expert GEMM, activation, weight packing, permute and combine.
+//!
+//! Plain functions over slices and checked views; they know no device. Each follows what CANN's operator of that name computes,
+//! with the source of the fact beside it, and says where it does not know. All run in parallel on the current rayon pool and give
+//! the same bits for any number of threads; [`mod@reference`] holds the same operators as scalar loops, equal bit for bit (of a NaN
+//! only that it is one is defined).
+
+pub mod activation;
+pub mod combine;
+pub mod element;
+pub mod elementwise;
+mod error;
+pub mod gating;
+pub mod gemm;
+pub mod group_list;
+pub mod grouped_gemm;
+pub mod init_routing;
+pub mod nz;
+pub mod reference;
+pub mod view;
+
+pub use error::KernelError;

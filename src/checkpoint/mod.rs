@@ -22,4 +22,4 @@ pub use error::CheckpointError;
 pub use file::{HostTensor, TensorFile, TensorRef};
 pub use layer::HostLayer;
 pub use open::Checkpoint;
-pub use write::write_tensors;
+pub use write::{NamedTensor, write_tensors};

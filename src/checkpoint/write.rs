@@ -9,13 +9,40 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::{CheckpointError, HostTensor};
 
-/// Writes tensors as F32 into the file `path`, replacing it. They are written to a new file next to it, which then
+/// A tensor to be written: name, axes (slowest first), and row-major values.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedTensor<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+    dtype: Dtype,
+    elements: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> NamedTensor<'a> {
+    /// Written as F32.
+    pub fn f32(name: &'a str, shape: &'a [usize], values: &'a [f32]) -> Self {
+        Self { name, shape, dtype: Dtype::F32, elements: values.len(), bytes: bytemuck::cast_slice(values) }
+    }
+
+    /// Written as I32.
+    pub fn i32(name: &'a str, shape: &'a [usize], values: &'a [i32]) -> Self {
+        Self { name, shape, dtype: Dtype::I32, elements: values.len(), bytes: bytemuck::cast_slice(values) }
+    }
+
+    /// A host tensor under a name.
+    pub fn of(name: &'a str, tensor: &'a HostTensor) -> Self {
+        Self::f32(name, &tensor.shape, &tensor.data)
+    }
+}
+
+/// Writes tensors into the file `path`, replacing it. They are written to a new file next to it, which then
 /// takes its name: readers see the old file or the whole new one.
 ///
 /// # Errors
 /// [`CheckpointError::Values`] where a tensor's values do not fill its shape, [`CheckpointError::DuplicateTensor`]
 /// where a name is given twice, [`CheckpointError::Io`] where the system refuses; then nothing is left behind.
-pub fn write_tensors(path: &Path, tensors: &[(&str, &HostTensor)]) -> Result<(), CheckpointError> {
+pub fn write_tensors(path: &Path, tensors: &[NamedTensor<'_>]) -> Result<(), CheckpointError> {
     let io = |source| CheckpointError::Io { file: path.to_path_buf(), source };
     let bytes = serialise(path, tensors)?;
     let partial = partial_name(path).map_err(io)?;
@@ -29,19 +56,18 @@ pub fn write_tensors(path: &Path, tensors: &[(&str, &HostTensor)]) -> Result<(),
     })
 }
 
-fn serialise(path: &Path, tensors: &[(&str, &HostTensor)]) -> Result<Vec<u8>, CheckpointError> {
+fn serialise(path: &Path, tensors: &[NamedTensor<'_>]) -> Result<Vec<u8>, CheckpointError> {
     let mut views: Vec<(&str, TensorView<'_>)> = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let HostTensor { shape, data } = tensor;
-        let fits = shape.iter().try_fold(1_usize, |n, axis| n.checked_mul(*axis)) == Some(data.len());
-        let view = fits.then(|| TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(data)));
+    for &NamedTensor { name, shape, dtype, elements, bytes } in tensors {
+        let fits = shape.iter().try_fold(1_usize, |n, axis| n.checked_mul(*axis)) == Some(elements);
+        let view = fits.then(|| TensorView::new(dtype, shape.to_vec(), bytes));
         let Some(Ok(view)) = view else {
-            let (tensor, shape) = ((*name).to_owned(), shape.clone());
-            return Err(CheckpointError::Values { tensor, values: data.len(), shape });
+            let (tensor, shape) = (name.to_owned(), shape.to_vec());
+            return Err(CheckpointError::Values { tensor, values: elements, shape });
         };
-        if views.iter().any(|(other, _)| other == name) {
+        if views.iter().any(|(other, _)| *other == name) {
             let (first, second) = (path.to_path_buf(), path.to_path_buf());
-            return Err(CheckpointError::DuplicateTensor { tensor: (*name).to_owned(), first, second });
+            return Err(CheckpointError::DuplicateTensor { tensor: name.to_owned(), first, second });
         }
         views.push((name, view));
     }

@@ -38,6 +38,8 @@ pub enum GroupScore {
 pub enum GroupFill {
     /// Minus infinity: such an expert is never chosen.
     NegInf,
+    /// Zero: such an expert is still chosen before one whose score plus bias is negative.
+    Zero,
 }
 
 /// What is done to the scores of the chosen experts to make them weights.

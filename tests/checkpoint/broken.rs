@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use ascend_moe::checkpoint::{Checkpoint, CheckpointError, HostTensor, TensorFile, write_tensors};
+use ascend_moe::checkpoint::{Checkpoint, CheckpointError, HostTensor, NamedTensor, TensorFile, write_tensors};
 use ascend_moe::spec::SpecError;
 use proptest::prelude::*;
 use safetensors::Dtype;
@@ -367,17 +367,17 @@ fn writing_what_cannot_be_written() {
     let absurd = HostTensor { shape: vec![usize::MAX, usize::MAX], data: vec![] };
     let path = dir.path().join("x.safetensors");
     for wrong in [wrong, absurd] {
-        assert!(matches!(write_tensors(&path, &[("a", &wrong)]), Err(CheckpointError::Values { .. })));
+        assert!(matches!(write_tensors(&path, &[NamedTensor::of("a", &wrong)]), Err(CheckpointError::Values { .. })));
     }
     assert!(matches!(
-        write_tensors(&path, &[("a", &tensor), ("a", &tensor)]),
+        write_tensors(&path, &[NamedTensor::of("a", &tensor), NamedTensor::of("a", &tensor)]),
         Err(CheckpointError::DuplicateTensor { .. })
     ));
     let folder = dir.path().join("folder");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("x"), "").unwrap();
     for target in [folder.clone(), dir.path().join("absent/x"), "/".into()] {
-        assert!(matches!(write_tensors(&target, &[("a", &tensor)]), Err(CheckpointError::Io { .. })), "{target:?}");
+        assert!(matches!(write_tensors(&target, &[NamedTensor::of("a", &tensor)]), Err(CheckpointError::Io { .. })), "{target:?}");
     }
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left, [folder]);

@@ -1,0 +1,51 @@
+//! Activations between the two GEMMs of an expert.
+
+use rayon::prelude::*;
+
+use crate::element::Float;
+use crate::error::{self, KernelError};
+
+/// SwiGLU over the halves of one axis, in parallel: the first half is the gate, the second the up projection.
+///
+/// The arithmetic is f32 with one rounding at the end, in the order of the kernel: for 16-bit types `gate / (1 + exp(-gate)) * up`,
+/// for f32 `1 / (1 + exp(-gate)) * gate * up` (1 ulp apart). A gate of minus infinity gives NaN.
+///
+/// - `x` host `T [shape]`, contiguous; `shape[axis]` is even.
+/// - `out` host `T`, contiguous, of that shape with half the size on `axis`.
+///
+/// Source: ops-nn 9.1.0, aclnnSwiGlu.
+///
+/// # Errors
+/// [`KernelError::Range`] when there is no such axis, [`KernelError::NotMultiple`] when its size is odd, [`KernelError::Length`]
+/// when a slice does not fit the shape.
+pub fn swiglu<T: Float>(x: &[T], shape: &[usize], axis: usize, out: &mut [T]) -> Result<(), KernelError> {
+    if shape.is_empty() {
+        return Err(KernelError::Range { what: "axis", value: axis, min: 1, max: 0 });
+    }
+    error::range("axis", axis, 0, shape.len() - 1)?;
+    let size = error::product("shape", shape)?;
+    error::length("x", size, x.len())?;
+    error::divide("size of the halved axis", shape[axis], 2)?;
+    error::length("out", size / 2, out.len())?;
+    if size == 0 {
+        return Ok(());
+    }
+    const TASK: usize = 4096;
+    let half = shape[axis..].iter().product::<usize>() / 2;
+    out.par_chunks_mut(half).zip(x.par_chunks(2 * half)).with_min_len(TASK.div_ceil(half)).for_each(|(out, x)| {
+        let (gate, up) = x.split_at(half);
+        out.par_chunks_mut(TASK).zip(gate.par_chunks(TASK)).zip(up.par_chunks(TASK)).for_each(|((out, gate), up)| {
+            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                *out = T::from_f32(swiglu_one::<T>(gate.to_f32(), up.to_f32()));
+            }
+        });
+    });
+    Ok(())
+}
+
+/// One element of SwiGLU, as the kernel for `T` orders it.
+#[inline]
+fn swiglu_one<T: Float>(gate: f32, up: f32) -> f32 {
+    let denominator = 1.0 + (-gate).exp();
+    if T::BYTES == 4 { 1.0 / denominator * gate * up } else { gate / denominator * up }
+}

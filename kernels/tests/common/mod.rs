@@ -1,0 +1,86 @@
+//! What the tests share: bit comparison, short constructors, thread pools, random operands.
+#![allow(dead_code)] // each test file uses its own part
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that fails must fail its test
+
+use half::{bf16, f16};
+use moe_kernels::element::Float;
+use proptest::prelude::*;
+
+/// A value no kernel computes, to see what was not written.
+pub(crate) const POISON: f32 = -77.0;
+
+/// f32 values in another type.
+pub(crate) fn to<T: Float>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|v| T::from_f32(*v)).collect()
+}
+
+pub(crate) fn bf(values: &[f32]) -> Vec<bf16> {
+    to(values)
+}
+
+/// The values in f32.
+pub(crate) fn up<T: Float>(values: &[T]) -> Vec<f32> {
+    values.iter().map(|v| v.to_f32()).collect()
+}
+
+/// Bit for bit, -0 and 0 apart; any NaN equals any NaN.
+#[track_caller]
+pub(crate) fn same<T: Float>(actual: &[T], expected: &[T]) {
+    assert_eq!(actual.len(), expected.len());
+    for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
+        let (a, e) = (a.to_f32(), e.to_f32());
+        assert!(a.to_bits() == e.to_bits() || a.is_nan() && e.is_nan(), "element {i}: {a:e}, expected {e:e}");
+    }
+}
+
+/// Within 1e-6 relative: for worked examples that went through exp or a division.
+#[track_caller]
+pub(crate) fn near<T: Float>(actual: &[T], expected: &[f32]) {
+    assert_eq!(actual.len(), expected.len());
+    for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
+        let a = a.to_f32();
+        assert!((a - e).abs() <= e.abs() * 1e-6, "element {i}: {a}, expected {e}");
+    }
+}
+
+/// Runs `f` on pools of 1, 2 and 5 threads.
+pub(crate) fn on_pools(mut f: impl FnMut() + Send) {
+    for threads in [1, 2, 5] {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&mut f);
+    }
+}
+
+/// Values of many magnitudes, now and then not finite.
+pub(crate) fn wild() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        20 => -4f32..4.0,
+        4 => any::<f32>(),
+        2 => prop::sample::select(vec![0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, 65504.0]),
+    ]
+}
+
+/// `n` values from a seed: for operands too large to be shrunk element by element.
+pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Runs a generic test for every element type.
+#[macro_export]
+macro_rules! for_each_float {
+    ($function:ident ( $($argument:expr),* $(,)? )) => {
+        $function::<f32>($($argument),*);
+        $function::<half::bf16>($($argument),*);
+        $function::<half::f16>($($argument),*);
+    };
+}
+
+pub(crate) fn h(values: &[f32]) -> Vec<f16> {
+    to(values)
+}

@@ -1,0 +1,150 @@
+//! Arguments that do not fit are refused with an error that names the rule.
+
+#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
+
+mod common;
+
+use common::POISON;
+use moe_kernels::KernelError;
+use moe_kernels::activation::swiglu;
+use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
+use moe_kernels::elementwise::add;
+use moe_kernels::gating::{Gating, GroupScore, Groups, Score, gating_top_k};
+use moe_kernels::group_list::GroupListKind;
+use moe_kernels::init_routing::Routing;
+use moe_kernels::nz::{NzLayout, pack, unpack};
+use moe_kernels::view::{NdView, NdViewMut, broadcast_shape};
+
+const DATA: [f32; 16] = [0.0; 16];
+
+fn view(shape: &[usize]) -> NdView<'static, f32> {
+    static ZEROS: [f32; 16] = DATA;
+    NdView::contiguous(&ZEROS[..shape.iter().product()], shape).unwrap()
+}
+
+#[test]
+fn views_and_broadcasts() {
+    let data = DATA;
+    assert!(matches!(NdView::contiguous(&data, &[1; 9]), Err(KernelError::Range { value: 9, max: 8, .. })));
+    assert!(matches!(NdView::new(&data, &[2, 2], &[1]), Err(KernelError::Length { .. })));
+    assert!(matches!(
+        NdView::new(&data, &[2], &[usize::MAX]),
+        Err(KernelError::OutOfBounds { .. } | KernelError::TooLarge { .. })
+    ));
+    assert!(matches!(NdView::new(&data, &[usize::MAX, 3], &[0, 0]), Err(KernelError::TooLarge { .. })));
+    assert!(matches!(broadcast_shape(&[2, 3], &[2]), Err(KernelError::Broadcast { .. })));
+    assert!(matches!(view(&[2, 3]).broadcast_to(&[3]), Err(KernelError::Broadcast { .. })));
+    assert_eq!(broadcast_shape(&[4, 1, 3], &[2, 1]), Ok(vec![4, 2, 3]));
+    assert_eq!(broadcast_shape(&[1, 3], &[0, 1]), Ok(vec![0, 3]));
+    let mut out = [POISON; 4];
+    let mut target = NdViewMut::contiguous(&mut out, &[4]).unwrap();
+    assert!(matches!(add(&view(&[2]), &view(&[2]), 1.0, &mut target), Err(KernelError::OutputShape { .. })));
+    assert!(matches!(NdViewMut::new(&mut [0f32; 4], &[2, 2], &[1, 1]), Err(KernelError::Overlap { .. })));
+}
+
+#[test]
+fn packing() {
+    let mut out = [POISON; 4];
+    assert!(matches!(NzLayout::new(2, 2, 8), Err(KernelError::Range { .. })));
+    assert!(matches!(NzLayout::new(2, 2, 3), Err(KernelError::NotMultiple { .. })));
+    assert!(matches!(pack(&view(&[4]), &mut out), Err(KernelError::Range { .. })));
+    assert!(matches!(pack(&view(&[2, 2]), &mut out), Err(KernelError::Length { expected: 128, actual: 4, .. })));
+    assert!(matches!(unpack(&DATA, &[2, 2], &mut out), Err(KernelError::Length { expected: 128, actual: 16, .. })));
+}
+
+#[test]
+fn activation() {
+    let (data, mut out) = (DATA, [POISON; 4]);
+    assert!(matches!(swiglu(&data[..3], &[3], 0, &mut out[..1]), Err(KernelError::NotMultiple { .. })));
+    assert!(matches!(swiglu(&data[..2], &[2], 1, &mut out[..1]), Err(KernelError::Range { .. })));
+    assert!(matches!(swiglu(&data[..1], &[], 0, &mut out[..1]), Err(KernelError::Range { .. })));
+    assert!(matches!(swiglu(&data[..2], &[2], 0, &mut out[..2]), Err(KernelError::Length { .. })));
+}
+
+#[test]
+fn gating() {
+    let gating = Gating { top_k: 3, score: Score::Sigmoid, groups: None, renormalise: true, eps: 0.0, scale: 1.0 };
+    let run = |gating: &Gating, experts: usize| {
+        gating_top_k(gating, &DATA, experts, None, &mut [0.0; 12], &mut [0; 12], None)
+    };
+    let groups = |count, keep, score| Some(Groups { count, keep, score });
+    assert_eq!(run(&gating, 4), Ok(()));
+    assert!(run(&gating, 0).is_err() && run(&gating, 2).is_err() && run(&gating, 5).is_err());
+    assert!(run(&Gating { top_k: 0, ..gating }, 4).is_err());
+    assert!(run(&Gating { groups: groups(2, 1, GroupScore::Max), ..gating }, 4).is_err());
+    assert!(run(&Gating { groups: groups(3, 1, GroupScore::Max), ..gating }, 4).is_err());
+    assert!(run(&Gating { groups: groups(2, 3, GroupScore::Max), ..gating }, 4).is_err());
+    assert!(run(&Gating { groups: groups(0, 0, GroupScore::Max), ..gating }, 4).is_err());
+    assert!(run(&Gating { groups: groups(4, 4, GroupScore::TopTwoSum), ..gating }, 4).is_err());
+}
+
+#[test]
+fn routing() {
+    let routing = Routing::new(&[0, 1, 1], 0..2).unwrap();
+    #[allow(clippy::reversed_empty_ranges)] // the wrong range is the point
+    let backward = 2..1;
+    assert!(Routing::new(&[0], backward).is_err());
+    assert!(routing.gather_index(&mut [0; 2]).is_err() && routing.scatter_index(&mut [0; 4]).is_err());
+    assert!(routing.write_counts(GroupListKind::Count, &mut [0; 3]).is_err());
+    assert!(routing.write_counts(GroupListKind::KeyValue, &mut [0; 3]).is_err());
+    assert!(routing.write_counts(GroupListKind::KeyValue, &mut [0; 2]).is_err());
+    assert!(routing.expand(&[0; 3], 1, 2, None, &mut [0; 3]).is_err(), "3 slots are not tokens of 2");
+    assert!(routing.expand(&[0; 3], 1, 0, None, &mut [0; 3]).is_err());
+    assert!(routing.expand(&[0; 2], 1, 1, None, &mut [0; 3]).is_err());
+    assert!(routing.expand(&[0; 3], 1, 1, None, &mut [0; 2]).is_err());
+    assert!(routing.expand_drop_pad(&[0; 3], 1, 1, 2, &mut [0; 3]).is_err());
+    assert!(routing.drop_pad_index(usize::MAX, &mut [0; 3]).is_err());
+}
+
+#[test]
+fn combining() {
+    let (mut one, mut out) = ([0f32], [POISON; 4]);
+    let unpermuted = |indices: &[i32], top_k, probs: Option<&[f32]>, out: &mut [f32]| {
+        unpermute(&Unpermute { permuted: &DATA, hidden: 4, sorted_indices: indices, probs, top_k }, out)
+    };
+    assert!(unpermuted(&[0], 1, None, &mut one).is_err(), "1 is not a row of 4");
+    assert!(unpermuted(&[0, 1], 2, None, &mut out).is_err(), "no probs, one slot");
+    assert!(matches!(
+        unpermuted(&[-2], 1, None, &mut out),
+        Err(KernelError::RowIndex { slot: 0, row: -2, rows: 4, .. })
+    ));
+    assert!(unpermuted(&[0], 1, Some(&[1.0, 2.0]), &mut out).is_err());
+    assert_eq!(unpermuted(&[4], 1, None, &mut out), Ok(()));
+
+    let fits = Finalize {
+        expanded: &DATA,
+        hidden: 4,
+        row_index: &[3],
+        top_k: 1,
+        order: SlotOrder::RowMajor,
+        drop_pad: false,
+        x1: None,
+        x2: None,
+        bias: None,
+        scales: None::<&[f32]>,
+        rounding: Rounding::Once,
+    };
+    let run = |operands: &Finalize<'_, f32, f32>| {
+        let mut out = [POISON; 4];
+        let result = finalize(operands, &mut out);
+        assert!(result.is_ok() || out == [POISON; 4], "a refused call writes nothing");
+        result
+    };
+    assert_eq!(run(&fits), Ok(()));
+    let row =
+        |row, minus_one| -> Result<(), KernelError> { Err(KernelError::RowIndex { slot: 0, row, rows: 4, minus_one }) };
+    assert_eq!(run(&Finalize { row_index: &[4], ..fits }), row(4, false));
+    assert_eq!(run(&Finalize { row_index: &[-1], ..fits }), row(-1, false));
+    assert_eq!(run(&Finalize { row_index: &[-1], drop_pad: true, ..fits }), Ok(()));
+    assert_eq!(run(&Finalize { row_index: &[-2], drop_pad: true, ..fits }), row(-2, true));
+    assert!(row(-2, true).unwrap_err().to_string().ends_with("legal are 0..4 and -1"));
+    assert!(run(&Finalize { top_k: 2, ..fits }).is_err() && run(&Finalize { top_k: 0, ..fits }).is_err());
+    assert!(run(&Finalize { hidden: 0, ..fits }).is_err() && run(&Finalize { hidden: 3, ..fits }).is_err());
+    assert!(run(&Finalize { x1: Some(&DATA), ..fits }).is_err());
+    assert!(run(&Finalize { scales: Some(&DATA), ..fits }).is_err());
+    let bias = |expert_ids| Some(ExpertBias { bias: &DATA[..8], expert_ids });
+    assert_eq!(run(&Finalize { bias: bias(&[1]), ..fits }), Ok(()));
+    let expert = |expert| Err(KernelError::ExpertId { slot: 0, expert, experts: 2 });
+    assert_eq!(run(&Finalize { bias: bias(&[2]), ..fits }), expert(2));
+    assert_eq!(run(&Finalize { bias: bias(&[-1]), ..fits }), expert(-1));
+}
