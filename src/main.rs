@@ -1,2 +1,9 @@
-//! Command line.
-fn main() {}
+//! `ascend-moe`, the command line tool.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

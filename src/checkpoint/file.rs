@@ -1,6 +1,6 @@
 //! One safetensors file, mapped into memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,7 @@ pub struct TensorFile {
     /// In the order of their bytes.
     tensors: Vec<(String, TensorInfo)>,
     by_name: HashMap<String, usize>,
+    metadata: BTreeMap<String, String>,
 }
 
 impl TensorFile {
@@ -57,14 +58,19 @@ impl TensorFile {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, CheckpointError> {
         let path = path.into();
         let map = map(&path)?;
-        let header::Header { tensors, data_start } = header::parse(&path, &map)?;
+        let header::Header { tensors, data_start, metadata } = header::parse(&path, &map)?;
         let by_name = tensors.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
-        Ok(Self { path, map, data_start, tensors, by_name })
+        Ok(Self { path, map, data_start, tensors, by_name, metadata })
     }
 
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the file says of itself: the strings under `__metadata__`.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// All its tensors, in the order of their bytes.

@@ -4,12 +4,12 @@
 //! are those of the `safetensors` crate; the rules are checked here because its own check names no tensor, lets a name
 //! stand twice and can overflow when it adds offsets.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
 use safetensors::tensor::TensorInfo;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::CheckpointError;
 
@@ -21,6 +21,7 @@ const LENGTH_BYTES: usize = size_of::<u64>();
 pub(super) struct Header {
     pub(super) tensors: Vec<(String, TensorInfo)>,
     pub(super) data_start: usize,
+    pub(super) metadata: BTreeMap<String, String>,
 }
 
 /// Parses and checks the header of the file `bytes`, which came from `file`. Afterwards every tensor lies inside
@@ -37,12 +38,12 @@ pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Header, CheckpointError
         .filter(|_| claimed <= max)
         .and_then(|length| rest.split_at_checked(length))
         .ok_or_else(|| CheckpointError::HeaderLength { file: file_buf(), claimed, max })?;
-    let Entries(mut tensors) =
+    let Entries { mut tensors, metadata } =
         serde_json::from_slice(json).map_err(|source| CheckpointError::Json { file: file_buf(), source })?;
     tensors.sort_by_key(|(_, info)| info.data_offsets);
     check_names(file, &tensors)?;
     check_offsets(file, &tensors, data.len())?;
-    Ok(Header { tensors, data_start: LENGTH_BYTES + json.len() })
+    Ok(Header { tensors, data_start: LENGTH_BYTES + json.len(), metadata })
 }
 
 fn check_names(file: &Path, tensors: &[(String, TensorInfo)]) -> Result<(), CheckpointError> {
@@ -94,7 +95,10 @@ fn size_in_bytes(shape: &[usize], bits: usize) -> Option<usize> {
 }
 
 /// The entries of a header as they stand in it, a name that stands twice included.
-struct Entries(Vec<(String, TensorInfo)>);
+struct Entries {
+    tensors: Vec<(String, TensorInfo)>,
+    metadata: BTreeMap<String, String>,
+}
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -107,15 +111,15 @@ impl<'de> Deserialize<'de> for Entries {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut entries = Vec::new();
+                let (mut tensors, mut metadata) = (Vec::new(), BTreeMap::new());
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
+                        metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
                     } else {
-                        entries.push((name, map.next_value()?));
+                        tensors.push((name, map.next_value()?));
                     }
                 }
-                Ok(Entries(entries))
+                Ok(Entries { tensors, metadata })
             }
         }
         deserializer.deserialize_map(Map)

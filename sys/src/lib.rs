@@ -9,8 +9,11 @@
 mod constants;
 mod functions;
 mod handle;
+pub mod header;
 mod info;
+pub mod load;
 pub mod ops;
+pub mod probe;
 mod table;
 
 pub use constants::*;

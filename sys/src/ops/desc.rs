@@ -10,6 +10,11 @@ use crate::constants::{aclDataType, aclFormat};
 /// storage shape of at most 6.
 pub const MAX_RANK: usize = 8;
 
+/// Rows of a FRACTAL_NZ block.
+const NZ_ROWS: i64 = 16;
+/// Bits of a row of a FRACTAL_NZ block: 32 bytes.
+const NZ_ROW_BITS: usize = 256;
+
 /// A short list of dimensions or strides, by value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Dims {
@@ -26,6 +31,30 @@ impl Dims {
         let mut dims = Self { len: u8::try_from(values.len()).ok()?, values: [0; MAX_RANK] };
         dims.values.get_mut(..values.len())?.copy_from_slice(values);
         Some(dims)
+    }
+
+    /// Collects dimensions; `None` where there are more than [`MAX_RANK`].
+    pub fn collect(values: impl IntoIterator<Item = i64>) -> Option<Self> {
+        let mut dims = Self::EMPTY;
+        for value in values {
+            *dims.values.get_mut(usize::from(dims.len))? = value;
+            dims.len += 1;
+        }
+        Some(dims)
+    }
+
+    /// The storage shape of this shape `[.., R, C]` in FRACTAL_NZ: `[.., ceil(C / C0), ceil(R / 16), 16, C0]`, where C0
+    /// elements of `dtype` fill 32 bytes. `None` for a rank outside 2 to 6, a negative dimension or a dtype without a
+    /// size (ops-math, conversion/npu_format_cast).
+    pub fn fractal_nz(&self, dtype: aclDataType) -> Option<Self> {
+        let c0 = i64::try_from(NZ_ROW_BITS.checked_div(dtype.bits()?)?).ok().filter(|&c0| c0 > 0)?;
+        let [batch @ .., rows, cols] = self.deref() else { return None };
+        if self.iter().any(|&dim| dim < 0) {
+            return None;
+        }
+        let blocks = |dim: i64, size: i64| dim / size + i64::from(dim % size != 0);
+        let tail = [blocks(*cols, c0), blocks(*rows, NZ_ROWS), NZ_ROWS, c0];
+        Self::collect(batch.iter().copied().chain(tail))
     }
 
     /// Product of the dimensions, 1 for none; `None` on overflow or a negative dimension.
@@ -129,25 +158,35 @@ impl TensorDesc {
     /// Whether the view walks memory in row-major order without gaps. Strides of dimensions of size 1 do not count.
     pub fn is_contiguous(&self) -> bool {
         let packed = self.shape.contiguous_strides();
-        self.is_empty() || (0..self.rank()).all(|i| self.shape[i] == 1 || self.strides[i] == packed[i])
+        self.is_empty()
+            || (self.strides.len() == self.rank()
+                && self
+                    .shape
+                    .iter()
+                    .zip(&*self.strides)
+                    .zip(&*packed)
+                    .all(|((&d, stride), step)| d == 1 || stride == step))
     }
 
     /// Whether the last two dimensions are a transposed view of contiguous memory, as CANN's matmuls detect it: the
-    /// last but one has stride 1, the last a stride of that dimension's size, leading dimensions packed. A matrix
-    /// with a dimension of 1 in the last two never counts as transposed (ops-transformer, grouped_matmul op_api).
+    /// last but one has stride 1, the last a stride of that dimension's size, leading dimensions packed. Strides alone
+    /// decide, also where one of the two dimensions is 1 (`[K, 1]` with strides `[1, K]` is transposed, and lies in
+    /// memory as it would if it were not); a matrix of one element never is (ops-transformer,
+    /// gmm/grouped_matmul/op_api; ops-nn, matmul/common).
     pub fn is_transposed(&self) -> bool {
-        let rank = self.rank();
-        if rank < 2 || self.is_empty() || self.dim(-1) == 1 || self.dim(-2) == 1 {
+        let ([batch @ .., rows, cols], [steps @ .., row_step, col_step]) = (&*self.shape, &*self.strides) else {
+            return false;
+        };
+        if self.is_empty() || batch.len() != steps.len() || (*rows == 1 && *cols == 1) {
             return false;
         }
-        let (rows, cols) = (self.dim(-2), self.dim(-1));
-        let mut step = rows * cols;
-        self.strides[rank - 2] == 1
-            && self.strides[rank - 1] == rows
-            && (0..rank - 2).rev().all(|i| {
-                let packed = self.shape[i] == 1 || self.strides[i] == step;
-                step *= self.shape[i];
-                packed
+        let mut packed = rows.saturating_mul(*cols);
+        *row_step == 1
+            && col_step == rows
+            && batch.iter().zip(steps).rev().all(|(&dim, &step)| {
+                let fits = dim == 1 || step == packed;
+                packed = packed.saturating_mul(dim);
+                fits
             })
     }
 

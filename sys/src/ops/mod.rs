@@ -6,7 +6,8 @@ mod rows;
 mod rule;
 
 pub use desc::{Dims, MAX_RANK, ScalarValue, TensorDesc};
-pub use rule::{Arg, Call, Codes, Layout, Null, OpRow, Param, Phase, Rule, Violation};
+pub use rows::format_cast_storage;
+pub use rule::{Arg, Call, Codes, Layout, Null, OpRow, PLAIN_FORMATS, Param, Phase, Refusal, Rule, Violation};
 
 use crate::info::OperatorId;
 

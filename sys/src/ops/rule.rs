@@ -27,6 +27,37 @@ pub enum Arg<'a> {
     DType(aclDataType),
 }
 
+impl Arg<'_> {
+    /// Whether the argument counts as not given: null, and for a list also what grouped_matmul takes for null, which is
+    /// an empty list, a list that starts with null, or a list of one tensor of shape `[0]` (ops-transformer,
+    /// gmm/grouped_matmul/op_api).
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Tensor(tensor) => tensor.is_none(),
+            Self::Scalar(scalar) => scalar.is_none(),
+            Self::Ints(ints) => ints.is_none(),
+            Self::Tensors(None | Some([] | [None, ..])) => true,
+            Self::Tensors(Some([Some(tensor)])) => *tensor.shape == [0],
+            _ => false,
+        }
+    }
+
+    /// Whether the argument is of a parameter type of the list of functions, such as `i64` or `* const aclTensor`.
+    fn fits(&self, parameter_type: &str) -> bool {
+        let object = parameter_type.rsplit(' ').next().filter(|_| parameter_type.starts_with('*'));
+        match self {
+            Self::Tensor(_) => object == Some("aclTensor"),
+            Self::Tensors(_) => object == Some("aclTensorList"),
+            Self::Scalar(_) => object == Some("aclScalar"),
+            Self::Ints(_) => object == Some("aclIntArray"),
+            Self::Int(_) => matches!(parameter_type, "i64" | "i32" | "i8"),
+            Self::Float(_) => matches!(parameter_type, "f64" | "f32"),
+            Self::Bool(_) => parameter_type == "bool",
+            Self::DType(_) => parameter_type == "aclDataType",
+        }
+    }
+}
+
 /// A call to be judged: the operator, its arguments, the release it is meant for.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
@@ -53,6 +84,11 @@ impl<'a> Call<'a> {
             Some(Arg::Tensors(Some(list))) => list,
             _ => &[],
         }
+    }
+
+    /// Whether argument `index` counts as not given, see [`Arg::is_absent`].
+    pub fn is_absent(&self, index: usize) -> bool {
+        self.args.get(index).is_none_or(Arg::is_absent)
     }
 
     /// Integer argument `index`; 0 where it is something else.
@@ -141,14 +177,28 @@ impl Codes {
     };
 }
 
+/// The formats that lay elements out as shape and strides say. The operators' documents say ND; frameworks declare the
+/// others for tensors of 3, 4 and 5 dimensions, and CANN treats all of them as ND here. Private formats such as
+/// FRACTAL_NZ are made of blocks.
+pub const PLAIN_FORMATS: &[aclFormat] = &[
+    aclFormat::ND,
+    aclFormat::NCHW,
+    aclFormat::NHWC,
+    aclFormat::HWCN,
+    aclFormat::NDHWC,
+    aclFormat::NCDHW,
+    aclFormat::NC,
+    aclFormat::NCL,
+];
+
 /// What a null pointer means for a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Null {
-    /// Refused.
+    /// Refused; so are an empty list and a list with a null member.
     Required,
     /// Allowed.
     Optional,
-    /// Anything else than null (or an empty list) is refused: reserved on this hardware.
+    /// Anything else than null (or what counts as null, see [`Arg::is_absent`]) is refused: reserved on this hardware.
     Reserved,
 }
 
@@ -196,12 +246,17 @@ impl Param {
         }
     }
 
-    /// A required ND input tensor of one of `dtypes`.
-    pub const fn input(name: &'static str, dtypes: &'static [aclDataType]) -> Self {
-        Self { null: Null::Required, dtypes, formats: &[aclFormat::ND], ..Self::value(name) }
+    /// A required host scalar or integer array.
+    pub const fn required(name: &'static str) -> Self {
+        Self { null: Null::Required, ..Self::value(name) }
     }
 
-    /// A required ND output tensor of one of `dtypes`.
+    /// A required input tensor (or list of them) in a plain format and of one of `dtypes`, any of them where empty.
+    pub const fn input(name: &'static str, dtypes: &'static [aclDataType]) -> Self {
+        Self { null: Null::Required, dtypes, formats: PLAIN_FORMATS, ..Self::value(name) }
+    }
+
+    /// A required output tensor (or list of them) in a plain format and of one of `dtypes`, any of them where empty.
     pub const fn output(name: &'static str, dtypes: &'static [aclDataType]) -> Self {
         Self { output: true, ..Self::input(name, dtypes) }
     }
@@ -212,7 +267,7 @@ impl Param {
         self
     }
 
-    /// The same, but it must be null (or an empty list).
+    /// The same, but it must be null (or count as null).
     pub const fn reserved(mut self) -> Self {
         self.null = Null::Reserved;
         self
@@ -237,6 +292,16 @@ impl Param {
     }
 }
 
+/// Who refuses a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// CANN does, with the code of the violation.
+    Cann,
+    /// CANN takes the call, but this version of the row does not carry it: neither the simulator nor the safe layer
+    /// does it. The code is [`aclnnStatus::ERR_INNER_FIND_KERNEL_ERROR`], what CANN says where it has no kernel.
+    NotCarried,
+}
+
 /// A rule over the whole call. `legal` is the sentence a user reads; `check` gives what was found instead.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
@@ -248,19 +313,35 @@ pub struct Rule {
     pub code: Option<aclnnStatus>,
     /// Whether the rule is about dtypes or formats (and takes that code).
     pub dtype: bool,
-    /// Finds what breaks the rule: what was found, and the nearest legal value where there is one.
+    /// Who refuses what breaks the rule.
+    pub refusal: Refusal,
+    /// Finds what breaks the rule: what was found, and the nearest legal value where there is one. Must answer, not
+    /// panic, whatever the call is: earlier rules may be broken as well.
     pub check: fn(&Call<'_>) -> Result<(), String>,
 }
 
 impl Rule {
     /// A rule about shapes or values.
     pub const fn new(id: &'static str, legal: &'static str, check: fn(&Call<'_>) -> Result<(), String>) -> Self {
-        Self { id, legal, code: None, dtype: false, check }
+        Self { id, legal, code: None, dtype: false, refusal: Refusal::Cann, check }
     }
 
     /// A rule about dtypes or formats.
     pub const fn dtype(id: &'static str, legal: &'static str, check: fn(&Call<'_>) -> Result<(), String>) -> Self {
-        Self { id, legal, code: None, dtype: true, check }
+        Self { dtype: true, ..Self::new(id, legal, check) }
+    }
+
+    /// A limit of this version of the row, not of CANN: `legal` says what the row carries.
+    pub const fn not_carried(
+        id: &'static str,
+        legal: &'static str,
+        check: fn(&Call<'_>) -> Result<(), String>,
+    ) -> Self {
+        Self {
+            code: Some(aclnnStatus::ERR_INNER_FIND_KERNEL_ERROR),
+            refusal: Refusal::NotCarried,
+            ..Self::new(id, legal, check)
+        }
     }
 
     /// The same rule, reported with a code of its own.
@@ -292,7 +373,8 @@ pub struct OpRow {
 pub struct Violation {
     /// The operator.
     pub operator: OperatorId,
-    /// The rule: the id of a [`Rule`], or `null`, `reserved`, `dtype`, `format`, `rank`, `layout`, `shape` of a parameter.
+    /// The rule: the id of a [`Rule`]; `null`, `reserved`, `dtype`, `format`, `rank`, `layout`, `shape` of a parameter;
+    /// or `arguments`, where the call is not made of the operator's parameters.
     pub rule: &'static str,
     /// The parameter, where the rule is about one.
     pub parameter: Option<&'static str>,
@@ -304,6 +386,8 @@ pub struct Violation {
     pub code: aclnnStatus,
     /// The phase that answers so.
     pub phase: Phase,
+    /// Who refuses the call.
+    pub refusal: Refusal,
 }
 
 impl fmt::Display for Violation {
@@ -312,7 +396,12 @@ impl fmt::Display for Violation {
         if let Some(parameter) = self.parameter {
             write!(f, "{}: ", crate::info::c_param(parameter))?;
         }
-        write!(f, "{} breaks rule `{}`: {}", self.found, self.rule, self.legal)
+        match self.refusal {
+            Refusal::Cann => write!(f, "{} breaks rule `{}`: {}", self.found, self.rule, self.legal),
+            Refusal::NotCarried => {
+                write!(f, "{} is legal on CANN but not carried here (`{}`): {}", self.found, self.rule, self.legal)
+            }
+        }
     }
 }
 
@@ -322,10 +411,14 @@ impl OpRow {
     /// Holds a call against the row; the first violation in CANN's order of checks (null, then each parameter, then
     /// the rules). Costs no allocation where the call is legal.
     pub fn validate(&self, call: &Call<'_>) -> Result<(), Violation> {
+        self.check_arguments(call)?;
         for (param, arg) in self.params.iter().zip(call.args) {
             self.check_null(param, arg)?;
         }
         for (param, arg) in self.params.iter().zip(call.args) {
+            if param.null != Null::Required && arg.is_absent() {
+                continue;
+            }
             match arg {
                 Arg::Tensor(Some(tensor)) => self.check_tensor(param, tensor)?,
                 Arg::Tensors(Some(list)) => list.iter().flatten().try_for_each(|t| self.check_tensor(param, t))?,
@@ -340,84 +433,73 @@ impl OpRow {
                 found,
                 legal: rule.legal.to_owned(),
                 code: rule.code.unwrap_or(if rule.dtype { self.codes.dtype } else { self.codes.other }),
-                phase: self.codes.phase,
+                phase: if rule.refusal == Refusal::Cann { self.codes.phase } else { Phase::One },
+                refusal: rule.refusal,
             })?;
         }
         Ok(())
     }
 
+    /// The call must be made of this operator's parameters, or the checks below would look at nothing.
+    fn check_arguments(&self, call: &Call<'_>) -> Result<(), Violation> {
+        let params = self.operator.info().params;
+        let fits = call.operator == self.operator
+            && call.args.len() == params.len()
+            && call.args.iter().zip(params).all(|(arg, (_, parameter_type))| arg.fits(parameter_type));
+        if fits {
+            return Ok(());
+        }
+        Err(Violation {
+            operator: self.operator,
+            rule: "arguments",
+            parameter: None,
+            found: format!("{} arguments for aclnn{}", call.args.len(), call.operator.name()),
+            legal: format!("the {} parameters of phase 1, each of its type", params.len()),
+            code: aclnnStatus::ERR_PARAM_INVALID,
+            phase: Phase::One,
+            refusal: Refusal::Cann,
+        })
+    }
+
     fn check_null(&self, param: &Param, arg: &Arg<'_>) -> Result<(), Violation> {
-        let null = match arg {
-            Arg::Tensor(None) | Arg::Tensors(None) | Arg::Scalar(None) | Arg::Ints(None) => true,
-            Arg::Tensor(_) | Arg::Tensors(_) | Arg::Scalar(_) | Arg::Ints(_) => false,
-            _ => return Ok(()),
-        };
         match param.null {
-            Null::Required if null => Err(self.violation(
-                param,
-                "null",
-                "a null pointer".to_owned(),
-                "this parameter is required".to_owned(),
-                self.codes.null,
-                Phase::One,
-            )),
-            Null::Reserved if !null && !is_absent(arg) => Err(self.violation(
-                param,
-                "reserved",
-                "a value".to_owned(),
-                "must be null on this hardware".to_owned(),
-                self.codes.other,
-                self.codes.phase,
-            )),
+            Null::Required => {
+                let found = match arg {
+                    Arg::Tensor(None) | Arg::Tensors(None) | Arg::Scalar(None) | Arg::Ints(None) => "a null pointer",
+                    Arg::Tensors(Some([])) => "an empty list",
+                    Arg::Tensors(Some(list)) if list.iter().any(Option::is_none) => "a list with a null member",
+                    _ => return Ok(()),
+                };
+                let legal = "this parameter is required".to_owned();
+                let violation = self.violation(param, "null", found.to_owned(), legal, self.codes.null);
+                Err(Violation { phase: Phase::One, ..violation })
+            }
+            Null::Reserved if !arg.is_absent() => {
+                let legal = "must be null on this hardware".to_owned();
+                Err(self.violation(param, "reserved", "a value".to_owned(), legal, self.codes.other))
+            }
             _ => Ok(()),
         }
     }
 
     fn check_tensor(&self, param: &Param, tensor: &TensorDesc) -> Result<(), Violation> {
-        if param.null == Null::Reserved {
-            return Ok(());
-        }
         if !param.dtypes.is_empty() && !param.dtypes.contains(&tensor.dtype) {
-            return Err(self.violation(
-                param,
-                "dtype",
-                format!("{:?}", tensor.dtype),
-                format!("one of {:?}", param.dtypes),
-                self.codes.dtype,
-                self.codes.phase,
-            ));
+            let (found, legal) = (format!("{:?}", tensor.dtype), format!("one of {:?}", param.dtypes));
+            return Err(self.violation(param, "dtype", found, legal, self.codes.dtype));
         }
         if !param.formats.is_empty() && !param.formats.contains(&tensor.format) {
-            return Err(self.violation(
-                param,
-                "format",
-                format!("{:?}", tensor.format),
-                format!("one of {:?}", param.formats),
-                self.codes.dtype,
-                self.codes.phase,
-            ));
+            let (found, legal) = (format!("{:?}", tensor.format), format!("one of {:?}", param.formats));
+            return Err(self.violation(param, "format", found, legal, self.codes.dtype));
         }
         let (low, high) = param.rank;
         if !(low..=high).contains(&tensor.rank()) {
             let legal = if low == high { format!("{low} dimensions") } else { format!("{low} to {high} dimensions") };
-            return Err(self.violation(
-                param,
-                "rank",
-                format!("shape {}", tensor.shape),
-                legal,
-                self.codes.other,
-                self.codes.phase,
-            ));
+            return Err(self.violation(param, "rank", format!("shape {}", tensor.shape), legal, self.codes.other));
         }
-        if tensor.elements().is_none() {
-            return Err(self.violation(
-                param,
-                "shape",
-                format!("shape {}", tensor.shape),
-                "no negative dimension, and fewer than 2^64 elements".to_owned(),
-                self.codes.other,
-                self.codes.phase,
-            ));
+        if tensor.elements().is_none() || tensor.strides.len() != tensor.rank() {
+            let legal = "no negative dimension, fewer than 2^64 elements, one stride per dimension".to_owned();
+            let found = format!("shape {} with strides {}", tensor.shape, tensor.strides);
+            return Err(self.violation(param, "shape", found, legal, self.codes.other));
         }
         let legal = match param.layout {
             Layout::Any => return Ok(()),
@@ -427,7 +509,7 @@ impl OpRow {
             Layout::Contiguous => "a contiguous tensor",
         };
         let found = format!("shape {} with strides {}", tensor.shape, tensor.strides);
-        Err(self.violation(param, "layout", found, legal.to_owned(), self.codes.other, self.codes.phase))
+        Err(self.violation(param, "layout", found, legal.to_owned(), self.codes.other))
     }
 
     fn violation(
@@ -437,16 +519,8 @@ impl OpRow {
         found: String,
         legal: String,
         code: aclnnStatus,
-        phase: Phase,
     ) -> Violation {
-        Violation { operator: self.operator, rule, parameter: Some(param.name), found, legal, code, phase }
-    }
-}
-
-/// Whether a list counts as absent: empty, or of one empty tensor (grouped_matmul treats these as null).
-fn is_absent(arg: &Arg<'_>) -> bool {
-    match arg {
-        Arg::Tensors(Some(list)) => list.iter().flatten().all(TensorDesc::is_empty),
-        _ => false,
+        let (parameter, phase) = (Some(param.name), self.codes.phase);
+        Violation { operator: self.operator, rule, parameter, found, legal, code, phase, refusal: Refusal::Cann }
     }
 }

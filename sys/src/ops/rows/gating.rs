@@ -1,33 +1,37 @@
 //! Rows of the routing operators that choose experts.
 
-use crate::constants::aclDataType;
+use super::check::{F32, FLOATS, I32, dim, one_of, require, same_dtype, shape_is};
 use crate::info::{OperatorId, Release};
 use crate::ops::rule::{Call, Codes, OpRow, Param, Rule};
 
-const FLOATS: &[aclDataType] = &[aclDataType::FLOAT, aclDataType::FLOAT16, aclDataType::BF16];
-const F32: &[aclDataType] = &[aclDataType::FLOAT];
-const I32: &[aclDataType] = &[aclDataType::INT32];
-
 /// The most experts the kernel handles.
 const MAX_EXPERTS: i64 = 2048;
+/// Experts of a group are sorted in units of this many.
+const SORT_UNIT: i64 = 32;
 
-/// Positions of the parameters of `aclnnMoeGatingTopK`.
-mod gating_top_k {
-    pub(super) const X: usize = 0;
-    pub(super) const BIAS: usize = 1;
-    pub(super) const K: usize = 2;
-    pub(super) const K_GROUP: usize = 3;
-    pub(super) const GROUP_COUNT: usize = 4;
-    pub(super) const GROUP_SELECT_MODE: usize = 5;
-    pub(super) const RENORM: usize = 6;
-    pub(super) const NORM_TYPE: usize = 7;
-    pub(super) const OUT_FLAG: usize = 8;
-    pub(super) const Y: usize = 11;
-    pub(super) const EXPERT_IDX: usize = 12;
-    pub(super) const OUT: usize = 13;
-}
+const X: usize = 0;
+const BIAS: usize = 1;
+const K: usize = 2;
+const K_GROUP: usize = 3;
+const GROUP_COUNT: usize = 4;
+const GROUP_SELECT_MODE: usize = 5;
+const RENORM: usize = 6;
+const NORM_TYPE: usize = 7;
+const OUT_FLAG: usize = 8;
+const Y: usize = 11;
+const EXPERT_IDX: usize = 12;
+const OUT: usize = 13;
 
 /// `aclnnMoeGatingTopK`: scores, selection and weights of a router in one operator.
+///
+/// With T tokens and E experts:
+/// * `x`: device, fp32, fp16 or bf16, `[T, E]`: router logits.
+/// * `biasOptional`: device, dtype of x, `[E]`: added to the scores for the choice only; may be null.
+/// * `yOut`: device, dtype of x, `[T, k]`: weights of the chosen experts.
+/// * `expertIdxOut`: device, int32, `[T, k]`: chosen experts, best first.
+/// * `outOut`: device, fp32, `[T, E]`: all scores; any matrix where outFlag is false, but never null.
+///
+/// T and E may not be 0.
 pub(super) static MOE_GATING_TOP_K: OpRow = OpRow {
     operator: OperatorId::MoeGatingTopK,
     codes: Codes::GENERATED,
@@ -48,114 +52,78 @@ pub(super) static MOE_GATING_TOP_K: OpRow = OpRow {
         Param::output("outOut", F32).rank(2, 2),
     ],
     rules: &[
-        Rule::new("bias-dtype", "bias has the dtype of x", |call| {
-            use gating_top_k::{BIAS, X};
-            match (call.tensor(X), call.tensor(BIAS)) {
-                (Some(x), Some(bias)) if bias.dtype != x.dtype => {
-                    Err(format!("bias is {:?} and x is {:?}", bias.dtype, x.dtype))
-                }
-                _ => Ok(()),
-            }
-        }),
-        Rule::new("y-dtype", "y has the dtype of x", |call| {
-            use gating_top_k::{X, Y};
-            match (call.tensor(X), call.tensor(Y)) {
-                (Some(x), Some(y)) if y.dtype != x.dtype => Err(format!("y is {:?} and x is {:?}", y.dtype, x.dtype)),
-                _ => Ok(()),
-            }
-        }),
+        Rule::new("bias-dtype", "bias has the dtype of x", |call| same_dtype(call, ("bias", BIAS), ("x", X))),
+        Rule::new("y-dtype", "y has the dtype of x", |call| same_dtype(call, ("y", Y), ("x", X))),
         Rule::new("experts", "x has 1 to 2048 experts in its last dimension and at least one token", |call| {
-            let Some(x) = call.tensor(gating_top_k::X) else { return Ok(()) };
-            let legal = (1..=MAX_EXPERTS).contains(&experts(call)) && x.dim(0) >= 1;
-            legal.then_some(()).ok_or_else(|| format!("x of shape {}", x.shape))
+            let Some(x) = call.tensor(X) else { return Ok(()) };
+            let legal = (1..=MAX_EXPERTS).contains(&x.dim(1)) && x.dim(0) >= 1;
+            require(legal, || format!("x of shape {}", x.shape))
         }),
-        Rule::new("bias-shape", "bias has one value per expert", |call| match call.tensor(gating_top_k::BIAS) {
-            Some(bias) if bias.dim(0) != experts(call) => {
-                Err(format!("bias of shape {} for {} experts", bias.shape, experts(call)))
-            }
-            _ => Ok(()),
-        }),
+        Rule::new("bias-shape", "bias has one value per expert", |call| shape_is(call, "bias", BIAS, &[experts(call)])),
         Rule::new("group-count", "groupCount is at least 1 and divides the number of experts", |call| {
-            let groups = call.int(gating_top_k::GROUP_COUNT);
-            let legal = groups >= 1 && experts(call) % groups == 0;
-            legal.then_some(()).ok_or_else(|| format!("groupCount {groups} for {} experts", experts(call)))
+            let (groups, experts) = (call.int(GROUP_COUNT), experts(call));
+            let legal = groups >= 1 && experts % groups == 0;
+            require(legal, || format!("groupCount {groups} for {experts} experts"))
         }),
         Rule::new("k-group", "1 <= kGroup <= groupCount", |call| {
-            let (kept, groups) = (call.int(gating_top_k::K_GROUP), call.int(gating_top_k::GROUP_COUNT));
-            (1..=groups).contains(&kept).then_some(()).ok_or_else(|| {
-                format!("kGroup {kept} of groupCount {groups}; the nearest legal value is {}", kept.clamp(1, groups))
+            let (kept, groups) = (call.int(K_GROUP), call.int(GROUP_COUNT));
+            require((1..=groups).contains(&kept), || {
+                let nearest = kept.clamp(1, groups.max(1));
+                format!("kGroup {kept} of groupCount {groups}; the nearest legal value is {nearest}")
             })
         }),
         Rule::new("k", "1 <= k <= kGroup * experts / groupCount", |call| {
-            let k = call.int(gating_top_k::K);
-            let most = call.int(gating_top_k::K_GROUP) * (experts(call) / call.int(gating_top_k::GROUP_COUNT).max(1));
-            (1..=most)
-                .contains(&k)
-                .then_some(())
-                .ok_or_else(|| format!("k {k}; the nearest legal value is {}", k.clamp(1, most.max(1))))
+            let k = call.int(K);
+            let most = call.int(K_GROUP).saturating_mul(group_size(call));
+            require((1..=most).contains(&k), || {
+                format!("k {k}; the nearest legal value is {}", k.clamp(1, most.max(1)))
+            })
         }),
         Rule::new("group-select-mode", "0 (maximum) or 1 (sum of the two best)", |call| {
-            let mode = call.int(gating_top_k::GROUP_SELECT_MODE);
-            (0..=1).contains(&mode).then_some(()).ok_or_else(|| format!("groupSelectMode {mode}"))
+            one_of(call, "groupSelectMode", GROUP_SELECT_MODE, &[0, 1])
         }),
         Rule::new("top2-group", "groupSelectMode 1 needs at least two experts in a group", |call| {
-            let size = experts(call) / call.int(gating_top_k::GROUP_COUNT).max(1);
-            let legal = call.int(gating_top_k::GROUP_SELECT_MODE) != 1 || size >= 2;
-            legal.then_some(()).ok_or_else(|| format!("groups of {size}"))
+            let size = group_size(call);
+            require(call.int(GROUP_SELECT_MODE) != 1 || size >= 2, || format!("groups of {size}"))
         }),
         Rule::new(
             "group-size",
             "groupCount * (experts in a group rounded up to 32) <= 2048 where groups are dropped",
             |call| {
-                let (kept, groups) = (call.int(gating_top_k::K_GROUP), call.int(gating_top_k::GROUP_COUNT));
+                let (kept, groups) = (call.int(K_GROUP), call.int(GROUP_COUNT));
                 let grouped = groups != 1 && groups != experts(call) && kept != groups;
-                let padded = (experts(call) / groups.max(1) + 31) / 32 * 32 * groups;
-                (!grouped || padded <= MAX_EXPERTS).then_some(()).ok_or_else(|| format!("{padded}"))
+                let units = group_size(call) / SORT_UNIT + i64::from(group_size(call) % SORT_UNIT != 0);
+                let padded = units.saturating_mul(SORT_UNIT).saturating_mul(groups);
+                require(!grouped || padded <= MAX_EXPERTS, || padded.to_string())
             },
         ),
         Rule::new("renorm", "0, or 1 from CANN 9.0.0 on", |call| {
-            let most = i64::from(call.release >= Release::new(9, 0, 0));
-            let renorm = call.int(gating_top_k::RENORM);
-            (0..=most)
-                .contains(&renorm)
-                .then_some(())
-                .ok_or_else(|| format!("renorm {renorm} on CANN {}", call.release))
+            let (renorm, most) = (call.int(RENORM), i64::from(call.release >= Release::new(9, 0, 0)));
+            require((0..=most).contains(&renorm), || format!("renorm {renorm} on CANN {}", call.release))
         }),
         Rule::new("norm-type", "0 (softmax) or 1 (sigmoid) on Atlas A3", |call| {
-            let norm = call.int(gating_top_k::NORM_TYPE);
-            (0..=1).contains(&norm).then_some(()).ok_or_else(|| format!("normType {norm}"))
+            one_of(call, "normType", NORM_TYPE, &[0, 1])
         }),
         Rule::new(
             "output-shapes",
             "y and expertIdx are [tokens, k]; out is [tokens, experts] where outFlag is true",
             |call| {
-                use gating_top_k::{EXPERT_IDX, K, OUT, OUT_FLAG, X, Y};
-                let Some(x) = call.tensor(X) else { return Ok(()) };
-                for (name, index) in [("y", Y), ("expertIdx", EXPERT_IDX)] {
-                    if let Some(t) = call.tensor(index)
-                        && *t.shape != [x.dim(0), call.int(K)]
-                    {
-                        return Err(format!(
-                            "{name} of shape {} for {} tokens and k {}",
-                            t.shape,
-                            x.dim(0),
-                            call.int(K)
-                        ));
-                    }
-                }
-                match call.tensor(OUT) {
-                    Some(out) if call.bool(OUT_FLAG) && *out.shape != *x.shape => {
-                        Err(format!("out of shape {} for x of shape {}", out.shape, x.shape))
-                    }
-                    _ => Ok(()),
-                }
+                let (tokens, k) = (dim(call, X, 0), call.int(K));
+                shape_is(call, "y", Y, &[tokens, k])?;
+                shape_is(call, "expertIdx", EXPERT_IDX, &[tokens, k])?;
+                if call.bool(OUT_FLAG) { shape_is(call, "out", OUT, &[tokens, experts(call)]) } else { Ok(()) }
             },
         ),
     ],
-    source: "ops-transformer 9.1.0, moe/moe_gating_top_k (docs, op_host tiling, op_kernel)",
+    source: "ops-transformer 9.1.0 and 8.5.0, moe/moe_gating_top_k (docs, op_host tiling, op_kernel)",
     doubtful: "",
 };
 
 fn experts(call: &Call<'_>) -> i64 {
-    call.tensor(gating_top_k::X).map_or(0, |x| x.dim(1))
+    dim(call, X, 1)
+}
+
+/// Experts in a group.
+fn group_size(call: &Call<'_>) -> i64 {
+    experts(call) / call.int(GROUP_COUNT).max(1)
 }

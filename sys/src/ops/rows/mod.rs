@@ -1,6 +1,16 @@
-//! The rows, by repository of the operators.
+//! The rows, by what the operators do.
 
+mod activation;
+mod check;
+mod combine;
+mod elementwise;
+mod format;
 mod gating;
+mod grouped_matmul;
+mod matmul;
+mod routing;
+
+pub use format::format_cast_storage;
 
 use super::rule::OpRow;
 use crate::info::OperatorId;
@@ -8,7 +18,19 @@ use crate::info::OperatorId;
 /// The row of an operator.
 pub(super) fn row(id: OperatorId) -> &'static OpRow {
     match id {
+        OperatorId::Mm => &matmul::MM,
+        OperatorId::Matmul => &matmul::MATMUL,
+        OperatorId::Cast => &elementwise::CAST,
+        OperatorId::Add => &elementwise::ADD,
+        OperatorId::Mul => &elementwise::MUL,
+        OperatorId::Muls => &elementwise::MULS,
         OperatorId::MoeGatingTopK => &gating::MOE_GATING_TOP_K,
-        _ => &gating::MOE_GATING_TOP_K,
+        OperatorId::MoeInitRoutingV3 => &routing::MOE_INIT_ROUTING_V3,
+        OperatorId::GroupedMatmulV4 => &grouped_matmul::GROUPED_MATMUL_V4,
+        OperatorId::GroupedMatmulV5 => &grouped_matmul::GROUPED_MATMUL_V5,
+        OperatorId::SwiGlu => &activation::SWI_GLU,
+        OperatorId::MoeFinalizeRoutingV2 => &combine::MOE_FINALIZE_ROUTING_V2,
+        OperatorId::MoeTokenUnpermute => &combine::MOE_TOKEN_UNPERMUTE,
+        OperatorId::NpuFormatCast => &format::NPU_FORMAT_CAST,
     }
 }

@@ -1,0 +1,189 @@
+//! Cast, Add, Mul, Muls and SwiGlu.
+
+use ascend_sys::aclDataType;
+use ascend_sys::ops::TensorDesc;
+use moe_kernels::elementwise::{self, Number};
+use moe_kernels::view::{NdView, NdViewMut};
+
+use super::OpError;
+use super::view::{Device, overlap, sizes, with_float};
+use crate::executor::Args;
+
+/// Runs a block with `$T` standing for the Rust type of a dtype that arithmetic is defined on.
+macro_rules! with_number {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            aclDataType::INT32 => {
+                type $T = i32;
+                $body
+            }
+            aclDataType::INT64 => {
+                type $T = i64;
+                $body
+            }
+            other => with_float!(other, $T => $body),
+        }
+    };
+}
+
+/// `out = self` in another dtype.
+pub(super) fn cast(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let source = args.tensor("self").ok_or(OpError::Null("self"))?;
+    let out = args.tensor("out").ok_or(OpError::Null("out"))?;
+    with_number!(source.dtype, A => with_number!(out.dtype, B => {
+        let operand = Operand::<A>::load(device, "self", source, out)?;
+        Ok(elementwise::cast(&operand.view()?, &mut device.nd_mut::<B>("out", out)?)?)
+    }))
+}
+
+/// `out = self + alpha * other`.
+pub(super) fn add(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let alpha = args.scalar("alpha").ok_or(OpError::Null("alpha"))?.value;
+    binary(args, device, Binary::Add(alpha))
+}
+
+/// `out = self * other`.
+pub(super) fn mul(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    binary(args, device, Binary::Mul)
+}
+
+#[derive(Clone, Copy)]
+enum Binary {
+    Add(f64),
+    Mul,
+}
+
+impl Binary {
+    fn apply<T: Number + FromF64>(
+        self,
+        a: &NdView<'_, T>,
+        b: &NdView<'_, T>,
+        out: &mut NdViewMut<'_, T>,
+    ) -> Result<(), OpError> {
+        match self {
+            Self::Add(alpha) => elementwise::add(a, b, T::scalar(alpha), out)?,
+            Self::Mul => elementwise::mul(a, b, out)?,
+        }
+        Ok(())
+    }
+}
+
+/// Both inputs in their common dtype, the result in the output's.
+fn binary(args: &Args, device: &Device<'_>, operation: Binary) -> Result<(), OpError> {
+    let left = args.tensor("self").ok_or(OpError::Null("self"))?;
+    let right = args.tensor("other").ok_or(OpError::Null("other"))?;
+    let out = args.tensor("out").ok_or(OpError::Null("out"))?;
+    with_number!(promote(left.dtype, right.dtype), T => {
+        let a = Operand::<T>::load(device, "self", left, out)?;
+        let b = Operand::<T>::load(device, "other", right, out)?;
+        result::<T>(device, out, |view| operation.apply(&a.view()?, &b.view()?, view))
+    })
+}
+
+/// `out = self * other` with a host scalar.
+pub(super) fn muls(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let source = args.tensor("self").ok_or(OpError::Null("self"))?;
+    let factor = args.scalar("other").ok_or(OpError::Null("other"))?;
+    let out = args.tensor("out").ok_or(OpError::Null("out"))?;
+    let scalar_is_float =
+        matches!(factor.dtype, aclDataType::FLOAT | aclDataType::DOUBLE | aclDataType::FLOAT16 | aclDataType::BF16);
+    let computed = match source.dtype {
+        aclDataType::INT32 | aclDataType::INT64 if scalar_is_float => aclDataType::FLOAT,
+        dtype => dtype,
+    };
+    with_number!(computed, T => {
+        let operand = Operand::<T>::load(device, "self", source, out)?;
+        result::<T>(device, out, |view| Ok(elementwise::muls(&operand.view()?, T::scalar(factor.value), view)?))
+    })
+}
+
+/// `out = silu(first half) * second half` along one dimension.
+pub(super) fn swiglu(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let x = args.tensor("x").ok_or(OpError::Null("x"))?;
+    let out = args.tensor("out").ok_or(OpError::Null("out"))?;
+    super::view::check_outputs(args, &["out"])?;
+    let (shape, _) = sizes(x);
+    let dim = args.int("dim");
+    let axis = if dim < 0 { dim + shape.len() as i64 } else { dim };
+    let axis = usize::try_from(axis).unwrap_or(usize::MAX);
+    with_float!(x.dtype, T => {
+        Ok(moe_kernels::activation::swiglu(device.read::<T>("x", x)?, &shape, axis, device.write::<T>("out", out)?)?)
+    })
+}
+
+/// Conversion of a host scalar.
+trait FromF64: Number {
+    fn scalar(value: f64) -> Self::Scalar;
+}
+
+macro_rules! from_f64 {
+    ($($t:ty => $s:ty;)*) => {$(
+        impl FromF64 for $t {
+            fn scalar(value: f64) -> $s {
+                value as $s
+            }
+        }
+    )*};
+}
+
+from_f64! { f32 => f32; half::f16 => f32; half::bf16 => f32; i32 => i32; i64 => i64; }
+
+/// The dtype that two operands are computed in: floating point before integer, the wider before the narrower, fp16
+/// with bf16 in fp32.
+fn promote(a: aclDataType, b: aclDataType) -> aclDataType {
+    use aclDataType as T;
+    let float = |t| matches!(t, T::FLOAT | T::FLOAT16 | T::BF16);
+    match (float(a), float(b)) {
+        _ if a == b => a,
+        (true, true) => T::FLOAT,
+        (true, false) => a,
+        (false, true) => b,
+        (false, false) => T::INT64,
+    }
+}
+
+/// An input in the dtype of the computation: where it lies, or a contiguous copy when the dtype differs or the output
+/// shares its memory (elementwise operators may work in place).
+enum Operand<'a, T> {
+    InPlace(NdView<'a, T>),
+    Copied(Vec<T>, Vec<usize>),
+}
+
+impl<'a, T: Number> Operand<'a, T> {
+    fn load(device: &Device<'a>, name: &'static str, tensor: &TensorDesc, out: &TensorDesc) -> Result<Self, OpError> {
+        let (shape, _) = sizes(tensor);
+        with_number!(tensor.dtype, A => {
+            let view = device.nd::<A>(name, tensor)?;
+            if std::any::TypeId::of::<A>() == std::any::TypeId::of::<T>() && !overlap(tensor, out) {
+                return Ok(Self::InPlace(device.nd::<T>(name, tensor)?));
+            }
+            let mut copy = vec![T::zeroed(); shape.iter().product()];
+            elementwise::cast(&view, &mut NdViewMut::contiguous(&mut copy, &shape)?)?;
+            Ok(Self::Copied(copy, shape))
+        })
+    }
+
+    fn view(&self) -> Result<NdView<'_, T>, OpError> {
+        match self {
+            Self::InPlace(view) => Ok(*view),
+            Self::Copied(values, shape) => Ok(NdView::contiguous(values, shape)?),
+        }
+    }
+}
+
+/// Computes into the output, through a buffer where its dtype is another one.
+fn result<T: Number>(
+    device: &Device<'_>,
+    out: &TensorDesc,
+    compute: impl FnOnce(&mut NdViewMut<'_, T>) -> Result<(), OpError>,
+) -> Result<(), OpError> {
+    with_number!(out.dtype, O => {
+        if std::any::TypeId::of::<O>() == std::any::TypeId::of::<T>() {
+            return compute(&mut device.nd_mut::<T>("out", out)?);
+        }
+        let (shape, _) = sizes(out);
+        let mut buffer = vec![T::zeroed(); shape.iter().product()];
+        compute(&mut NdViewMut::contiguous(&mut buffer, &shape)?)?;
+        Ok(elementwise::cast(&NdView::contiguous(&buffer, &shape)?, &mut device.nd_mut::<O>("out", out)?)?)
+    })
+}

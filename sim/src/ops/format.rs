@@ -1,0 +1,46 @@
+//! NpuFormatCast: between ND and FRACTAL_NZ.
+
+use ascend_sys::aclFormat;
+use bytemuck::Pod;
+use moe_kernels::nz;
+
+use super::OpError;
+use super::view::{Device, check_outputs, sizes};
+use crate::executor::Args;
+
+/// Packs or unpacks; elements are moved, never converted.
+pub(super) fn format_cast(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let source = args.tensor("srcTensor").ok_or(OpError::Null("srcTensor"))?;
+    match source.dtype.bytes() {
+        Some(1) => moved::<u8>(args, device),
+        Some(2) => moved::<u16>(args, device),
+        Some(4) => moved::<u32>(args, device),
+        _ => Err(OpError::DType(source.dtype)),
+    }
+}
+
+fn moved<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let source = args.tensor("srcTensor").ok_or(OpError::Null("srcTensor"))?;
+    let target = args.tensor("dstTensor").ok_or(OpError::Null("dstTensor"))?;
+    check_outputs(args, &["dstTensor"])?;
+    match (source.format == aclFormat::FRACTAL_NZ, target.format == aclFormat::FRACTAL_NZ) {
+        (false, true) => {
+            nz::pack(&device.nd::<T>("srcTensor", source)?, device.write_storage::<T>("dstTensor", target)?)?;
+        }
+        (true, false) => {
+            let (shape, _) = sizes(target);
+            let storage = device.read_storage::<T>("srcTensor", source)?;
+            nz::unpack(storage, &shape, device.write::<T>("dstTensor", target)?)?;
+        }
+        _ => {
+            let storage = device.read_storage::<T>("srcTensor", source)?;
+            let target = device.write_storage::<T>("dstTensor", target)?;
+            moe_kernels::elementwise::map(
+                &moe_kernels::view::NdView::contiguous(storage, &[storage.len()])?,
+                &mut moe_kernels::view::NdViewMut::contiguous(target, &[storage.len()])?,
+                |value| value,
+            )?;
+        }
+    }
+    Ok(())
+}

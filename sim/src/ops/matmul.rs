@@ -1,0 +1,286 @@
+//! Mm, Matmul and the grouped matmuls.
+
+use ascend_sys::ops::TensorDesc;
+use ascend_sys::aclDataType;
+use moe_kernels::element::Float;
+use moe_kernels::gemm::{Bias, Weight, gemm};
+use moe_kernels::group_list::{Group, GroupListKind, decode};
+use moe_kernels::grouped_gemm::{Expert, grouped_gemm};
+use moe_kernels::view::Mat;
+
+use super::OpError;
+use super::view::{Device, check_outputs, sizes, weights, with_float};
+use crate::executor::Args;
+
+/// `out = self @ mat2`, batched over broadcast leading dimensions. fp32 is computed in fp32 whatever cubeMathType says:
+/// HF32 is coarser on hardware, so results there are less exact than here.
+pub(super) fn matmul(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let left = args.tensor("self").ok_or(OpError::Null("self"))?;
+    let right = args.tensor("mat2").ok_or(OpError::Null("mat2"))?;
+    let out = args.tensor("out").ok_or(OpError::Null("out"))?;
+    check_outputs(args, &["out"])?;
+    if out.is_empty() {
+        return Ok(());
+    }
+    with_float!(left.dtype, X => with_float!(out.dtype, O => multiply::<X, O>(device, left, right, out)))
+}
+
+fn multiply<X: Float, O: Float>(
+    device: &Device<'_>,
+    left: &TensorDesc,
+    right: &TensorDesc,
+    out: &TensorDesc,
+) -> Result<(), OpError> {
+    // A vector is a matrix of one row on the left and of one column on the right.
+    let left = Batch::<X>::new(device, "self", left, Vector::Row)?;
+    let right = Batch::<X>::new(device, "mat2", right, Vector::Column)?;
+    let (shape, strides) = sizes(out);
+    let rows = left.matrix[0];
+    let cols = right.matrix[1];
+    let batch_rank = left.batch.len().max(right.batch.len());
+    let batch: Vec<usize> = shape.iter().copied().take(batch_rank).collect();
+    let data = device.write::<O>("out", out)?;
+    let steps = &strides[batch_rank.min(strides.len())..];
+    let (row_stride, col_stride) = match steps {
+        [row, col, ..] => (*row, *col),
+        [one] if rows == 1 => (0, *one),
+        [one] => (*one, 0),
+        [] => (0, 0),
+    };
+    for index in 0..batch.iter().product::<usize>() {
+        let mut at = vec![0; batch_rank];
+        let mut rest = index;
+        for axis in (0..batch_rank).rev() {
+            at[axis] = rest % batch[axis];
+            rest /= batch[axis];
+        }
+        let start: usize = at.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
+        let block = data.get_mut(start..).unwrap_or(&mut []);
+        let target = moe_kernels::view::MatMut::new(block, rows, cols, row_stride.max(usize::from(rows > 1)), col_stride.max(usize::from(cols > 1)))?;
+        gemm(left.at(&at)?, Weight::Strided(right.at(&at)?), None, target)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Vector {
+    Row,
+    Column,
+}
+
+/// A stack of matrices over device memory.
+struct Batch<'a, T> {
+    data: &'a [T],
+    batch: Vec<usize>,
+    batch_strides: Vec<usize>,
+    matrix: [usize; 2],
+    strides: [usize; 2],
+}
+
+impl<'a, T: Float> Batch<'a, T> {
+    fn new(device: &Device<'a>, name: &'static str, tensor: &TensorDesc, vector: Vector) -> Result<Self, OpError> {
+        let (shape, strides) = sizes(tensor);
+        let data = device.read::<T>(name, tensor)?;
+        let split = shape.len().saturating_sub(2);
+        let (matrix, matrix_strides) = match (shape.as_slice(), strides.as_slice(), vector) {
+            ([n], [step], Vector::Row) => ([1, *n], [0, *step]),
+            ([n], [step], Vector::Column) => ([*n, 1], [*step, 0]),
+            ([.., r, c], [.., rs, cs], _) => ([*r, *c], [*rs, *cs]),
+            _ => ([1, 1], [0, 0]),
+        };
+        Ok(Self {
+            data,
+            batch: shape[..split].to_vec(),
+            batch_strides: strides[..split].to_vec(),
+            matrix,
+            strides: matrix_strides,
+        })
+    }
+
+    /// The matrix at a batch index of the output, with broadcasting.
+    fn at(&self, index: &[usize]) -> Result<Mat<'a, T>, OpError> {
+        let lead = index.len().saturating_sub(self.batch.len());
+        let start: usize = index[lead..]
+            .iter()
+            .zip(self.batch.iter().zip(&self.batch_strides))
+            .map(|(&i, (&size, &stride))| if size == 1 { 0 } else { i * stride })
+            .sum();
+        let block = self.data.get(start..).unwrap_or(&[]);
+        Ok(Mat::new(block, self.matrix[0], self.matrix[1], self.strides[0], self.strides[1])?)
+    }
+}
+
+/// Every group of rows of x times its expert's weight. Rows of no group stay as they are.
+pub(super) fn grouped_matmul(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    check_outputs(args, &["out"])?;
+    let first = args.tensors("x").iter().flatten().next().ok_or(OpError::Null("x"))?;
+    with_float!(first.dtype, T => grouped::<T>(args, device))
+}
+
+fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let xs: Vec<&TensorDesc> = args.tensors("x").iter().flatten().collect();
+    let ws: Vec<&TensorDesc> = args.tensors("weight").iter().flatten().collect();
+    let outs: Vec<&TensorDesc> = args.tensors("out").iter().flatten().collect();
+    let mut experts: Vec<Expert<'_, T>> = Vec::new();
+    for weight in &ws {
+        experts.extend(weights::<T>(device, "weight", weight)?.into_iter().map(|weight| Expert { weight, bias: None }));
+    }
+    set_biases(args, device, &mut experts)?;
+
+    // What x is when its rows are counted through all its tensors, and the group of rows of each expert.
+    let rows_of = |tensors: &[&TensorDesc]| -> Vec<usize> { tensors.iter().map(|t| rows(t)).collect() };
+    let x_rows = rows_of(&xs);
+    let groups = if args.int("groupType") == -1 || xs.len() > 1 {
+        let mut end = 0;
+        x_rows
+            .iter()
+            .enumerate()
+            .map(|(expert, rows)| {
+                end += rows;
+                Group { expert, rows: end - rows..end }
+            })
+            .collect()
+    } else {
+        read_groups(args, device, experts.len(), x_rows.iter().sum())?
+    };
+
+    let out_starts = starts(&rows_of(&outs));
+    let x_starts = starts(&x_rows);
+    if let ([x], [out]) = (xs.as_slice(), outs.as_slice()) {
+        return Ok(grouped_gemm(device.mat::<T>("x", x)?, &experts, &groups, device.mat_mut::<T>("out", out)?)?);
+    }
+    for Group { expert, rows } in groups {
+        if rows.is_empty() {
+            continue;
+        }
+        let (x, x_row) = locate(&xs, &x_starts, rows.start)?;
+        // With several outputs each belongs to one expert; with one, rows are where they are in x.
+        let (out, out_row) = if outs.len() > 1 {
+            (*outs.get(expert).ok_or(OpError::Null("out"))?, 0)
+        } else {
+            locate(&outs, &out_starts, rows.start)?
+        };
+        let source = flat_rows::<T>(device, "x", x, x_row, rows.len())?;
+        let (_, target) = device.mat_flat_mut::<T>("out", out)?.split_rows(out_row);
+        let (target, _) = target.split_rows(rows.len());
+        let Some(Expert { weight, bias }) = experts.get(expert) else { return Err(OpError::Null("weight")) };
+        gemm(source, *weight, *bias, target)?;
+    }
+    Ok(())
+}
+
+/// Rows of a tensor whose leading dimensions count as one.
+fn rows(tensor: &TensorDesc) -> usize {
+    let (shape, _) = sizes(tensor);
+    shape[..shape.len().saturating_sub(1)].iter().product()
+}
+
+/// First row of each tensor when rows are counted through all of them.
+fn starts(rows: &[usize]) -> Vec<usize> {
+    rows.iter()
+        .scan(0, |next, rows| {
+            let start = *next;
+            *next += rows;
+            Some(start)
+        })
+        .collect()
+}
+
+/// The tensor that holds a row, and the row's number there.
+fn locate<'t>(tensors: &[&'t TensorDesc], starts: &[usize], row: usize) -> Result<(&'t TensorDesc, usize), OpError> {
+    let index = starts.iter().zip(tensors).rposition(|(&start, tensor)| start <= row && rows(tensor) > 0);
+    index
+        .and_then(|index| Some((*tensors.get(index)?, row - starts.get(index)?)))
+        .ok_or(OpError::Null("the tensor of a group's rows"))
+}
+
+fn flat_rows<'a, T: Float>(
+    device: &Device<'a>,
+    name: &'static str,
+    tensor: &TensorDesc,
+    first: usize,
+    count: usize,
+) -> Result<Mat<'a, T>, OpError> {
+    let cols = usize::try_from(tensor.dim(-1)).unwrap_or(0);
+    let data = device.read::<T>(name, tensor)?;
+    let block = data.get(first * cols..(first + count) * cols).unwrap_or(&[]);
+    Ok(Mat::row_major(block, count, cols)?)
+}
+
+fn set_biases<'a, T: Float>(
+    args: &Args,
+    device: &Device<'a>,
+    experts: &mut [Expert<'a, T>],
+) -> Result<(), OpError> {
+    let biases: Vec<&TensorDesc> = args.tensors("biasOptional").iter().flatten().filter(|b| !b.is_empty()).collect();
+    let mut rows: Vec<Bias<'a, T>> = Vec::new();
+    for bias in biases {
+        let n = usize::try_from(bias.dim(-1)).unwrap_or(0).max(1);
+        if bias.dtype == aclDataType::FLOAT {
+            rows.extend(device.read::<f32>("bias", bias)?.chunks(n).map(Bias::F32));
+        } else {
+            rows.extend(device.read::<T>("bias", bias)?.chunks(n).map(Bias::Same));
+        }
+    }
+    experts.iter_mut().zip(rows).for_each(|(expert, bias)| expert.bias = Some(bias));
+    Ok(())
+}
+
+fn read_groups(args: &Args, device: &Device<'_>, experts: usize, rows: usize) -> Result<Vec<Group>, OpError> {
+    let list = args.tensor("groupListOptional").ok_or(OpError::Null("groupList"))?;
+    let values = device.read::<i64>("groupList", list)?;
+    let kind = match args.int("groupListType") {
+        0 => GroupListKind::Cumsum,
+        1 => GroupListKind::Count,
+        _ => GroupListKind::KeyValue,
+    };
+    match decode(kind, values, experts, rows) {
+        Ok(groups) => Ok(groups),
+        Err(error) if device.strict() => Err(OpError::GroupList(error)),
+        Err(error) => {
+            // The device does not check: it computes what it can reach. What lies outside x is left out here.
+            device.report_group_list("aclnnGroupedMatmul", error.to_string());
+            Ok(lenient_groups(kind, values, experts, rows))
+        }
+    }
+}
+
+fn lenient_groups(kind: GroupListKind, values: &[i64], experts: usize, rows: usize) -> Vec<Group> {
+    let clamp = |value: i64| usize::try_from(value.max(0)).unwrap_or(rows).min(rows);
+    let mut end = 0;
+    let mut groups = Vec::new();
+    let entries: Vec<(usize, usize)> = match kind {
+        GroupListKind::KeyValue => {
+            let pairs = values.as_chunks::<2>().0.iter();
+            pairs.map(|&[expert, count]| (usize::try_from(expert).unwrap_or(usize::MAX), clamp(count))).collect()
+        }
+        GroupListKind::Count => values.iter().map(|&count| clamp(count)).enumerate().collect(),
+        GroupListKind::Cumsum => {
+            let ends: Vec<usize> = values.iter().map(|&value| clamp(value)).collect();
+            let before = std::iter::once(0).chain(ends.iter().copied());
+            ends.iter().zip(before).map(|(&end, start)| end.saturating_sub(start)).enumerate().collect()
+        }
+    };
+    for (expert, count) in entries.into_iter().filter(|&(expert, count)| expert < experts && count > 0) {
+        let start = end;
+        end = (start + count).min(rows);
+        groups.push(Group { expert, rows: start..end });
+    }
+    groups
+}
+
+impl<'a> Device<'a> {
+    /// An output as a matrix whose leading dimensions count as one; it must be contiguous unless it is 2-D.
+    fn mat_flat_mut<T: Float>(
+        &self,
+        name: &'static str,
+        tensor: &TensorDesc,
+    ) -> Result<moe_kernels::view::MatMut<'a, T>, OpError> {
+        if tensor.rank() == 2 {
+            return self.mat_mut(name, tensor);
+        }
+        let cols = usize::try_from(tensor.dim(-1)).unwrap_or(0);
+        Ok(moe_kernels::view::MatMut::row_major(self.write(name, tensor)?, rows(tensor), cols)?)
+    }
+}
+

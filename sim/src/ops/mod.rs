@@ -1,0 +1,159 @@
+//! The operators: how much workspace each asks for, and what it computes. A call that comes here has passed its row;
+//! what is left to go wrong is what only the device sees: addresses, and values read from device memory.
+
+mod elementwise;
+mod format;
+mod matmul;
+mod routing;
+mod view;
+
+use ascend_sys::OperatorId;
+use ascend_sys::aclDataType;
+use ascend_sys::aclError;
+use moe_kernels::KernelError;
+
+use crate::executor::Args;
+use crate::instance::Instance;
+use crate::memory::MemoryError;
+use crate::report::{Finding, FindingKind};
+use crate::task::DeviceFault;
+use view::Device;
+
+/// Why an operator could not run on the device.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpError {
+    /// An address is not device memory that is alive and large enough.
+    #[error("{parameter}: {source}")]
+    Memory {
+        /// The parameter.
+        parameter: &'static str,
+        /// What is wrong with it.
+        source: MemoryError,
+    },
+    /// Memory of another device than the stream's.
+    #[error("{parameter}: memory of device {found} on a stream of device {expected}")]
+    ForeignDevice {
+        /// The parameter.
+        parameter: &'static str,
+        /// Device of the memory.
+        found: u32,
+        /// Device of the stream.
+        expected: u32,
+    },
+    /// A view reaches outside its storage.
+    #[error("{parameter}: the view reaches element {last} of a storage of {storage}")]
+    View {
+        /// The parameter.
+        parameter: &'static str,
+        /// The furthest element, or a negative one.
+        last: i128,
+        /// Elements of the storage.
+        storage: u64,
+    },
+    /// An output shares memory with an input of an operator that does not work in place.
+    #[error("{output} shares memory with {input}")]
+    Overlap {
+        /// The output.
+        output: &'static str,
+        /// The input.
+        input: &'static str,
+    },
+    /// A group list read from the device does not fit.
+    #[error("group list: {0}")]
+    GroupList(KernelError),
+    /// Values read from the device do not fit.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A dtype that the operator's row lets through and no kernel here handles.
+    #[error("no kernel for {0:?}")]
+    DType(aclDataType),
+    /// The row let a null pointer through.
+    #[error("{0} is null")]
+    Null(&'static str),
+}
+
+impl OpError {
+    fn kind(&self) -> FindingKind {
+        match self {
+            Self::Memory { source, .. } => source.finding_kind(),
+            Self::View { .. } => FindingKind::OutOfBounds,
+            Self::ForeignDevice { .. } => FindingKind::ForeignContext,
+            Self::Overlap { .. } => FindingKind::Overlap,
+            Self::GroupList(_) => FindingKind::GroupList,
+            Self::Kernel(_) => FindingKind::OutOfBounds,
+            Self::DType(_) | Self::Null(_) => FindingKind::Internal,
+        }
+    }
+}
+
+/// Bytes that kernels built on the vendor's kernel library ask for before their own: 16 MiB on A2 and A3. The sizes CANN
+/// really announces are tiling results and differ by release; callers may rely on nothing but that they can be above 0.
+const SYSTEM_WORKSPACE: u64 = 16 << 20;
+
+/// Workspace that phase 1 announces.
+pub(crate) fn workspace(operator: OperatorId, args: &Args) -> u64 {
+    match operator {
+        OperatorId::MoeGatingTopK
+        | OperatorId::MoeInitRoutingV3
+        | OperatorId::GroupedMatmulV4
+        | OperatorId::GroupedMatmulV5
+        | OperatorId::MoeFinalizeRoutingV2
+        | OperatorId::MoeTokenUnpermute => SYSTEM_WORKSPACE,
+        // Hand-written wrappers make contiguous copies of what the kernel cannot read in place.
+        OperatorId::Mm | OperatorId::Matmul => SYSTEM_WORKSPACE + copies(args, true),
+        OperatorId::Cast | OperatorId::Add | OperatorId::Mul | OperatorId::Muls => copies(args, false),
+        OperatorId::SwiGlu | OperatorId::NpuFormatCast => 0,
+    }
+}
+
+/// Bytes of contiguous copies of every non-contiguous tensor, each rounded to 512.
+fn copies(args: &Args, transposed_is_fine: bool) -> u64 {
+    args.all_tensors()
+        .filter(|(_, t)| !t.is_contiguous() && !(transposed_is_fine && t.is_transposed()))
+        .filter_map(|(_, t)| Some(t.elements()?.saturating_mul(t.dtype.bytes()? as u64).next_multiple_of(512)))
+        .sum()
+}
+
+/// Runs an operator whose turn in the stream has come.
+pub(crate) fn run(
+    sim: &Instance,
+    operator: OperatorId,
+    args: &Args,
+    workspace: Option<(u64, usize)>,
+    device: u32,
+) -> Result<(), DeviceFault> {
+    let call = operator.info().phase2.name();
+    if let Some((address, bytes)) = workspace
+        && let Err(error) = sim.memory().device_slice(address, bytes)
+    {
+        let what = format!("workspace gone before the operator ran: {error}");
+        sim.report(Finding::new(FindingKind::Workspace, call, what.clone()));
+        if sim.strict() {
+            return Err(DeviceFault { code: aclError::RT_AICORE_EXCEPTION, message: format!("{call}: {what}") });
+        }
+    }
+    let device = Device::new(sim, device);
+    let result = sim.compute(|| match operator {
+        OperatorId::Mm | OperatorId::Matmul => matmul::matmul(args, &device),
+        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => matmul::grouped_matmul(args, &device),
+        OperatorId::Cast => elementwise::cast(args, &device),
+        OperatorId::Add => elementwise::add(args, &device),
+        OperatorId::Mul => elementwise::mul(args, &device),
+        OperatorId::Muls => elementwise::muls(args, &device),
+        OperatorId::SwiGlu => elementwise::swiglu(args, &device),
+        OperatorId::MoeGatingTopK => routing::gating_top_k(args, &device),
+        OperatorId::MoeInitRoutingV3 => routing::init_routing(args, &device),
+        OperatorId::MoeFinalizeRoutingV2 => routing::finalize_routing(args, &device),
+        OperatorId::MoeTokenUnpermute => routing::token_unpermute(args, &device),
+        OperatorId::NpuFormatCast => format::format_cast(args, &device),
+    });
+    result.or_else(|error| {
+        let kind = error.kind();
+        sim.report(Finding::new(kind, call, error.to_string()));
+        // A wrong address faults on hardware too; for the rest it is only known that the result is not defined.
+        if sim.strict() || matches!(error, OpError::Memory { .. }) {
+            return Err(DeviceFault { code: aclError::RT_AICORE_EXCEPTION, message: format!("{call}: {error}") });
+        }
+        Ok(())
+    })
+}

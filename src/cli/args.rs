@@ -1,0 +1,119 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use ascend_moe::spec::FloatType;
+use ascend_moe::Choice;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Mixture-of-experts backend for Huawei Ascend NPUs. Without one, layers run on a simulator of CANN, and every
+/// report says so.
+#[derive(Parser)]
+#[command(name = "ascend-moe", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 right, 1 a comparison failed, 2 bad usage or bad input, 3 backend not usable.
+Environment: ASCEND_MOE_BACKEND (auto, cann, sim) stands in for --backend; CANN is found through ASCEND_HOME_PATH and
+the other variables that its set_env.sh sets; RUST_LOG=info shows what is chosen and why.";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run mixture-of-experts layers of a Hugging Face checkpoint
+    Run(RunArgs),
+    /// Say which backend is usable here, and why, or what is missing
+    Doctor(DoctorArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct RunArgs {
+    /// Folder with config.json and safetensors
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+
+    /// Layer to run, may be repeated [default: all mixture-of-experts layers]
+    #[arg(long = "layer", value_name = "N")]
+    pub(crate) layers: Vec<usize>,
+
+    /// Safetensors with `layers.N.mlp.input` [T,H] for each layer, or one `hidden_states` [T,H]; where it also holds
+    /// `layers.N.mlp.output`, the result is compared with it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Safetensors to write: per layer `layers.N.mlp.output` [T,H] f32, `.topk_idx` [T,k] i32 and `.topk_weight` [T,k] f32
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// What to run on
+    #[arg(long, value_name = "BACKEND", value_enum)]
+    pub(crate) backend: Option<BackendArg>,
+
+    /// Type to run in [default: the checkpoint's]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<DtypeArg>,
+
+    /// Tokens of random input, where there is no --input [default: 16]
+    #[arg(long, value_name = "T", conflicts_with = "input")]
+    pub(crate) tokens: Option<usize>,
+
+    /// Seed of the random input [default: 0]
+    #[arg(long, value_name = "S", conflicts_with = "input")]
+    pub(crate) seed: Option<u64>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DoctorArgs {
+    /// What to look for
+    #[arg(long, value_name = "BACKEND", value_enum)]
+    pub(crate) backend: Option<BackendArg>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum BackendArg {
+    /// CANN where it is found, the simulator where there is neither CANN nor an Ascend device
+    Auto,
+    /// The CANN libraries, or an error
+    Cann,
+    /// The simulator in process
+    Sim,
+}
+
+impl From<BackendArg> for Choice {
+    fn from(arg: BackendArg) -> Self {
+        match arg {
+            BackendArg::Auto => Self::Auto,
+            BackendArg::Cann => Self::Cann,
+            BackendArg::Sim => Self::Sim,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum DtypeArg {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<DtypeArg> for FloatType {
+    fn from(arg: DtypeArg) -> Self {
+        match arg {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::Bf16 => Self::Bf16,
+            DtypeArg::F16 => Self::F16,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What `run` reports, for scripts and for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use super::backend::BackendReport;
+use super::compare::Comparison;
+
+/// The report of a run.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) schema: &'static str,
+    pub(crate) ok: bool,
+    pub(crate) backend: BackendReport,
+    pub(crate) checkpoint: String,
+    pub(crate) model_type: &'static str,
+    pub(crate) dtype: &'static str,
+    pub(crate) input: String,
+    pub(crate) layers: Vec<LayerReport>,
+    /// Operators launched through the call table, from its trace.
+    pub(crate) operators: Vec<OperatorCount>,
+}
+
+/// One layer.
+#[derive(Serialize)]
+pub(crate) struct LayerReport {
+    pub(crate) layer: usize,
+    pub(crate) tokens: usize,
+    pub(crate) hidden: usize,
+    pub(crate) experts: usize,
+    pub(crate) top_k: usize,
+    /// `null` where the input has no reference.
+    pub(crate) comparison: Option<Comparison>,
+    pub(crate) output: Summary,
+    /// Rows that each expert got.
+    pub(crate) expert_counts: Vec<i64>,
+    pub(crate) load: Load,
+    pub(crate) steps: Vec<StepReport>,
+    pub(crate) memory: MemoryReport,
+}
+
+/// An output in numbers.
+#[derive(Serialize)]
+pub(crate) struct Summary {
+    pub(crate) mean: f64,
+    pub(crate) standard_deviation: f64,
+    pub(crate) max_abs: f64,
+    /// The first values of the first token.
+    pub(crate) first: Vec<f32>,
+}
+
+impl Summary {
+    pub(crate) fn new(values: &[f32], hidden: usize) -> Self {
+        let count = values.len().max(1) as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
+        let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
+        Self {
+            mean,
+            standard_deviation: variance.sqrt(),
+            max_abs: values.iter().map(|&v| f64::from(v).abs()).fold(0.0, f64::max),
+            first: values.iter().take(hidden.min(4)).copied().collect(),
+        }
+    }
+}
+
+/// How tokens spread over experts.
+#[derive(Serialize)]
+pub(crate) struct Load {
+    pub(crate) min: i64,
+    pub(crate) max: i64,
+    /// Largest over mean; 1 is even.
+    pub(crate) imbalance: f64,
+    /// Experts without a row.
+    pub(crate) empty: usize,
+}
+
+impl Load {
+    pub(crate) fn new(counts: &[i64]) -> Self {
+        let (min, max) = (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
+        let mean = counts.iter().sum::<i64>() as f64 / counts.len().max(1) as f64;
+        Self {
+            min,
+            max,
+            imbalance: if mean > 0.0 { max as f64 / mean } else { 0.0 },
+            empty: counts.iter().filter(|&&count| count == 0).count(),
+        }
+    }
+}
+
+/// A step and its time.
+#[derive(Serialize)]
+pub(crate) struct StepReport {
+    pub(crate) name: &'static str,
+    pub(crate) milliseconds: f32,
+}
+
+/// Bytes of a layer.
+#[derive(Serialize)]
+pub(crate) struct MemoryReport {
+    /// Device bytes announced before loading.
+    pub(crate) announced: u64,
+    /// Most device bytes held at once since the layer began to load.
+    pub(crate) peak: u64,
+}
+
+/// An operator and how often it was launched.
+#[derive(Serialize)]
+pub(crate) struct OperatorCount {
+    pub(crate) name: String,
+    pub(crate) count: u64,
+}
+
+impl Report {
+    /// Prints the report for a person.
+    pub(crate) fn print(&self) {
+        let BackendReport { name, soc, release, reason, clock, .. } = &self.backend;
+        println!("{} on {name}: CANN {release}, {soc}", self.model_type);
+        println!("  chosen because  {reason}");
+        println!("  checkpoint      {}", self.checkpoint);
+        println!("  input           {}", self.input);
+        println!("  dtype           {}", self.dtype);
+        for layer in &self.layers {
+            layer.print(clock);
+        }
+        println!("\noperators launched");
+        let mut table = plain(&["operator", "launches"]);
+        for OperatorCount { name, count } in &self.operators {
+            table.add_row([name.clone(), count.to_string()]);
+        }
+        right(&mut table, 1);
+        println!("{table}");
+        let compared = self.layers.iter().filter(|layer| layer.comparison.is_some()).count();
+        match (self.ok, compared) {
+            (false, _) => println!("\nFAILED: a result is farther from its reference than the tolerance"),
+            (true, 0) => println!("\nno reference in the input: nothing was compared"),
+            (true, n) => println!("\nright: {n} of {} layers compared, all within tolerance", self.layers.len()),
+        }
+    }
+}
+
+impl LayerReport {
+    fn print(&self, clock: &str) {
+        let Self { layer, tokens, hidden, experts, top_k, output, load, .. } = self;
+        println!("\nlayer {layer}: {tokens} tokens of {hidden}, {top_k} of {experts} experts each");
+        let Summary { mean, standard_deviation, max_abs, first } = output;
+        println!("  output   mean {mean:.3e}, deviation {standard_deviation:.3e}, largest {max_abs:.3e}, begins {first:?}");
+        if let Some(c) = &self.comparison {
+            let verdict = if c.ok { "right" } else { "WRONG" };
+            println!(
+                "  error    {verdict}: largest {:.2e} of {:.3e} is {:.2e}; tolerance {:.0e}",
+                c.max_abs_error, c.max_reference, c.max_rel_error, c.tolerance
+            );
+        }
+        let Load { min, max, imbalance, empty } = load;
+        println!("  experts  {min} to {max} rows, largest {imbalance:.2} of the mean, {empty} without any");
+        println!("           {}", histogram(&self.expert_counts));
+        let MemoryReport { announced, peak } = self.memory;
+        println!("  memory   {announced} bytes announced, {peak} at most in use");
+        let total: f32 = self.steps.iter().map(|step| step.milliseconds).sum();
+        println!("  time     {total:.3} ms ({clock})");
+        let mut table = plain(&["step", "ms", "share"]);
+        for StepReport { name, milliseconds } in &self.steps {
+            let share = if total > 0.0 { 100.0 * milliseconds / total } else { 0.0 };
+            table.add_row([(*name).to_owned(), format!("{milliseconds:.3}"), format!("{share:.0} %")]);
+        }
+        right(&mut table, 1);
+        right(&mut table, 2);
+        println!("{table}");
+    }
+}
+
+fn plain(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table
+}
+
+fn right(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+/// One character an expert, or the mean of several where there are more than 64.
+fn histogram(counts: &[i64]) -> String {
+    const BARS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let bin = counts.len().div_ceil(64).max(1);
+    let sums: Vec<i64> = counts.chunks(bin).map(|chunk| chunk.iter().sum()).collect();
+    let most = sums.iter().max().copied().unwrap_or(0).max(1);
+    sums.iter()
+        .map(|&sum| {
+            // Anything above 0 shows.
+            let level = (sum * 8 + most - 1) / most;
+            BARS.get(usize::try_from(level).unwrap_or(0)).copied().unwrap_or('█')
+        })
+        .collect()
+}

@@ -1,0 +1,29 @@
+//! Operators as safe functions over views.
+//!
+//! Each takes a [`Sequence`](crate::Sequence): on one of a stream the call is queued and returns; on a plan it is only
+//! checked and its workspace counted. Before any vendor call the arguments are held against the operator's row, so that
+//! what a caller could have foreseen is an [`Error::Rule`](crate::Error::Rule) that names the rule and what is legal.
+//!
+//! None allocates host memory of its own on the calling thread. Arguments are documented as name, dtype and `[axes]`; all
+//! tensors are on the device. Where an output is empty nothing is called, as CANN's operators refuse empty tensors or
+//! misbehave on them.
+//!
+//! None of these was run on hardware yet.
+
+mod combine;
+mod elementwise;
+mod format;
+mod grouped;
+mod launch;
+mod matmul;
+mod routing;
+
+pub use combine::{DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute};
+pub use elementwise::{add, cast, mul, muls, swiglu};
+pub use format::npu_format_cast;
+pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
+pub use matmul::{CubeMath, matmul, mm};
+pub use routing::{
+    GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts, moe_gating_top_k,
+    moe_init_routing_v3,
+};

@@ -1,0 +1,269 @@
+//! The limits of every tensor parameter, written down once more by hand: a row that says more or less fails.
+
+use std::ops::RangeInclusive;
+
+use ascend_sys::ops::{Null, Phase, TensorDesc, Violation};
+use ascend_sys::{OPERATORS, OperatorId, aclDataType, aclFormat, aclnnStatus};
+
+use crate::base;
+use crate::build::{Built, F32, Value, spread, tensor};
+
+/// Codes of null, of dtype and format, of the rest; and the phase of the last two.
+fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
+    match operator {
+        OperatorId::Mm
+        | OperatorId::Matmul
+        | OperatorId::Cast
+        | OperatorId::Add
+        | OperatorId::Mul
+        | OperatorId::Muls
+        | OperatorId::GroupedMatmulV4
+        | OperatorId::GroupedMatmulV5 => (161001, 161002, 161002, Phase::One),
+        OperatorId::MoeGatingTopK | OperatorId::SwiGlu | OperatorId::MoeTokenUnpermute => {
+            (161001, 161002, 561002, Phase::One)
+        }
+        OperatorId::MoeInitRoutingV3 => (161001, 561103, 561103, Phase::Two),
+        OperatorId::MoeFinalizeRoutingV2 => (561103, 561103, 561103, Phase::One),
+        OperatorId::NpuFormatCast => (561103, 161002, 161002, Phase::One),
+    }
+}
+
+const FLOATS: &[i32] = &[0, 1, 27];
+const NUMBERS: &[i32] = &[0, 1, 2, 3, 4, 6, 9, 11, 12, 16, 17, 27];
+const CASTABLE: &[i32] = &[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 16, 17, 27];
+const PACKABLE: &[i32] = &[0, 1, 2, 3, 4, 8, 27];
+const ROUTED: &[i32] = &[0, 1, 2, 27];
+const GROUPED: &[i32] = &[0, 1, 2, 3, 27, 29];
+const GROUPED_BIAS: &[i32] = &[0, 1, 3, 27];
+const GROUPED_OUT: &[i32] = &[0, 1, 2, 3, 27];
+const FLOAT: &[i32] = &[0];
+const INT32: &[i32] = &[3];
+const INT64: &[i32] = &[9];
+/// Not limited.
+const ANY: &[i32] = &[];
+
+const PLAIN: &[i32] = &[0, 1, 2, 16, 27, 30, 35, 47];
+const PLAIN_OR_NZ: &[i32] = &[0, 1, 2, 16, 27, 29, 30, 35, 47];
+const CAST_FORMATS: &[i32] = &[0, 1, 2, 3, 4, 16, 27, 29, 30, 32, 33, 47];
+
+const STRIDED: bool = false;
+const CONTIGUOUS: bool = true;
+
+/// Name, dtypes, formats, ranks, whether it must be contiguous.
+type Limit = (&'static str, &'static [i32], &'static [i32], RangeInclusive<usize>, bool);
+
+fn limits(operator: OperatorId) -> Vec<Limit> {
+    let plain = |name, dtypes, ranks| (name, dtypes, PLAIN, ranks, STRIDED);
+    match operator {
+        OperatorId::Mm => vec![
+            plain("self_", FLOATS, 2..=2),
+            ("mat2", FLOATS, PLAIN_OR_NZ, 2..=2, STRIDED),
+            plain("out", FLOATS, 2..=2),
+        ],
+        OperatorId::Matmul => vec![
+            plain("self_", FLOATS, 1..=6),
+            ("mat2", FLOATS, PLAIN_OR_NZ, 1..=6, STRIDED),
+            plain("out", FLOATS, 0..=8),
+        ],
+        OperatorId::Cast => vec![plain("self_", CASTABLE, 0..=8), plain("out", ANY, 0..=8)],
+        OperatorId::Add => {
+            vec![plain("self_", NUMBERS, 0..=8), plain("other", NUMBERS, 0..=8), plain("out", ANY, 0..=8)]
+        }
+        OperatorId::Mul => {
+            vec![plain("self_", NUMBERS, 0..=8), plain("other", NUMBERS, 0..=8), plain("out", NUMBERS, 0..=8)]
+        }
+        OperatorId::Muls => vec![plain("self_", NUMBERS, 0..=8), plain("out", NUMBERS, 0..=8)],
+        OperatorId::SwiGlu => {
+            vec![("x", FLOATS, PLAIN, 1..=8, CONTIGUOUS), ("out", FLOATS, PLAIN, 1..=8, CONTIGUOUS)]
+        }
+        OperatorId::MoeGatingTopK => vec![
+            plain("x", FLOATS, 2..=2),
+            plain("biasOptional", FLOATS, 1..=1),
+            plain("yOut", FLOATS, 2..=2),
+            plain("expertIdxOut", INT32, 2..=2),
+            plain("outOut", FLOAT, 2..=2),
+        ],
+        OperatorId::MoeInitRoutingV3 => vec![
+            plain("x", ROUTED, 2..=2),
+            plain("expertIdx", INT32, 2..=2),
+            plain("scaleOptional", FLOAT, 0..=8),
+            plain("offsetOptional", FLOAT, 0..=8),
+            plain("expandedXOut", ROUTED, 2..=3),
+            plain("expandedRowIdxOut", INT32, 1..=1),
+            plain("expertTokensCountOrCumsumOut", INT64, 0..=8),
+            plain("expandedScaleOut", FLOAT, 0..=8),
+        ],
+        OperatorId::MoeFinalizeRoutingV2 => vec![
+            plain("expandedX", FLOATS, 2..=3),
+            plain("expandedRowIdx", INT32, 1..=1),
+            plain("x1Optional", FLOATS, 2..=2),
+            plain("x2Optional", FLOATS, 2..=2),
+            plain("biasOptional", FLOATS, 2..=2),
+            plain("scalesOptional", FLOATS, 2..=2),
+            plain("expertIdxOptional", INT32, 2..=2),
+            plain("out", FLOATS, 2..=2),
+        ],
+        OperatorId::MoeTokenUnpermute => vec![
+            plain("permutedTokens", FLOATS, 2..=2),
+            plain("sortedIndices", INT32, 1..=1),
+            plain("probsOptional", FLOATS, 2..=2),
+            ("out", FLOATS, PLAIN, 2..=2, CONTIGUOUS),
+        ],
+        OperatorId::NpuFormatCast => vec![
+            ("srcTensor", PACKABLE, CAST_FORMATS, 0..=8, CONTIGUOUS),
+            ("dstTensor", PACKABLE, CAST_FORMATS, 0..=8, CONTIGUOUS),
+        ],
+        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => vec![
+            plain("x", GROUPED, 2..=6),
+            ("weight", GROUPED, PLAIN_OR_NZ, 2..=3, STRIDED),
+            ("biasOptional", GROUPED_BIAS, ANY, 0..=8, STRIDED),
+            ("scaleOptional", ANY, ANY, 0..=8, STRIDED),
+            ("offsetOptional", ANY, ANY, 0..=8, STRIDED),
+            ("antiquantScaleOptional", ANY, ANY, 0..=8, STRIDED),
+            ("antiquantOffsetOptional", ANY, ANY, 0..=8, STRIDED),
+            ("perTokenScaleOptional", ANY, ANY, 0..=8, STRIDED),
+            ("groupListOptional", INT64, ANY, 0..=8, STRIDED),
+            plain("out", GROUPED_OUT, 2..=6),
+        ],
+    }
+}
+
+/// Parameters that must be null.
+const RESERVED: &[&str] = &[
+    "activationInputOptional",
+    "activationQuantScaleOptional",
+    "activationQuantOffsetOptional",
+    "activationFeatureOutOptional",
+    "dynQuantScaleOutOptional",
+];
+
+/// The tensor, or the first one of the list, that a parameter of the first legal call has; one that breaks no limit of
+/// dtype or format where it has none.
+fn tensor_of(call: &Built, limit: &Limit) -> TensorDesc {
+    let given = match &call.values[call.index(limit.0)] {
+        Value::Tensor(given) => *given,
+        Value::Tensors(list) => list.iter().flatten().next().copied().flatten(),
+        other => panic!("{} is {other:?}", limit.0),
+    };
+    given.unwrap_or_else(|| tensor(aclDataType(limit.1.first().copied().unwrap_or(0)), &[4]))
+}
+
+/// The call with this tensor, or a list of it, and what the row says to it.
+fn with(call: &Built, name: &str, tensor: TensorDesc) -> Option<Violation> {
+    let is_list = matches!(call.values[call.index(name)], Value::Tensors(_));
+    let call = call.clone();
+    let call = if is_list { call.set(name, vec![tensor]) } else { call.set(name, tensor) };
+    call.validate().err()
+}
+
+/// Whether the row refuses the parameter by this limit; that it does so only where it must, in the right way.
+fn check(operator: OperatorId, name: &str, limit: &str, legal: bool, answer: Option<Violation>) {
+    let (null, dtype, other, phase) = codes(operator);
+    let by_limit = answer.filter(|violation| violation.rule == limit && violation.parameter == Some(name));
+    assert_eq!(by_limit.is_none(), legal, "{operator:?} {name} {limit}: {by_limit:?}");
+    let Some(violation) = by_limit else { return };
+    let due = match limit {
+        "null" => (null, Phase::One),
+        "dtype" | "format" => (dtype, phase),
+        _ => (other, phase),
+    };
+    assert_eq!((violation.code, violation.phase), (aclnnStatus(due.0), due.1), "{violation}");
+}
+
+#[test]
+fn every_tensor_has_its_limits_written_down() {
+    for operator in OPERATORS {
+        let tensors: Vec<_> =
+            operator.params.iter().filter(|(_, t)| t.contains("aclTensor")).map(|(name, _)| *name).collect();
+        let expected: Vec<_> = limits(operator.id).iter().map(|limit| limit.0).collect();
+        let checked: Vec<_> = tensors.into_iter().filter(|name| !RESERVED.contains(name)).collect();
+        assert_eq!(checked, expected, "{}", operator.name);
+    }
+}
+
+#[test]
+fn dtypes_and_formats() {
+    for operator in OPERATORS {
+        let call = base(operator.id);
+        for limit in limits(operator.id) {
+            let given = tensor_of(&call, &limit);
+            let (name, dtypes, formats, ..) = limit;
+            for code in -1..60 {
+                let answer = with(&call, name, TensorDesc { dtype: aclDataType(code), ..given });
+                check(operator.id, name, "dtype", dtypes.is_empty() || dtypes.contains(&code), answer);
+                let answer = with(&call, name, TensorDesc { format: aclFormat(code), ..given });
+                check(operator.id, name, "format", formats.is_empty() || formats.contains(&code), answer);
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks() {
+    for operator in OPERATORS {
+        let call = base(operator.id);
+        for limit in limits(operator.id) {
+            let given = tensor_of(&call, &limit);
+            for rank in 0..=8 {
+                let shaped = TensorDesc { format: given.format, ..tensor(given.dtype, &[2; 8][..rank]) };
+                check(operator.id, limit.0, "rank", limit.3.contains(&rank), with(&call, limit.0, shaped));
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_and_layouts() {
+    for operator in OPERATORS {
+        let call = base(operator.id);
+        for limit in limits(operator.id) {
+            let given = tensor_of(&call, &limit);
+            let (name, contiguous) = (limit.0, limit.4);
+            check(operator.id, name, "layout", !contiguous, with(&call, name, spread(given)));
+            check(operator.id, name, "layout", true, with(&call, name, given));
+            check(operator.id, name, "shape", true, with(&call, name, given));
+            let mut negative = given;
+            negative.shape.as_mut_slice()[0] = -1;
+            check(operator.id, name, "shape", false, with(&call, name, negative));
+            let mut huge = given;
+            huge.shape.as_mut_slice().fill(i64::MAX);
+            check(operator.id, name, "shape", huge.rank() < 2, with(&call, name, huge));
+            let unstrided = TensorDesc { strides: ascend_sys::ops::Dims::EMPTY, ..given };
+            check(operator.id, name, "shape", false, with(&call, name, unstrided));
+        }
+    }
+}
+
+#[test]
+fn null_pointers() {
+    for operator in OPERATORS {
+        let call = base(operator.id);
+        for (name, parameter_type) in operator.params.iter().filter(|(_, t)| t.starts_with('*')) {
+            let optional = name.contains("Optional");
+            check(operator.id, name, "null", optional, call.clone().null(name).validate().err());
+            if parameter_type.contains("aclTensorList") {
+                for list in [vec![], vec![None], vec![Some(tensor(F32, &[4])), None]] {
+                    let mut call = call.clone();
+                    let index = call.index(name);
+                    call.values[index] = Value::Tensors(Some(list));
+                    check(operator.id, name, "null", optional, call.validate().err());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn reserved_parameters() {
+    for operator in OPERATORS {
+        let call = base(operator.id);
+        for param in operator.id.row().params {
+            let reserved = RESERVED.contains(&param.name);
+            assert_eq!(param.null == Null::Reserved, reserved, "{} {}", operator.name, param.name);
+            if reserved {
+                check(operator.id, param.name, "reserved", false, with(&call, param.name, tensor(F32, &[4])));
+                check(operator.id, param.name, "reserved", true, with(&call, param.name, tensor(F32, &[0])));
+            }
+        }
+    }
+}

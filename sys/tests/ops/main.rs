@@ -1,0 +1,159 @@
+//! The operators' rows: legal calls pass, and every limit and rule of every row refuses, with its name, code and phase,
+//! a call that breaks it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
+mod build;
+mod dense;
+mod descriptions;
+mod grouped;
+mod limits;
+mod releases;
+mod robustness;
+mod routing;
+mod storage;
+
+use std::collections::BTreeSet;
+
+use ascend_sys::ops::{Null, Refusal};
+use ascend_sys::{OPERATORS, OperatorId, aclnnStatus};
+use build::{Built, Case};
+
+/// Legal calls of an operator; the first has all its optional tensors.
+fn legal(operator: OperatorId) -> Vec<Built> {
+    match operator {
+        OperatorId::Mm => dense::legal_mm(),
+        OperatorId::Matmul => dense::legal_matmul(),
+        OperatorId::Cast => dense::legal_cast(),
+        OperatorId::Add => dense::legal_add(),
+        OperatorId::Mul => dense::legal_mul(),
+        OperatorId::Muls => dense::legal_muls(),
+        OperatorId::SwiGlu => dense::legal_swi_glu(),
+        OperatorId::NpuFormatCast => storage::legal(),
+        OperatorId::MoeGatingTopK => routing::legal_gating(),
+        OperatorId::MoeInitRoutingV3 => routing::legal_init(),
+        OperatorId::MoeFinalizeRoutingV2 => routing::legal_finalize(),
+        OperatorId::MoeTokenUnpermute => routing::legal_unpermute(),
+        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::legal(operator),
+    }
+}
+
+/// Calls of an operator that break its rules.
+fn violations(operator: OperatorId) -> Vec<Case> {
+    match operator {
+        OperatorId::Mm => dense::violations_mm(),
+        OperatorId::Matmul => dense::violations_matmul(),
+        OperatorId::Cast => dense::violations_cast(),
+        OperatorId::Add => dense::violations_add(),
+        OperatorId::Mul => dense::violations_mul(),
+        OperatorId::Muls => dense::violations_muls(),
+        OperatorId::SwiGlu => dense::violations_swi_glu(),
+        OperatorId::NpuFormatCast => storage::violations(),
+        OperatorId::MoeGatingTopK => routing::violations_gating(),
+        OperatorId::MoeInitRoutingV3 => routing::violations_init(),
+        OperatorId::MoeFinalizeRoutingV2 => routing::violations_finalize(),
+        OperatorId::MoeTokenUnpermute => routing::violations_unpermute(),
+        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::violations(operator),
+    }
+}
+
+/// The first legal call, to be varied.
+fn base(operator: OperatorId) -> Built {
+    legal(operator).swap_remove(0)
+}
+
+#[test]
+fn every_operator_has_its_row() {
+    for operator in OPERATORS {
+        let row = operator.id.row();
+        assert_eq!(row.operator, operator.id);
+        assert!(!row.source.is_empty(), "{}: no source", operator.name);
+        let names: Vec<_> = row.params.iter().map(|param| param.name).collect();
+        let listed: Vec<_> = operator.params.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, listed, "{}", operator.name);
+        let ids: BTreeSet<_> = row.rules.iter().map(|rule| rule.id).collect();
+        assert_eq!(ids.len(), row.rules.len(), "{}: a rule id twice", operator.name);
+        let reserved = ["arguments", "null", "reserved", "dtype", "format", "rank", "layout", "shape"];
+        assert!(
+            reserved.iter().all(|id| !ids.contains(id)),
+            "{}: a rule with the id of a parameter's limit",
+            operator.name
+        );
+    }
+}
+
+#[test]
+fn parameters_are_declared_by_their_type() {
+    for operator in OPERATORS {
+        for (param, (name, parameter_type)) in operator.id.row().params.iter().zip(operator.params) {
+            let what = format!("{} {name}", operator.name);
+            let is_tensor = parameter_type.contains("aclTensor");
+            let is_output = is_tensor && (*name == "out" || name.contains("Out") || *name == "dstTensor");
+            let is_required = parameter_type.starts_with('*') && !name.contains("Optional");
+            let is_checked = is_tensor && param.null != Null::Reserved;
+            assert_eq!(param.output, is_output, "{what}");
+            assert_eq!(param.null == Null::Required, is_required, "{what}");
+            assert!(is_checked || (param.dtypes.is_empty() && param.formats.is_empty()) || param.output, "{what}");
+        }
+    }
+}
+
+#[test]
+fn legal_calls_pass() {
+    for operator in OPERATORS {
+        for call in legal(operator.id) {
+            assert_eq!(call.validate(), Ok(()), "{call:?}");
+        }
+    }
+}
+
+#[test]
+fn violations_name_rule_code_and_phase() {
+    for operator in OPERATORS {
+        let row = operator.id.row();
+        for case in violations(operator.id) {
+            let what = format!("aclnn{}, rule {}: {:?}", operator.name, case.rule, case.call);
+            let Err(violation) = case.call.validate() else { panic!("passes: {what}") };
+            let answer = (violation.rule, violation.code, violation.phase);
+            assert_eq!(answer, (case.rule, case.code, case.phase), "{violation}\n{what}");
+            let not_carried = case.code == aclnnStatus::ERR_INNER_FIND_KERNEL_ERROR;
+            assert_eq!(violation.refusal == Refusal::NotCarried, not_carried, "{what}");
+            assert_eq!(violation.operator, operator.id);
+            assert!(!violation.found.is_empty() && !violation.legal.is_empty(), "{what}");
+
+            let broken: Vec<_> =
+                case.call.with(|call| row.rules.iter().filter(|r| (r.check)(call).is_err()).map(|r| r.id).collect());
+            let expected: Vec<_> = std::iter::once(case.rule).chain(case.also.iter().copied()).collect();
+            assert_eq!(broken, expected, "{what}");
+        }
+    }
+}
+
+#[test]
+fn every_rule_is_hit() {
+    for operator in OPERATORS {
+        let hit: BTreeSet<_> = violations(operator.id).iter().map(|case| case.rule).collect();
+        let rules: BTreeSet<_> = operator.id.row().rules.iter().map(|rule| rule.id).collect();
+        assert_eq!(hit, rules, "aclnn{}: rules hit by violations() and rules of the row", operator.name);
+    }
+}
+
+#[test]
+fn a_violation_reads_as_a_sentence() {
+    let call = base(OperatorId::MoeGatingTopK).set("k", 129);
+    assert_eq!(
+        call.validate().unwrap_err().to_string(),
+        "aclnnMoeGatingTopK: k 129; the nearest legal value is 128 breaks rule `k`: \
+         1 <= k <= kGroup * experts / groupCount"
+    );
+    let call = base(OperatorId::Mm).null("self_");
+    assert_eq!(
+        call.validate().unwrap_err().to_string(),
+        "aclnnMm: self: a null pointer breaks rule `null`: this parameter is required"
+    );
+    let call = base(OperatorId::MoeInitRoutingV3).set("quantMode", 1);
+    assert_eq!(
+        call.validate().unwrap_err().to_string(),
+        "aclnnMoeInitRoutingV3: quantMode 1 is legal on CANN but not carried here (`quantised`): quantMode -1"
+    );
+}

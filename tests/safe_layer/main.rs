@@ -1,0 +1,15 @@
+//! The safe layer on the strict simulator in process: what it does, what it refuses, and what it survives.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that meets the unexpected ends, and says so"
+)]
+
+mod choosing;
+mod device;
+mod memory;
+mod operators;
+mod rig;
+mod rules;
+mod sequence;

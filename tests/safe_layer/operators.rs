@@ -1,0 +1,612 @@
+//! Every operator on small numbers, worked out by hand from its definition.
+
+use ascend_moe::op::{
+    self, CubeMath, DropPadMode, FinalizeRouting, GatingTopK, GroupListKind, GroupScore, GroupedMatmul, Groups,
+    InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
+};
+use ascend_moe::{DType, Element, Error, Sequence, Tensor};
+use ascend_sys::{OperatorId, Release};
+use cann_sim::FindingKind;
+use half::{bf16, f16};
+
+use crate::rig::Rig;
+
+fn tensor<T: Element>(rig: &Rig, values: &[T], shape: &[usize]) -> Tensor {
+    Tensor::from_slice(&rig.device, values, shape).unwrap()
+}
+
+fn zeros(rig: &Rig, dtype: DType, shape: &[usize]) -> Tensor {
+    Tensor::zeros(&rig.device, dtype, shape).unwrap()
+}
+
+fn read<T: Element>(rig: &Rig, tensor: &Tensor) -> Vec<T> {
+    tensor.to_vec(&rig.stream).unwrap()
+}
+
+fn bf(values: &[f32]) -> Vec<bf16> {
+    values.iter().copied().map(bf16::from_f32).collect()
+}
+
+/// Equal up to a relative difference of 1e-6.
+fn near(found: &[f32], due: &[f32]) {
+    assert_eq!(found.len(), due.len());
+    for (found, due) in found.iter().zip(due) {
+        assert!((found - due).abs() <= due.abs() * 1e-6, "{found} where {due} is due");
+    }
+}
+
+#[test]
+fn elementwise() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let a = tensor(&rig, &[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
+    let row = tensor(&rig, &[10.0f32, 20.0], &[2]);
+    let mut out = zeros(&rig, DType::F32, &[2, 2]);
+    op::add(&sequence, &a.view(), &row.view(), 0.5, &mut out.view_mut()).unwrap();
+    assert_eq!(read::<f32>(&rig, &out), [6.0, 12.0, 8.0, 14.0]);
+    op::mul(&sequence, &a.view().transpose().unwrap(), &row.view(), &mut out.view_mut()).unwrap();
+    assert_eq!(read::<f32>(&rig, &out), [10.0, 60.0, 20.0, 80.0]);
+    op::muls(&sequence, &a.view(), 2.5, &mut out.view_mut()).unwrap();
+    assert_eq!(read::<f32>(&rig, &out), [2.5, 5.0, 7.5, 10.0]);
+    let (x, y) = (tensor(&rig, &[1i64, 2], &[2]), tensor(&rig, &[5i64, 7], &[2]));
+    let mut sum = zeros(&rig, DType::I64, &[2]);
+    op::add(&sequence, &x.view(), &y.view(), -3.0, &mut sum.view_mut()).unwrap();
+    assert_eq!(read::<i64>(&rig, &sum), [-14, -19]);
+
+    // Ties go to even: 1 + 2^-8, and 1 + 3 * 2^-8.
+    let x = tensor(&rig, &[1.00390625f32, 1.01171875, -2.0], &[3]);
+    let mut narrow = zeros(&rig, DType::Bf16, &[3]);
+    op::cast(&sequence, &x.view(), &mut narrow.view_mut()).unwrap();
+    assert_eq!(read::<bf16>(&rig, &narrow), bf(&[1.0, 1.015625, -2.0]));
+}
+
+#[test]
+fn products() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let a = tensor(&rig, &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[3, 2]);
+    let b = tensor(&rig, &[2.0f32, 1.0, 1.0, -1.0], &[2, 2]);
+    let mut out = zeros(&rig, DType::F32, &[3, 2]);
+    op::mm(&sequence, &a.view(), &b.view(), CubeMath::KeepDType, &mut out.view_mut()).unwrap();
+    assert_eq!(read::<f32>(&rig, &out), [4.0, -1.0, 10.0, -1.0, 16.0, -1.0]);
+    // A transposed view, and rows of a tensor.
+    op::mm(&sequence, &a.view(), &b.view().transpose().unwrap(), CubeMath::KeepDType, &mut out.view_mut()).unwrap();
+    assert_eq!(read::<f32>(&rig, &out), [4.0, -1.0, 10.0, -1.0, 16.0, -1.0]);
+    let rows = a.view().rows(1..3).unwrap();
+    let mut target = zeros(&rig, DType::F32, &[3, 2]);
+    let mut part = target.view_mut().rows(0..2).unwrap();
+    op::mm(&sequence, &rows, &b.view(), CubeMath::KeepDType, &mut part).unwrap();
+    assert_eq!(read::<f32>(&rig, &target), [10.0, -1.0, 16.0, -1.0, 0.0, 0.0]);
+    // Half precision in, single out.
+    let (x, w) = (tensor(&rig, &bf(&[1.0, 2.0]), &[1, 2]), tensor(&rig, &bf(&[3.0, 4.0]), &[2, 1]));
+    let mut wide = zeros(&rig, DType::F32, &[1, 1]);
+    op::mm(&sequence, &x.view(), &w.view(), CubeMath::KeepDType, &mut wide.view_mut()).unwrap();
+    assert_eq!(read::<f32>(&rig, &wide), [11.0]);
+    // Leading dimensions broadcast.
+    let batch = tensor(&rig, &[1.0f32, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0], &[2, 2, 2]);
+    let mut out = zeros(&rig, DType::F32, &[2, 2, 2]);
+    op::matmul(&sequence, &batch.view(), &b.view(), CubeMath::KeepDType, &mut out.view_mut()).unwrap();
+    assert_eq!(read::<f32>(&rig, &out), [2.0, 1.0, 1.0, -1.0, 1.0, -1.0, 2.0, 1.0]);
+}
+
+#[test]
+fn swiglu_halves_the_last_dimension() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let x = tensor(&rig, &[0.0f32, 1.0, -1.0, 12.0, 3.0, 2.0, 4.0, -20.0], &[1, 8]);
+    let mut out = zeros(&rig, DType::F32, &[1, 4]);
+    op::swiglu(&sequence, &x.view(), -1, &mut out.view_mut()).unwrap();
+    near(&read(&rig, &out), &[0.0, 1.462_117_2, -1.075_765_7, -239.998_53]);
+}
+
+struct Routed {
+    experts: Vec<i32>,
+    weights: Vec<f32>,
+    scores: Option<Vec<f32>>,
+}
+
+fn gate(rig: &Rig, logits: &[f32], tokens: usize, bias: Option<&[f32]>, params: &GatingTopK, scores: bool) -> Routed {
+    let sequence = rig.stream.sequence().unwrap();
+    let experts = logits.len() / tokens;
+    let logits = tensor(rig, logits, &[tokens, experts]);
+    let bias = bias.map(|bias| tensor(rig, bias, &[experts]));
+    let mut weights = zeros(rig, DType::F32, &[tokens, params.k]);
+    let mut chosen = zeros(rig, DType::I32, &[tokens, params.k]);
+    let mut all = zeros(rig, DType::F32, &[tokens, experts]);
+    op::moe_gating_top_k(
+        &sequence,
+        &logits.view(),
+        bias.as_ref().map(Tensor::view).as_ref(),
+        params,
+        &mut weights.view_mut(),
+        &mut chosen.view_mut(),
+        scores.then_some(&mut all.view_mut()),
+    )
+    .unwrap();
+    drop(sequence);
+    Routed { experts: read(rig, &chosen), weights: read(rig, &weights), scores: scores.then(|| read(rig, &all)) }
+}
+
+const SIGMOID: GatingTopK = GatingTopK {
+    k: 2,
+    groups: 1,
+    kept_groups: 1,
+    group_score: GroupScore::Max,
+    renormalise: false,
+    normalisation: Normalisation::Sigmoid,
+    scale: 2.5,
+    eps: 1e-20,
+};
+
+#[test]
+fn gating_by_sigmoid_with_a_bias() {
+    let rig = Rig::new();
+    let logits = [0.0, 0.0, 0.0, 0.0, 1.0, -1.0, 1.0, 2.0];
+    let biased = gate(&rig, &logits, 2, Some(&[0.0, 0.0, 0.5, 0.0]), &SIGMOID, true);
+    assert_eq!(biased.experts, [2, 0, 2, 3]);
+    near(&biased.weights, &[1.25, 1.25, 1.133_877_3, 1.366_122_7]);
+    near(&biased.scores.unwrap(), &[0.5, 0.5, 0.5, 0.5, 0.731_058_6, 0.268_941_43, 0.731_058_6, 0.880_797_1]);
+    let plain = gate(&rig, &logits, 2, None, &SIGMOID, false);
+    assert_eq!(plain.experts, [0, 1, 3, 0]);
+    near(&plain.weights, &[1.25, 1.25, 1.366_122_7, 1.133_877_3]);
+}
+
+#[test]
+fn gating_by_groups() {
+    let rig = Rig::new();
+    let logits = [2.0, -2.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0];
+    let params = GatingTopK { k: 3, groups: 4, kept_groups: 2, scale: 1.0, ..SIGMOID };
+    let two = gate(&rig, &logits, 1, None, &GatingTopK { group_score: GroupScore::TopTwo, ..params }, false);
+    assert_eq!(two.experts, [2, 3, 6]);
+    near(&two.weights, &[1.0 / 3.0; 3]);
+    let max = gate(&rig, &logits, 1, None, &params, false);
+    assert_eq!(max.experts, [0, 2, 3]);
+    near(&max.weights, &[0.375_940_8, 0.312_029_6, 0.312_029_6]);
+}
+
+#[test]
+fn gating_by_softmax() {
+    let rig = Rig::new();
+    let logits = [0.0, 2f32.ln(), 3f32.ln(), 0.0];
+    let params = GatingTopK { normalisation: Normalisation::Softmax, scale: 1.0, ..SIGMOID };
+    let plain = gate(&rig, &logits, 1, None, &params, false);
+    assert_eq!(plain.experts, [2, 1]);
+    near(&plain.weights, &[3.0 / 7.0, 2.0 / 7.0]);
+    let renormalised = gate(&rig, &logits, 1, None, &GatingTopK { renormalise: true, ..params }, false);
+    near(&renormalised.weights, &[0.6, 0.4]);
+}
+
+/// x `[[1,2],[3,4],[5,6]]` to experts `[[2,0],[1,2],[3,2]]` of 4.
+struct Expanded {
+    x: Vec<f32>,
+    rows: Vec<i32>,
+    counts: Vec<i64>,
+    scale: Vec<f32>,
+}
+
+fn expand(rig: &Rig, params: &InitRouting, ids: &[i32], scale: Option<&[f32]>) -> Expanded {
+    let sequence = rig.stream.sequence().unwrap();
+    let x = tensor(rig, &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[3, 2]);
+    let ids = tensor(rig, ids, &[3, 2]);
+    let scale = scale.map(|scale| tensor(rig, scale, &[3]));
+    let shape: &[usize] = match params.capacity {
+        Some(capacity) => &[params.experts, capacity, 2],
+        None => &[6, 2],
+    };
+    let counted = params.range.1 - params.range.0;
+    let counts: &[usize] = if params.counts == TokenCounts::KeyValue { &[params.experts, 2] } else { &[counted] };
+    // What is not written keeps its poison.
+    let mut expanded = tensor(rig, &vec![-7.0f32; shape.iter().product()], shape);
+    let mut rows = tensor(rig, &[-7i32; 6], &[6]);
+    let mut counts = tensor(rig, &vec![-7i64; counts.iter().product()], counts);
+    let mut carried = tensor(rig, &[-7.0f32; 6], &[6]);
+    let outputs = InitRoutingOutputs {
+        expanded_x: &mut expanded.view_mut(),
+        row_idx: &mut rows.view_mut(),
+        counts: &mut counts.view_mut(),
+        scale: scale.is_some().then_some(&mut carried.view_mut()),
+    };
+    let scale = scale.as_ref().map(Tensor::view);
+    op::moe_init_routing_v3(&sequence, &x.view(), &ids.view(), scale.as_ref(), params, outputs).unwrap();
+    drop(sequence);
+    Expanded { x: read(rig, &expanded), rows: read(rig, &rows), counts: read(rig, &counts), scale: read(rig, &carried) }
+}
+
+const IDS: [i32; 6] = [2, 0, 1, 2, 3, 2];
+
+#[test]
+fn expansion_without_drops() {
+    let rig = Rig::new();
+    let all = expand(&rig, &InitRouting::dropless(4), &IDS, None);
+    assert_eq!(all.x, [1., 2., 3., 4., 1., 2., 3., 4., 5., 6., 5., 6.]);
+    assert_eq!(all.rows, [2, 0, 1, 3, 5, 4]);
+    assert_eq!(all.counts, [1, 1, 3, 1]);
+    let cumsum = expand(&rig, &InitRouting { counts: TokenCounts::Cumsum, ..InitRouting::dropless(4) }, &IDS, None);
+    assert_eq!(cumsum.counts, [1, 2, 5, 6]);
+    let pairs = expand(&rig, &InitRouting { counts: TokenCounts::KeyValue, ..InitRouting::dropless(4) }, &IDS, None);
+    assert_eq!(pairs.counts, [0, 1, 1, 1, 2, 3, 3, 1]);
+}
+
+#[test]
+fn expansion_for_a_range_of_experts() {
+    let rig = Rig::new();
+    let some = InitRouting { range: (1, 4), ..InitRouting::dropless(4) };
+    let gather = expand(&rig, &some, &IDS, Some(&[10.0, 20.0, 30.0]));
+    assert_eq!(gather.x[..10], [3., 4., 1., 2., 3., 4., 5., 6., 5., 6.]);
+    assert_eq!(gather.rows, [1, -1, 0, 2, 4, 3]);
+    assert_eq!(gather.counts, [1, 3, 1]);
+    assert_eq!(gather.scale[..5], [20.0, 10.0, 20.0, 30.0, 30.0]);
+    assert_eq!((gather.x[10], gather.scale[5]), (-7.0, -7.0), "rows behind the last one are not written");
+    let scatter = expand(&rig, &InitRouting { row_index: RowIndex::Scatter, ..some }, &IDS, None);
+    assert_eq!(scatter.rows[..5], [2, 0, 3, 5, 4]);
+    let few = expand(&rig, &InitRouting { range: (0, 2), ..some }, &IDS, None);
+    assert_eq!((few.rows.as_slice(), few.counts.as_slice()), ([-1, 0, 1, -1, -1, -1].as_slice(), [1, 1].as_slice()));
+}
+
+#[test]
+fn expansion_with_a_capacity() {
+    let rig = Rig::new();
+    let params = InitRouting { capacity: Some(2), ..InitRouting::dropless(3) };
+    let padded = expand(&rig, &params, &[0, 1, 0, 2, 0, 1], None);
+    assert_eq!(padded.x, [1., 2., 3., 4., 1., 2., 5., 6., 3., 4., 0., 0.]);
+    assert_eq!(padded.rows, [0, 2, 1, 4, -1, 3]);
+    assert_eq!(padded.counts, [3, 2, 1], "counted before the capacity");
+}
+
+/// x `[[1,2],[3,4],[5,6]]`; weights: identity, all 9, `[[2,1],[1,-1]]`; a bias each.
+struct Experts {
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+}
+
+fn experts(rig: &Rig) -> Experts {
+    let weight = [1., 0., 0., 1., 9., 9., 9., 9., 2., 1., 1., -1.];
+    Experts {
+        x: tensor(rig, &bf(&[1., 2., 3., 4., 5., 6.]), &[3, 2]),
+        weight: tensor(rig, &bf(&weight), &[3, 2, 2]),
+        bias: tensor(rig, &[0.5f32, -0.5, 0., 0., 1., 1.], &[3, 2]),
+    }
+}
+
+fn multiply(
+    sequence: &Sequence<'_>,
+    operands: &Experts,
+    list: &Tensor,
+    kind: GroupListKind,
+    out: &mut Tensor,
+) -> ascend_moe::Result<OperatorId> {
+    let inputs = GroupedMatmul {
+        x: &[operands.x.view()],
+        weight: &[operands.weight.view()],
+        bias: &[operands.bias.view()],
+        groups: Groups::Rows { list: &list.view(), kind },
+    };
+    op::grouped_matmul(sequence, &inputs, &mut [out.view_mut()])
+}
+
+const EXPECTED: [f32; 6] = [1.5, 1.5, 11.0, 0.0, 17.0, 0.0];
+
+#[test]
+fn grouped_product_by_every_kind_of_list() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let operands = experts(&rig);
+    let lists = [
+        (GroupListKind::Count, tensor(&rig, &[1i64, 0, 2], &[3])),
+        (GroupListKind::Cumsum, tensor(&rig, &[1i64, 1, 3], &[3])),
+        (GroupListKind::KeyValue, tensor(&rig, &[0i64, 1, 2, 2, 1, 0], &[3, 2])),
+    ];
+    for (kind, list) in &lists {
+        let mut out = zeros(&rig, DType::Bf16, &[3, 2]);
+        assert_eq!(multiply(&sequence, &operands, list, *kind, &mut out).unwrap(), OperatorId::GroupedMatmulV5);
+        assert_eq!(read::<bf16>(&rig, &out), bf(&EXPECTED), "{kind:?}");
+    }
+    // Rows of no group are not written.
+    let mut out = tensor(&rig, &bf(&[-7.0; 6]), &[3, 2]);
+    let list = tensor(&rig, &[1i64, 0, 1], &[3]);
+    multiply(&sequence, &operands, &list, GroupListKind::Count, &mut out).unwrap();
+    assert_eq!(read::<bf16>(&rig, &out), bf(&[1.5, 1.5, 11.0, 0.0, -7.0, -7.0]));
+}
+
+#[test]
+fn grouped_product_with_transposed_weights_and_lists() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let operands = experts(&rig);
+    let counts = tensor(&rig, &[1i64, 0, 2], &[3]);
+    let list = counts.view();
+    let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
+    let run = |weight: &[ascend_moe::TensorView<'_>], bias: &[ascend_moe::TensorView<'_>]| {
+        let mut out = zeros(&rig, DType::Bf16, &[3, 2]);
+        let inputs = GroupedMatmul { x: &[operands.x.view()], weight, bias, groups };
+        op::grouped_matmul(&sequence, &inputs, &mut [out.view_mut()]).unwrap();
+        assert_eq!(read::<bf16>(&rig, &out), bf(&EXPECTED));
+    };
+    // [E, N, K] in memory; one of the weights is not symmetric.
+    let swapped = tensor(&rig, &bf(&[1., 0., 0., 1., 9., 9., 9., 9., 2., 1., 1., -1.]), &[3, 2, 2]);
+    run(&[swapped.view().transpose().unwrap()], &[operands.bias.view()]);
+    // One weight and one bias per expert.
+    let each: Vec<Tensor> = [[1., 0., 0., 1.], [9.; 4], [2., 1., 1., -1.]]
+        .iter()
+        .map(|weight| tensor(&rig, &bf(weight), &[2, 2]))
+        .collect();
+    let biases: Vec<Tensor> =
+        [[0.5f32, -0.5], [0., 0.], [1., 1.]].iter().map(|bias| tensor(&rig, bias, &[2])).collect();
+    let (each, biases): (Vec<_>, Vec<_>) =
+        (each.iter().map(Tensor::view).collect(), biases.iter().map(Tensor::view).collect());
+    run(&each, &biases);
+
+    // Without groups the lists are multiplied pair by pair.
+    let second = tensor(&rig, &bf(&[10., 20.]), &[1, 2]);
+    let (mut first_out, mut second_out) = (zeros(&rig, DType::Bf16, &[3, 2]), zeros(&rig, DType::Bf16, &[1, 2]));
+    let inputs = GroupedMatmul {
+        x: &[operands.x.view(), second.view()],
+        weight: &[each[2], each[0]],
+        bias: &[],
+        groups: Groups::Tensors,
+    };
+    op::grouped_matmul(&sequence, &inputs, &mut [first_out.view_mut(), second_out.view_mut()]).unwrap();
+    assert_eq!(read::<bf16>(&rig, &first_out), bf(&[4., -1., 10., -1., 16., -1.]));
+    assert_eq!(read::<bf16>(&rig, &second_out), bf(&[10., 20.]));
+}
+
+#[test]
+fn grouped_product_with_packed_weights() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let (experts, k, n) = (2usize, 32usize, 16usize);
+    let values: Vec<f32> = (0..experts * k * n).map(|i| (i % 13) as f32 - 6.0).collect();
+    let plain = tensor(&rig, &bf(&values), &[experts, k, n]);
+    let x: Vec<f32> = (0..3 * k).map(|i| (i % 5) as f32 - 2.0).collect();
+    let x = tensor(&rig, &bf(&x), &[3, k]);
+    let counts = tensor(&rig, &[2i64, 1], &[2]);
+    let list = counts.view();
+    let run = |weight: ascend_moe::TensorView<'_>| {
+        let mut out = zeros(&rig, DType::Bf16, &[3, n]);
+        let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
+        let inputs = GroupedMatmul { x: &[x.view()], weight: &[weight], bias: &[], groups };
+        op::grouped_matmul(&sequence, &inputs, &mut [out.view_mut()]).unwrap();
+        read::<bf16>(&rig, &out)
+    };
+    let due = run(plain.view());
+    let mut packed = Tensor::zeros_nz(&rig.device, DType::Bf16, &[experts, k, n]).unwrap();
+    op::npu_format_cast(&sequence, &plain.view(), &mut packed.view_mut()).unwrap();
+    assert_eq!(run(packed.view()), due);
+    // Packed as [E, N, K], multiplied as its transposed view.
+    let swapped: Vec<f32> = (0..experts * n * k)
+        .map(|i| {
+            let (e, j, i) = (i / (n * k), i / k % n, i % k);
+            values[e * k * n + i * n + j]
+        })
+        .collect();
+    let swapped = tensor(&rig, &bf(&swapped), &[experts, n, k]);
+    assert_eq!(run(swapped.view().transpose().unwrap()), due);
+    let mut packed = Tensor::zeros_nz(&rig.device, DType::Bf16, &[experts, n, k]).unwrap();
+    op::npu_format_cast(&sequence, &swapped.view(), &mut packed.view_mut()).unwrap();
+    assert_eq!(run(packed.view().transpose().unwrap()), due);
+    // There and back.
+    let mut back = zeros(&rig, DType::Bf16, &[experts, n, k]);
+    op::npu_format_cast(&sequence, &packed.view(), &mut back.view_mut()).unwrap();
+    assert_eq!(read::<bf16>(&rig, &back), read::<bf16>(&rig, &swapped));
+}
+
+#[test]
+fn the_older_grouped_product_stands_in() {
+    let without = |ids: &[OperatorId]| {
+        let absent = ids.iter().map(|id| id.info().phase2).collect();
+        Rig::with(|config| config.absent = absent)
+    };
+    let run = |rig: &Rig| {
+        let sequence = rig.stream.sequence().unwrap();
+        let mut out = zeros(rig, DType::Bf16, &[3, 2]);
+        let counts = tensor(rig, &[1i64, 0, 2], &[3]);
+        let ran = multiply(&sequence, &experts(rig), &counts, GroupListKind::Count, &mut out);
+        drop(sequence);
+        ran.map(|ran| (ran, read::<bf16>(rig, &out)))
+    };
+    let rig = without(&[OperatorId::GroupedMatmulV5]);
+    assert_eq!(run(&rig).unwrap(), (OperatorId::GroupedMatmulV4, bf(&EXPECTED)));
+    assert_eq!(rig.cann.table().operator_calls().collect::<Vec<_>>(), [(OperatorId::GroupedMatmulV4, 1)]);
+    let rig = without(&[OperatorId::GroupedMatmulV5, OperatorId::GroupedMatmulV4]);
+    match run(&rig) {
+        Err(error @ Error::MissingOperator { release, .. }) => {
+            assert_eq!(release, Release::new(9, 1, 0));
+            let text = error.to_string();
+            assert!(text.contains("aclnnGroupedMatmulV5") && text.contains("aclnnGroupedMatmulV4"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_wrong_group_list_is_found_by_the_switch_or_by_the_simulator() {
+    let mut rig = Rig::new();
+    let run = |rig: &Rig, values: &[i64], kind| {
+        let sequence = rig.stream.sequence().unwrap();
+        let list = tensor(rig, values, &[3]);
+        let mut out = zeros(rig, DType::Bf16, &[3, 2]);
+        multiply(&sequence, &experts(rig), &list, kind, &mut out).map(drop)
+    };
+    rig.device.set_check_group_lists(true);
+    run(&rig, &[1, 0, 2], GroupListKind::Count).unwrap();
+    for (values, kind, words) in [
+        ([1, -1, 2], GroupListKind::Count, "negative"),
+        ([1, 1, 2], GroupListKind::Count, "3"),
+        ([2, 1, 3], GroupListKind::Cumsum, "1"),
+    ] {
+        match run(&rig, &values, kind) {
+            Err(error @ Error::GroupList(_)) => assert!(error.to_string().contains(words), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(rig.findings(), []);
+    rig.device.set_check_group_lists(false);
+    run(&rig, &[1, 1, 2], GroupListKind::Count).unwrap();
+    assert_eq!(rig.stream.synchronize().unwrap_err().code(), Some(507_015), "the device finds it when it is too late");
+    assert_eq!(rig.findings()[0].kind, FindingKind::GroupList);
+    rig.expect_findings();
+}
+
+#[test]
+fn combine_by_finalize_routing() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let expanded = tensor(&rig, &[1.0f32, 2., 3., 4., 5., 6., 7., 8.], &[4, 2]);
+    let scales = tensor(&rig, &[0.5f32, 0.25, 1.0, 2.0], &[2, 2]);
+    let x1 = tensor(&rig, &[100.0f32, 200., 300., 400.], &[2, 2]);
+    let bias = tensor(&rig, &[10.0f32, 0., 0., 10., 1., 1.], &[3, 2]);
+    let expert_idx = tensor(&rig, &[0i32, 1, 2, 0], &[2, 2]);
+    let row_idx = tensor(&rig, &[2i32, 0, 1, 3], &[4]);
+    let inputs = FinalizeRouting {
+        expanded_x: expanded.view(),
+        row_idx: row_idx.view(),
+        x1: Some(x1.view()),
+        x2: None,
+        bias: Some(bias.view()),
+        scales: Some(scales.view()),
+        expert_idx: Some(expert_idx.view()),
+        mode: DropPadMode::DroplessByRow,
+    };
+    let run = |inputs: &FinalizeRouting<'_>| {
+        let mut out = zeros(&rig, DType::F32, &[2, 2]);
+        op::moe_finalize_routing_v2(&sequence, inputs, &mut out.view_mut()).unwrap();
+        read::<f32>(&rig, &out)
+    };
+    assert_eq!(run(&inputs), [107.75, 206., 338., 421.]);
+    assert_eq!(run(&FinalizeRouting { mode: DropPadMode::DroplessByColumn, ..inputs }), [108.25, 206.5, 336., 419.]);
+    let dropped = tensor(&rig, &[2i32, -1, -1, 3], &[4]);
+    let padded = FinalizeRouting {
+        expanded_x: expanded.view().reshape(&[2, 2, 2]).unwrap(),
+        row_idx: dropped.view(),
+        bias: None,
+        expert_idx: None,
+        mode: DropPadMode::PaddedByRow,
+        ..inputs
+    };
+    assert_eq!(run(&padded), [102.5, 203., 314., 416.]);
+}
+
+#[test]
+fn combine_by_unpermute() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    // The row of probability 0 is not read, and no index beyond the rows either.
+    let permuted = tensor(&rig, &[1.0f32, 10., 2., 20., f32::NAN, f32::NAN, 4., 40.], &[4, 2]);
+    let probs = tensor(&rig, &[0.5f32, 0.25, 0.0, 1.0], &[2, 2]);
+    for indices in [[0i32, 3, 2, 1], [0, 3, 9, 1]] {
+        let indices = tensor(&rig, &indices, &[4]);
+        let mut out = zeros(&rig, DType::F32, &[2, 2]);
+        op::moe_token_unpermute(&sequence, &permuted.view(), &indices.view(), Some(&probs.view()), &mut out.view_mut())
+            .unwrap();
+        assert_eq!(read::<f32>(&rig, &out), [1.5, 15., 2., 20.]);
+    }
+    let permuted = tensor(&rig, &bf(&[1., 3., 2., 5.]), &[2, 2]);
+    let (indices, probs) = (tensor(&rig, &[0i32, 1], &[2]), tensor(&rig, &bf(&[0.3, 0.7]), &[1, 2]));
+    let mut out = zeros(&rig, DType::Bf16, &[1, 2]);
+    op::moe_token_unpermute(&sequence, &permuted.view(), &indices.view(), Some(&probs.view()), &mut out.view_mut())
+        .unwrap();
+    assert_eq!(read::<bf16>(&rig, &out), bf(&[1.703_125, 4.406_25]));
+    // Without probabilities the rows are only put back.
+    let mut out = zeros(&rig, DType::Bf16, &[2, 2]);
+    op::moe_token_unpermute(&sequence, &permuted.view(), &indices.view(), None, &mut out.view_mut()).unwrap();
+    assert_eq!(read::<bf16>(&rig, &out), bf(&[1., 3., 2., 5.]));
+}
+
+#[test]
+fn without_tokens_nothing_is_called_but_counts_are_zero() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let none = |dtype, shape: &[usize]| zeros(&rig, dtype, shape);
+    let (x, ids) = (none(DType::F32, &[0, 2]), none(DType::I32, &[0, 2]));
+    let mut counts = tensor(&rig, &[5i64; 4], &[4]);
+    let outputs = InitRoutingOutputs {
+        expanded_x: &mut none(DType::F32, &[0, 2]).view_mut(),
+        row_idx: &mut none(DType::I32, &[0]).view_mut(),
+        counts: &mut counts.view_mut(),
+        scale: None,
+    };
+    op::moe_init_routing_v3(&sequence, &x.view(), &ids.view(), None, &InitRouting::dropless(4), outputs).unwrap();
+    assert_eq!(read::<i64>(&rig, &counts), [0; 4]);
+    let w = none(DType::F32, &[2, 3]);
+    op::mm(&sequence, &x.view(), &w.view(), CubeMath::KeepDType, &mut none(DType::F32, &[0, 3]).view_mut()).unwrap();
+    op::swiglu(&sequence, &x.view(), -1, &mut none(DType::F32, &[0, 1]).view_mut()).unwrap();
+    op::cast(&sequence, &x.view(), &mut none(DType::Bf16, &[0, 2]).view_mut()).unwrap();
+    op::add(&sequence, &x.view(), &x.view(), 1.0, &mut none(DType::F32, &[0, 2]).view_mut()).unwrap();
+    let (mut weights, mut chosen) = (none(DType::F32, &[0, 2]), none(DType::I32, &[0, 2]));
+    let logits = none(DType::F32, &[0, 4]);
+    op::moe_gating_top_k(
+        &sequence,
+        &logits.view(),
+        None,
+        &SIGMOID,
+        &mut weights.view_mut(),
+        &mut chosen.view_mut(),
+        None,
+    )
+    .unwrap();
+    let weight = none(DType::F32, &[4, 2, 3]);
+    let inputs = GroupedMatmul {
+        x: &[x.view()],
+        weight: &[weight.view()],
+        bias: &[],
+        groups: Groups::Rows { list: &counts.view(), kind: GroupListKind::Count },
+    };
+    op::grouped_matmul(&sequence, &inputs, &mut [none(DType::F32, &[0, 3]).view_mut()]).unwrap();
+    let row_idx = none(DType::I32, &[0]);
+    let combine = FinalizeRouting {
+        expanded_x: x.view(),
+        row_idx: row_idx.view(),
+        x1: None,
+        x2: None,
+        bias: None,
+        scales: Some(weights.view()),
+        expert_idx: None,
+        mode: DropPadMode::DroplessByRow,
+    };
+    op::moe_finalize_routing_v2(&sequence, &combine, &mut none(DType::F32, &[0, 2]).view_mut()).unwrap();
+    assert_eq!(rig.cann.table().operator_calls().count(), 0);
+}
+
+#[test]
+fn an_operator_waits_for_what_another_stream_wrote() {
+    let rig = Rig::new();
+    let second = ascend_moe::Stream::new(&rig.device).unwrap();
+    let a = tensor(&rig, &[f16::from_f32(3.0); 64], &[64]);
+    let (mut b, mut c) = (zeros(&rig, DType::F16, &[64]), zeros(&rig, DType::F16, &[64]));
+    let gate = crate::rig::Gate::close(&rig.stream);
+    op::muls(&rig.stream.sequence().unwrap(), &a.view(), 2.0, &mut b.view_mut()).unwrap();
+    op::muls(&second.sequence().unwrap(), &b.view(), 2.0, &mut c.view_mut()).unwrap();
+    // Inputs may go at once.
+    drop(a);
+    drop(b);
+    assert!(!second.is_idle().unwrap());
+    gate.open();
+    assert_eq!(c.to_vec::<f16>(&second).unwrap(), [f16::from_f32(12.0); 64]);
+}
+
+#[test]
+fn several_threads_compute_on_streams_of_their_own_and_on_one() {
+    let rig = Rig::new();
+    let shared_input = tensor(&rig, &[2.0f32; 128], &[128]);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (rig, input) = (&rig, &shared_input);
+            scope.spawn(move || {
+                let own = ascend_moe::Stream::new(&rig.device).unwrap();
+                for round in 0..20 {
+                    let stream = if round % 2 == 0 { &own } else { &rig.stream };
+                    let factor = f64::from(thread * 100 + round);
+                    let mut out = zeros(rig, DType::F32, &[128]);
+                    let sequence = stream.sequence().unwrap();
+                    let mut middle = sequence.tensor(DType::F32, &[128]).unwrap();
+                    op::muls(&sequence, &input.view(), factor, &mut middle).unwrap();
+                    op::add(&sequence, &middle.as_view(), &input.view(), 1.0, &mut out.view_mut()).unwrap();
+                    drop(middle);
+                    drop(sequence);
+                    assert_eq!(out.to_vec::<f32>(stream).unwrap(), [factor as f32 * 2.0 + 2.0; 128]);
+                }
+            });
+        }
+    });
+}
