@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Memory, Padding};
 use crate::pinned::{Pending, PinnedBuffer, byte_count};
 use crate::stream::{Stream, same_device};
+use crate::sync::lock;
 
 /// `len` elements of device memory.
 ///
@@ -172,7 +173,7 @@ impl<T: Pod> DeviceBuffer<T> {
             Err(error) => {
                 // The copy is queued, and without an event only the stream says when it is done.
                 if stream.synchronize_in(bound).is_err() {
-                    stream.device().0.free_at_reset(pinned.into_freed());
+                    lock(&stream.device().0.holdings).free_at_reset(pinned.into_freed());
                 }
                 Err(error)
             }

@@ -11,8 +11,8 @@ use ascend_sys::{
 
 use crate::cann::{Cann, vendor_error};
 use crate::error::{Error, Result, VendorError};
-use crate::memory::{EventPool, Freed, PendingFree, PendingFrees};
-use crate::sync::{Kept, lock};
+use crate::holdings::{Freed, Holdings};
+use crate::sync::Kept;
 
 /// Checks a vendor call: `call!(bound.aclrtFree(address))`. The call itself is unsafe, so the macro stands in an
 /// `unsafe` block.
@@ -42,8 +42,7 @@ pub(crate) struct DeviceInner {
     users: AtomicUsize,
     fault: OnceLock<(i32, &'static str)>,
     kept: Kept,
-    pub(crate) frees: Mutex<PendingFrees>,
-    pub(crate) events: Mutex<EventPool>,
+    pub(crate) holdings: Mutex<Holdings>,
     pub(crate) in_use: AtomicU64,
     pub(crate) peak: AtomicU64,
     check_group_lists: AtomicBool,
@@ -172,8 +171,7 @@ impl DeviceInner {
             users: AtomicUsize::new(0),
             fault: OnceLock::new(),
             kept: Kept::default(),
-            frees: Mutex::default(),
-            events: Mutex::default(),
+            holdings: Mutex::default(),
             in_use: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             check_group_lists: AtomicBool::new(false),
@@ -213,11 +211,6 @@ impl DeviceInner {
         self.kept.keep(error);
     }
 
-    /// Keeps something of a lost device until the reset or the last handle.
-    pub(crate) fn free_at_reset(&self, freed: Option<Freed>) {
-        lock(&self.frees).0.extend(freed.map(|freed| PendingFree { freed, events: [None; 4] }));
-    }
-
     fn admit(&self) -> Result<Bound<'_>> {
         self.cann.check_process()?;
         self.users.fetch_add(1, Ordering::SeqCst);
@@ -251,9 +244,7 @@ impl DeviceInner {
             std::thread::sleep(Duration::from_micros(100));
         }
         let bound = Bound::of_owner(self);
-        if before == ALIVE && bound.bind().is_ok() {
-            bound.free_all_now();
-        }
+        let (host, _) = bound.bind().map_or_else(|_| Default::default(), |()| bound.tear_down());
         let table = self.cann.table();
         // SAFETY: no call of this layer is under way on the device, and none will start.
         let forced = unsafe { table.aclrtResetDeviceForce(self.id) };
@@ -264,8 +255,7 @@ impl DeviceInner {
             }
             forced => (FunctionId::aclrtResetDeviceForce, forced),
         };
-        bound.free_host_now();
-        self.in_use.store(0, Ordering::Relaxed);
+        bound.free_host(host);
         self.cann.check(call, result)
     }
 }
@@ -275,20 +265,21 @@ impl Drop for DeviceInner {
         if self.cann.check_process().is_err() || self.is_reset() {
             return;
         }
-        // Streams hold the device, so all of them are destroyed and their work is done.
         let poisoned = *self.state.get_mut() == POISONED;
         let bound = Bound::of_owner(self);
-        if !poisoned && bound.bind().is_ok() {
-            bound.free_all_now();
-        }
+        // Streams, buffers and events hold the device: what is left is what could not be given back before.
+        let (host, error) = match bound.bind() {
+            Ok(()) => bound.tear_down(),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         // SAFETY: pairs the one `aclrtSetDevice` of this object, of which nothing is left.
         let result = unsafe { self.cann.table().aclrtResetDevice(self.id) };
-        bound.free_host_now();
-        if let Err(error) = self.cann.check(FunctionId::aclrtResetDevice, result) {
-            self.cann.0.kept.keep(error);
-        }
-        if let Err(error) = self.kept.take() {
-            self.cann.0.kept.keep(error);
+        bound.free_host(host);
+        let reset = self.cann.check(FunctionId::aclrtResetDevice, result);
+        // Of a device that is lost no better is to be expected.
+        if !poisoned {
+            let errors = [self.kept.take().err(), error, reset.err()];
+            errors.into_iter().flatten().for_each(|error| self.cann.0.kept.keep(error));
         }
     }
 }
@@ -310,6 +301,15 @@ impl<'d> Bound<'d> {
     fn of_owner(device: &'d DeviceInner) -> Self {
         device.users.fetch_add(1, Ordering::SeqCst);
         Self { device }
+    }
+
+    /// Frees pinned memory that nothing uses any more.
+    fn free_host(&self, host: Vec<Freed>) {
+        for result in host.into_iter().map(|freed| self.free_raw(freed)) {
+            if let Err(error) = result {
+                self.device.cann.0.kept.keep(error);
+            }
+        }
     }
 
     fn bind(&self) -> Result<()> {

@@ -31,10 +31,7 @@ impl Event {
     }
 
     fn with_flags(device: &Device, flags: u32, timed: bool) -> Result<Self> {
-        let bound = device.0.enter()?;
-        let mut raw = aclrtEvent::NULL;
-        // SAFETY: the handle is writable.
-        unsafe { call!(bound.aclrtCreateEventExWithFlag(&mut raw, flags)) }?;
+        let raw = device.0.enter()?.create_event(flags)?;
         Ok(Self { device: device.clone(), raw, timed })
     }
 
@@ -94,8 +91,7 @@ impl std::fmt::Debug for Event {
 impl Drop for Event {
     fn drop(&mut self) {
         let Some(bound) = self.device.0.enter_to_drop() else { return };
-        // SAFETY: nobody else has the event. Work that waits for it keeps what it needs (`aclrtDestroyEvent`).
-        if let Err(error) = unsafe { call!(bound.aclrtDestroyEvent(self.raw)) } {
+        if let Err(error) = bound.destroy_event(self.raw) {
             self.device.0.keep(error);
         }
     }

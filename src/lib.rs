@@ -8,6 +8,7 @@ mod device;
 mod dtype;
 mod error;
 mod event;
+mod holdings;
 mod float;
 pub mod layer;
 mod memory;

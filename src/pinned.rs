@@ -9,7 +9,8 @@ use bytemuck::Pod;
 
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
-use crate::memory::Freed;
+use crate::holdings::Freed;
+use crate::sync::lock;
 
 /// Alignment that `aclrtMallocHost` promises.
 const ALIGNMENT: usize = 64;
@@ -182,7 +183,7 @@ impl<T: Pod> Drop for Pending<T> {
             },
             // A reset waits for the work, so the copy is done.
             None if device.is_reset() => drop(buffer),
-            None => device.free_at_reset(buffer.into_freed()),
+            None => lock(&device.holdings).free_at_reset(buffer.into_freed()),
         }
     }
 }

@@ -37,6 +37,7 @@ impl Stream {
         unsafe {
             call!(bound.aclrtCreateStreamWithConfig(&mut raw, 0, ACL_STREAM_FAST_LAUNCH | ACL_STREAM_FAST_SYNC))
         }?;
+        bound.holds_stream(raw);
         Ok(Self(Arc::new(StreamInner {
             device: device.clone(),
             line: Arc::new(Line { raw, closed: Mutex::new(false) }),
@@ -132,8 +133,7 @@ impl Drop for StreamInner {
         // Whoever wants to record on the line waits until it is known whether the stream is done.
         let mut closed = lock(&self.line.closed);
         let Some(bound) = self.device.0.enter_to_drop() else { return };
-        // SAFETY: this was the last handle; the call waits for the work of the stream.
-        match unsafe { call!(bound.aclrtDestroyStream(self.line.raw)) } {
+        match bound.destroy_stream(self.line.raw) {
             Ok(()) => *closed = true,
             Err(error) => self.device.0.keep(error),
         }

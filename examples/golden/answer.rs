@@ -40,7 +40,7 @@ const KNOWN: [&str; 21] = [
 const OUTPUTS: [&str; 2] = ["output", "output_f32"];
 
 /// Runs the layer of `path` on `device` and writes the answer.
-pub fn answer(device: &Device, path: &Path, out: &Path) -> Result<()> {
+pub(crate) fn answer(device: &Device, path: &Path, out: &Path) -> Result<()> {
     let file = TensorFile::open(path)?;
     let meta = Meta::parse(file.metadata().get("golden").context("no `golden` in the file's metadata")?)?;
     if let Some(unknown) = file.tensors().find(|t| !KNOWN.contains(&t.name) && !OUTPUTS.contains(&t.name)) {

@@ -11,46 +11,46 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "fields that only describe a file are named so that others are refused")]
-pub struct Meta {
-    pub name: String,
-    pub family: String,
-    pub formula: String,
-    pub kind: String,
-    pub dtype: String,
-    pub seed: u64,
+pub(crate) struct Meta {
+    pub(crate) name: String,
+    pub(crate) family: String,
+    pub(crate) formula: String,
+    pub(crate) kind: String,
+    pub(crate) dtype: String,
+    pub(crate) seed: u64,
     #[serde(default)]
-    pub config: serde_json::Value,
-    pub routing: Option<Routing>,
-    pub expert: Option<Expert>,
-    pub shared: Option<Shared>,
+    pub(crate) config: serde_json::Value,
+    pub(crate) routing: Option<Routing>,
+    pub(crate) expert: Option<Expert>,
+    pub(crate) shared: Option<Shared>,
     #[serde(default)]
-    pub tie_tol: f64,
+    pub(crate) tie_tol: f64,
     #[serde(default)]
-    pub rows_with_a_tie_at_the_cut: u64,
+    pub(crate) rows_with_a_tie_at_the_cut: u64,
     #[serde(default)]
-    pub tolerance: serde_json::Value,
+    pub(crate) tolerance: serde_json::Value,
     #[serde(default)]
-    pub checked: Vec<String>,
+    pub(crate) checked: Vec<String>,
     #[serde(default)]
-    pub torch: String,
+    pub(crate) torch: String,
     #[serde(default)]
-    pub transformers: String,
+    pub(crate) transformers: String,
     #[serde(default)]
-    pub source: String,
+    pub(crate) source: String,
     #[serde(default)]
-    pub note: String,
+    pub(crate) note: String,
     #[serde(default)]
-    pub checks: serde_json::Value,
+    pub(crate) checks: serde_json::Value,
     #[serde(default)]
-    pub optional: Vec<String>,
+    pub(crate) optional: Vec<String>,
     #[serde(default)]
-    pub exclude_rows: Vec<usize>,
-    pub group: Option<u64>,
+    pub(crate) exclude_rows: Vec<usize>,
+    pub(crate) group: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Routing {
+pub(crate) struct Routing {
     score: String,
     router_dtype: String,
     weight_dtype: String,
@@ -81,7 +81,7 @@ pub struct Routing {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Expert {
+pub(crate) struct Expert {
     act: String,
     #[serde(default = "yes")]
     gated: bool,
@@ -101,7 +101,7 @@ pub struct Expert {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Shared {
+pub(crate) struct Shared {
     act: String,
     alpha: Option<f64>,
     limit: Option<f64>,
@@ -122,13 +122,13 @@ fn yes() -> bool {
 
 /// Sizes that the tensors of a file give.
 #[derive(Debug, Clone, Copy)]
-pub struct Sizes {
-    pub hidden: usize,
-    pub experts: usize,
+pub(crate) struct Sizes {
+    pub(crate) hidden: usize,
+    pub(crate) experts: usize,
     /// Width inside an expert; `None` where the file asks for routing only.
-    pub intermediate: Option<usize>,
+    pub(crate) intermediate: Option<usize>,
     /// Width inside the shared expert.
-    pub shared: Option<usize>,
+    pub(crate) shared: Option<usize>,
 }
 
 /// Refuses what this version of the layer cannot express.
@@ -137,12 +137,12 @@ fn only(what: &str, condition: bool) -> Result<()> {
 }
 
 impl Meta {
-    pub fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         serde_json::from_str(text).context("the metadata is not understood")
     }
 
     /// Type the model ran in.
-    pub fn dtype(&self) -> Result<FloatType> {
+    pub(crate) fn dtype(&self) -> Result<FloatType> {
         match self.dtype.as_str() {
             "f32" => Ok(FloatType::F32),
             "bf16" => Ok(FloatType::Bf16),
@@ -151,12 +151,12 @@ impl Meta {
     }
 
     /// Whether only indices and weights are asked for.
-    pub fn is_routing_only(&self) -> bool {
+    pub(crate) fn is_routing_only(&self) -> bool {
         self.kind == "routing"
     }
 
     /// The layer.
-    pub fn spec(&self, sizes: Sizes) -> Result<MoeSpec> {
+    pub(crate) fn spec(&self, sizes: Sizes) -> Result<MoeSpec> {
         let kinds = ["routing", "random", "hot", "hot_logit", "skew", "ties", "ties_dup", "ties_zero"];
         if !kinds.contains(&self.kind.as_str()) {
             bail!("kind {:?} is not one of {kinds:?}", self.kind);

@@ -148,7 +148,7 @@ impl Instance {
         self.aclnn_initialised.store(on, Ordering::Relaxed);
     }
 
-    /// Runs an operator's arithmetic on the simulator's threads.
+    /// Runs what the device does on the simulator's threads.
     pub(crate) fn compute<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
             Some(pool) => pool.install(work),

@@ -205,6 +205,11 @@ impl Sim {
         self.0.instance.config()
     }
 
+    /// Whether `aclInit` or `aclnnInit` is in force.
+    pub fn is_initialised(&self) -> bool {
+        self.0.instance.initialised()
+    }
+
     /// What was found so far, oldest first; the first 10,000.
     pub fn report(&self) -> Vec<Finding> {
         self.0.instance.findings().all()

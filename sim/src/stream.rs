@@ -210,10 +210,14 @@ impl Stream {
 
     fn execute(&self, sim: &Instance, function: &'static str, work: Work) -> Result<(), DeviceFault> {
         match work {
-            Work::Run(run) => catch_unwind(AssertUnwindSafe(|| run(sim))).unwrap_or_else(|_| {
+            Work::Run(run) => catch_unwind(AssertUnwindSafe(|| sim.compute(|| run(sim)))).unwrap_or_else(|_| {
                 let message = format!("{function}: the simulator panicked");
                 Err(DeviceFault { code: aclError::RT_AICORE_EXCEPTION, message })
             }),
+            Work::Host(call) => {
+                call.run();
+                Ok(())
+            }
             Work::Record(event, mark) => {
                 event.complete(&mark, Some(sim.trace().now()));
                 Ok(())

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ascend_sys::aclError;
 
-use crate::callback::Report;
+use crate::callback::{Call, Report};
 use crate::event::Event;
 use crate::instance::Instance;
 use crate::lock;
@@ -22,8 +22,10 @@ type Run = Box<dyn FnOnce(&Instance) -> Result<(), DeviceFault> + Send>;
 
 /// One piece of work.
 pub(crate) enum Work {
-    /// A kernel, a copy, a host function: whatever runs on the stream's own thread.
+    /// What the device does: kernels and copies.
     Run(Run),
+    /// A host function, on the stream's own thread.
+    Host(Call),
     /// Completes a record of an event.
     Record(Arc<Event>, Arc<Mark>),
     /// Waits for a mark.
@@ -40,8 +42,8 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Work that `run` does on the stream's thread. `function` is the C function that launches it, `detail` its operands
-    /// in words (empty where [`crate::trace::Trace::wants_detail`] says that nobody reads them).
+    /// Work that the device does, `run` on the simulator's threads. `function` is the C function that launches it,
+    /// `detail` its operands in words (empty where [`crate::trace::Trace::wants_detail`] says that nobody reads them).
     pub(crate) fn new(
         function: &'static str,
         detail: String,

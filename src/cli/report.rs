@@ -128,7 +128,7 @@ impl Report {
             table.add_row([name.clone(), count.to_string()]);
         }
         right(&mut table, 1);
-        println!("{table}");
+        println!("{}", indented(&table));
         let compared = self.layers.iter().filter(|layer| layer.comparison.is_some()).count();
         match (self.ok, compared) {
             (false, _) => println!("\nFAILED: a result is farther from its reference than the tolerance"),
@@ -165,14 +165,19 @@ impl LayerReport {
         }
         right(&mut table, 1);
         right(&mut table, 2);
-        println!("{table}");
+        println!("{}", indented(&table));
     }
 }
 
 fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     table
+}
+
+/// Below a heading.
+fn indented(table: &Table) -> String {
+    table.lines().map(|line| format!("          {}", line.trim_end())).collect::<Vec<_>>().join("\n")
 }
 
 fn right(table: &mut Table, column: usize) {

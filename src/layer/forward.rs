@@ -2,15 +2,16 @@
 
 use super::probe::Probe;
 use super::weights::{ExpertViews, RouterViews};
-use super::{MoeLayer, Router, RouterPlan};
+use super::{MoeLayer, Router, RouterPlan, memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{
     self, CubeMath, DropPadMode, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting, InitRoutingOutputs,
 };
-use crate::scratch::Sequence;
+use crate::scratch::{Footprint, Sequence};
 use crate::spec::MoeSpec;
 use crate::stream::Stream;
+use crate::sync::lock;
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
 
 /// What a layer gives for `T` tokens.
@@ -167,7 +168,7 @@ impl MoeLayer {
             // No operator takes an empty tensor; there is nothing to compute.
             return output.expert_counts.view_mut().zero(&stream.sequence()?);
         }
-        let sequence = stream.sequence()?;
+        let sequence = stream.sequence_with(self.footprint(tokens)?)?;
         let mut outputs = Outputs {
             output: output.output.view_mut(),
             ids: output.expert_ids.view_mut(),
@@ -176,6 +177,17 @@ impl MoeLayer {
         };
         let Router { spec, plan, weights, .. } = &self.router;
         run(&sequence, spec, plan, &weights.views(), &self.experts.views(), x, &mut outputs, probe)
+    }
+
+    /// Scratch of a pass of `tokens`, planned once for each number of tokens.
+    fn footprint(&self, tokens: usize) -> Result<Footprint> {
+        if let Some(&known) = lock(&self.footprints).get(&tokens) {
+            return Ok(known);
+        }
+        let Router { spec, options, plan, device, .. } = &self.router;
+        let footprint = memory::footprint(device, spec, *options, plan, tokens)?;
+        lock(&self.footprints).insert(tokens, footprint);
+        Ok(footprint)
     }
 }
 

@@ -34,23 +34,34 @@ impl MemoryPlan {
 
 pub(super) fn plan(device: &Device, spec: &MoeSpec, options: LayerOptions, tokens: usize) -> Result<MemoryPlan> {
     let router = RouterPlan::new(spec.router(), options.dtype, device.cann().release())?;
-    let shapes = WeightShapes::new(spec, options, &router);
     let dtype = DType::from(options.dtype);
-    let hidden = spec.experts().hidden;
-    let sequence = device.plan();
-    let mut outputs = Outputs::planned(spec, dtype, router.gate.into(), tokens)?;
-    let x = TensorView::planned(dtype, &[tokens, hidden])?;
-    if tokens > 0 {
-        let (router_weights, experts) = shapes.planned()?;
-        forward::run(&sequence, spec, &router, &router_weights, &experts, x, &mut outputs, &mut None)?;
-    }
-    let in_out = std::iter::once(tokens * hidden * dtype.bytes()).chain(outputs.bytes());
+    let outputs = Outputs::planned(spec, dtype, router.gate.into(), tokens)?;
+    let in_out = std::iter::once(tokens * spec.experts().hidden * dtype.bytes()).chain(outputs.bytes());
     Ok(MemoryPlan {
-        weights: shapes.bytes().map(allocation).sum(),
+        weights: WeightShapes::new(spec, options, &router).bytes().map(allocation).sum(),
         in_out: in_out.map(|bytes| allocation(bytes as u64)).sum(),
-        scratch: sequence.footprint(),
+        scratch: footprint(device, spec, options, &router, tokens)?,
         staging: staging_bytes(spec, options, &router) as u64,
     })
+}
+
+/// Scratch of a pass of `tokens`: the pass itself, on tensors without memory.
+pub(super) fn footprint(
+    device: &Device,
+    spec: &MoeSpec,
+    options: LayerOptions,
+    router: &RouterPlan,
+    tokens: usize,
+) -> Result<Footprint> {
+    let sequence = device.plan();
+    if tokens > 0 {
+        let dtype = DType::from(options.dtype);
+        let (router_weights, experts) = WeightShapes::new(spec, options, router).planned()?;
+        let x = TensorView::planned(dtype, &[tokens, spec.experts().hidden])?;
+        let mut outputs = Outputs::planned(spec, dtype, router.gate.into(), tokens)?;
+        forward::run(&sequence, spec, router, &router_weights, &experts, x, &mut outputs, &mut None)?;
+    }
+    Ok(sequence.footprint())
 }
 
 /// Device bytes that a tensor of so many bytes takes.

@@ -30,8 +30,12 @@ pub use probe::{Probe, Step};
 pub use router::RouterPlan;
 pub use weights::WeightSource;
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use crate::device::Device;
 use crate::error::Result;
+use crate::scratch::Footprint;
 use crate::spec::{FloatType, MoeSpec};
 use crate::stream::Stream;
 use weights::{ExpertWeights, RouterWeights, Upload};
@@ -94,6 +98,8 @@ impl std::fmt::Debug for Router {
 pub struct MoeLayer {
     router: Router,
     experts: ExpertWeights,
+    /// By number of tokens.
+    footprints: Mutex<BTreeMap<usize, Footprint>>,
 }
 
 impl MoeLayer {
@@ -128,7 +134,8 @@ impl MoeLayer {
         let plan = Router::plan_for(&device, &spec, options)?;
         let mut upload = Upload::new(stream, source, options, &plan, progress)?;
         let (weights, experts) = (upload.router()?, upload.experts()?);
-        Ok(Self { router: Router { spec, options, plan, weights, device }, experts })
+        let router = Router { spec, options, plan, weights, device };
+        Ok(Self { router, experts, footprints: Mutex::default() })
     }
 
     /// What the layer computes.

@@ -253,14 +253,13 @@ fn bytes_are_counted_with_the_allocators_padding() {
 #[test]
 fn an_error_of_a_drop_surfaces_at_the_next_call_and_once() {
     let rig = Rig::with_faults("aclrtFree@1=207002;aclrtFree@2=207002");
-    drop(rig.buffer(&[1u8; 8]));
-    drop(std::mem::ManuallyDrop::new(()));
+    drop((rig.buffer(&[1u8; 8]), rig.buffer(&[2u8; 8])));
     match rig.device.memory_info() {
         Err(error @ Error::Deferred { .. }) => {
             let text = error.to_string();
             assert!(text.contains("aclrtFree") && text.contains("207002"), "{text}");
             let Error::Deferred { source, others } = error else { unreachable!() };
-            assert_eq!(others, 0);
+            assert_eq!(others, 1);
             match *source {
                 Error::Vendor(error) => assert_eq!((error.call, error.family), ("aclrtFree", Family::Resource)),
                 other => panic!("{other:?}"),
@@ -269,9 +268,8 @@ fn an_error_of_a_drop_surfaces_at_the_next_call_and_once() {
         other => panic!("{other:?}"),
     }
     rig.device.memory_info().unwrap();
-    // What could not be freed is a leak that the simulator sees when the device is given back.
-    let mut rig = rig;
-    rig.expect_findings();
+    // What could not be freed is freed when the device is given back, or the simulator would find it.
+    assert_eq!(rig.device.bytes_in_use(), 128);
 }
 
 #[test]

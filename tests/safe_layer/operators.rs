@@ -4,7 +4,7 @@ use ascend_moe::op::{
     self, CubeMath, DropPadMode, FinalizeRouting, GatingTopK, GroupListKind, GroupScore, GroupedMatmul, Groups,
     InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
 };
-use ascend_moe::{DType, Element, Error, Sequence, Tensor};
+use ascend_moe::{DType, Element, Error, Sequence, Tensor, TensorView};
 use ascend_sys::{OperatorId, Release};
 use cann_sim::FindingKind;
 use half::{bf16, f16};
@@ -200,11 +200,13 @@ fn expand(rig: &Rig, params: &InitRouting, ids: &[i32], scale: Option<&[f32]>) -
     let mut rows = tensor(rig, &[-7i32; 6], &[6]);
     let mut counts = tensor(rig, &vec![-7i64; counts.iter().product()], counts);
     let mut carried = tensor(rig, &[-7.0f32; 6], &[6]);
+    let (mut expanded_x, mut row_idx) = (expanded.view_mut(), rows.view_mut());
+    let (mut counted, mut expanded_scale) = (counts.view_mut(), carried.view_mut());
     let outputs = InitRoutingOutputs {
-        expanded_x: &mut expanded.view_mut(),
-        row_idx: &mut rows.view_mut(),
-        counts: &mut counts.view_mut(),
-        scale: scale.is_some().then_some(&mut carried.view_mut()),
+        expanded_x: &mut expanded_x,
+        row_idx: &mut row_idx,
+        counts: &mut counted,
+        scale: scale.is_some().then_some(&mut expanded_scale),
     };
     let scale = scale.as_ref().map(Tensor::view);
     op::moe_init_routing_v3(&sequence, &x.view(), &ids.view(), scale.as_ref(), params, outputs).unwrap();
@@ -317,7 +319,7 @@ fn grouped_product_with_transposed_weights_and_lists() {
     let counts = tensor(&rig, &[1i64, 0, 2], &[3]);
     let list = counts.view();
     let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
-    let run = |weight: &[ascend_moe::TensorView<'_>], bias: &[ascend_moe::TensorView<'_>]| {
+    let run = |weight: &[TensorView<'_>], bias: &[TensorView<'_>]| {
         let mut out = zeros(&rig, DType::Bf16, &[3, 2]);
         let inputs = GroupedMatmul { x: &[operands.x.view()], weight, bias, groups };
         op::grouped_matmul(&sequence, &inputs, &mut [out.view_mut()]).unwrap();
@@ -351,44 +353,60 @@ fn grouped_product_with_transposed_weights_and_lists() {
     assert_eq!(read::<bf16>(&rig, &second_out), bf(&[10., 20.]));
 }
 
+/// Weights `[2, 32, 16]` of small whole numbers, and x `[3, 32]`, two rows for the first and one for the second expert.
+struct Packed {
+    values: Vec<f32>,
+    x: Tensor,
+    counts: Tensor,
+}
+
+const PACKED: [usize; 3] = [2, 32, 16];
+
+impl Packed {
+    fn new(rig: &Rig) -> Self {
+        let values: Vec<f32> = (0..PACKED.iter().product()).map(|i: usize| (i % 13) as f32 - 6.0).collect();
+        let x: Vec<f32> = (0..3 * PACKED[1]).map(|i| (i % 5) as f32 - 2.0).collect();
+        Self { values, x: tensor(rig, &bf(&x), &[3, PACKED[1]]), counts: tensor(rig, &[2i64, 1], &[2]) }
+    }
+
+    fn multiply(&self, rig: &Rig, sequence: &Sequence<'_>, weight: TensorView<'_>) -> Vec<bf16> {
+        let mut out = zeros(rig, DType::Bf16, &[3, PACKED[2]]);
+        let groups = Groups::Rows { list: &self.counts.view(), kind: GroupListKind::Count };
+        let inputs = GroupedMatmul { x: &[self.x.view()], weight: &[weight], bias: &[], groups };
+        op::grouped_matmul(sequence, &inputs, &mut [out.view_mut()]).unwrap();
+        read::<bf16>(rig, &out)
+    }
+}
+
 #[test]
 fn grouped_product_with_packed_weights() {
     let rig = Rig::new();
     let sequence = rig.stream.sequence().unwrap();
-    let (experts, k, n) = (2usize, 32usize, 16usize);
-    let values: Vec<f32> = (0..experts * k * n).map(|i| (i % 13) as f32 - 6.0).collect();
-    let plain = tensor(&rig, &bf(&values), &[experts, k, n]);
-    let x: Vec<f32> = (0..3 * k).map(|i| (i % 5) as f32 - 2.0).collect();
-    let x = tensor(&rig, &bf(&x), &[3, k]);
-    let counts = tensor(&rig, &[2i64, 1], &[2]);
-    let list = counts.view();
-    let run = |weight: ascend_moe::TensorView<'_>| {
-        let mut out = zeros(&rig, DType::Bf16, &[3, n]);
-        let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
-        let inputs = GroupedMatmul { x: &[x.view()], weight: &[weight], bias: &[], groups };
-        op::grouped_matmul(&sequence, &inputs, &mut [out.view_mut()]).unwrap();
-        read::<bf16>(&rig, &out)
-    };
-    let due = run(plain.view());
-    let mut packed = Tensor::zeros_nz(&rig.device, DType::Bf16, &[experts, k, n]).unwrap();
-    op::npu_format_cast(&sequence, &plain.view(), &mut packed.view_mut()).unwrap();
-    assert_eq!(run(packed.view()), due);
-    // Packed as [E, N, K], multiplied as its transposed view.
-    let swapped: Vec<f32> = (0..experts * n * k)
-        .map(|i| {
-            let (e, j, i) = (i / (n * k), i / k % n, i % k);
-            values[e * k * n + i * n + j]
-        })
-        .collect();
-    let swapped = tensor(&rig, &bf(&swapped), &[experts, n, k]);
-    assert_eq!(run(swapped.view().transpose().unwrap()), due);
-    let mut packed = Tensor::zeros_nz(&rig.device, DType::Bf16, &[experts, n, k]).unwrap();
-    op::npu_format_cast(&sequence, &swapped.view(), &mut packed.view_mut()).unwrap();
-    assert_eq!(run(packed.view().transpose().unwrap()), due);
+    let packed = Packed::new(&rig);
+    let plain = tensor(&rig, &bf(&packed.values), &PACKED);
+    let mut blocks = Tensor::zeros_nz(&rig.device, DType::Bf16, &PACKED).unwrap();
+    op::npu_format_cast(&sequence, &plain.view(), &mut blocks.view_mut()).unwrap();
+    assert_eq!(packed.multiply(&rig, &sequence, blocks.view()), packed.multiply(&rig, &sequence, plain.view()));
     // There and back.
-    let mut back = zeros(&rig, DType::Bf16, &[experts, n, k]);
-    op::npu_format_cast(&sequence, &packed.view(), &mut back.view_mut()).unwrap();
-    assert_eq!(read::<bf16>(&rig, &back), read::<bf16>(&rig, &swapped));
+    let mut back = zeros(&rig, DType::Bf16, &PACKED);
+    op::npu_format_cast(&sequence, &blocks.view(), &mut back.view_mut()).unwrap();
+    assert_eq!(read::<bf16>(&rig, &back), bf(&packed.values));
+}
+
+#[test]
+fn grouped_product_with_packed_and_transposed_weights() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let packed = Packed::new(&rig);
+    let due = packed.multiply(&rig, &sequence, tensor(&rig, &bf(&packed.values), &PACKED).view());
+    let [experts, k, n] = PACKED;
+    let swapped: Vec<f32> =
+        (0..experts * n * k).map(|i| packed.values[i / (n * k) * k * n + i % k * n + i / k % n]).collect();
+    let swapped = tensor(&rig, &bf(&swapped), &[experts, n, k]);
+    assert_eq!(packed.multiply(&rig, &sequence, swapped.view().transpose().unwrap()), due);
+    let mut blocks = Tensor::zeros_nz(&rig.device, DType::Bf16, &[experts, n, k]).unwrap();
+    op::npu_format_cast(&sequence, &swapped.view(), &mut blocks.view_mut()).unwrap();
+    assert_eq!(packed.multiply(&rig, &sequence, blocks.view().transpose().unwrap()), due);
 }
 
 #[test]
@@ -520,12 +538,10 @@ fn without_tokens_nothing_is_called_but_counts_are_zero() {
     let none = |dtype, shape: &[usize]| zeros(&rig, dtype, shape);
     let (x, ids) = (none(DType::F32, &[0, 2]), none(DType::I32, &[0, 2]));
     let mut counts = tensor(&rig, &[5i64; 4], &[4]);
-    let outputs = InitRoutingOutputs {
-        expanded_x: &mut none(DType::F32, &[0, 2]).view_mut(),
-        row_idx: &mut none(DType::I32, &[0]).view_mut(),
-        counts: &mut counts.view_mut(),
-        scale: None,
-    };
+    let (mut expanded, mut rows) = (none(DType::F32, &[0, 2]), none(DType::I32, &[0]));
+    let (mut expanded_x, mut row_idx, mut counted) = (expanded.view_mut(), rows.view_mut(), counts.view_mut());
+    let outputs =
+        InitRoutingOutputs { expanded_x: &mut expanded_x, row_idx: &mut row_idx, counts: &mut counted, scale: None };
     op::moe_init_routing_v3(&sequence, &x.view(), &ids.view(), None, &InitRouting::dropless(4), outputs).unwrap();
     assert_eq!(read::<i64>(&rig, &counts), [0; 4]);
     let w = none(DType::F32, &[2, 3]);

@@ -17,8 +17,9 @@ pub(crate) fn run(dir: &Path, layout: Layout, release: Release, dev: bool) -> Re
     };
     tree::make(dir, &library, layout, release).with_context(|| format!("making {}", dir.display()))?;
     let dir = dir.canonicalize().with_context(|| format!("naming {}", dir.display()))?;
-    println!("export ASCEND_HOME_PATH={}", dir.display());
-    println!("export LD_LIBRARY_PATH={}/lib64:$LD_LIBRARY_PATH", dir.display());
+    println!("export ASCEND_HOME_PATH=\"{}\"", dir.display());
+    // An empty entry at the end would mean the current directory.
+    println!("export LD_LIBRARY_PATH=\"{}/lib64${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\"", dir.display());
     println!("export CANN_SIM_RELEASE={release}");
     Ok(ExitCode::SUCCESS)
 }

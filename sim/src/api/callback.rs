@@ -23,11 +23,7 @@ pub(crate) unsafe fn aclrtLaunchHostFunc(
     sim.answer((|| {
         let call = Call { function: function(CALL, fn_)?, data: args };
         let stream = sim.own_stream(CALL, stream)?;
-        let task = Task::new(CALL, String::new(), move |_: &Instance| {
-            call.run();
-            Ok(())
-        });
-        stream.enqueue(sim, task)
+        stream.enqueue(sim, Task { function: CALL, detail: String::new(), work: Work::Host(call) })
     })())
 }
 

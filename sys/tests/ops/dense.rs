@@ -70,6 +70,7 @@ pub(crate) fn violations_matmul() -> Vec<Case> {
         Case::new(call().set("out", tensor(BF16, &[2, 3, 6])), "out-elements", 561103).also(&["out-shape"]),
         Case::new(call().set("cubeMathType", 5), "cube-math-type", 161002),
         Case::new(call().set("out", tensor(BF16, &[6, 5])), "out-shape", NOT_CARRIED),
+        Case::new(product(OperatorId::Matmul, &[1, 4], &[4, 1], &[1]), "out-shape", NOT_CARRIED),
         Case::new(call().set("mat2", tensor(F32, &[4, 5])), "mixed-dtypes", NOT_CARRIED),
         Case::new(call().set("mat2", packed(tensor(BF16, &[4, 5]))), "nz-mat2", NOT_CARRIED),
     ]

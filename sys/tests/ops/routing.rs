@@ -38,6 +38,7 @@ pub(crate) fn legal_gating() -> Vec<Built> {
         grouped_gating(8, 4).set("outOut", spread(tensor(F32, &[1, 1]))),
         grouped_gating(8, 4).set("outFlag", true).set("normType", 0).set("renorm", 1),
         with_k(grouped_gating(8, 4), 128),
+        ungrouped_gating(4, 2048, 8).set("groupCount", 64).set("kGroup", 32),
     ]
 }
 
@@ -60,6 +61,7 @@ pub(crate) fn violations_gating() -> Vec<Case> {
         case(call().set("groupSelectMode", -1), "group-select-mode"),
         case(grouped_gating(256, 256), "top2-group"),
         case(grouped_gating(128, 64), "group-size"),
+        case(ungrouped_gating(4, 1320, 8).set("groupCount", 40).set("kGroup", 20), "group-size"),
         case(call().set("renorm", 2), "renorm"),
         case(call().set("renorm", -1), "renorm"),
         case(call().set("renorm", 1).on(V8_5), "renorm"),

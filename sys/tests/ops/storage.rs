@@ -1,6 +1,6 @@
 //! The format cast and the storage shape it packs into.
 
-use ascend_sys::ops::{Dims, Refusal, TensorDesc, format_cast_storage};
+use ascend_sys::ops::{Dims, Phase, Refusal, TensorDesc, format_cast_storage};
 use ascend_sys::{OperatorId, aclDataType, aclFormat};
 
 use crate::base;
@@ -91,7 +91,7 @@ fn refused_storage() {
     for (source, target, additional, rule, code) in cases {
         let violation = format_cast_storage(&source, target, additional).unwrap_err();
         assert_eq!((violation.rule, violation.code.0), (rule, code), "{violation}");
-        assert_eq!(violation.operator, OperatorId::NpuFormatCast);
+        assert_eq!((violation.operator, violation.phase), (OperatorId::NpuFormatCast, Phase::One));
         assert_eq!(violation.refusal == Refusal::NotCarried, code == 561003);
     }
 }
