@@ -18,6 +18,14 @@ use crate::sync::lock;
 /// May be dropped while queued work uses it: it is freed once that work is done. Work on one stream that uses it after
 /// work on another waits there for it, so the contents are always those of program order. Reads by the host go through
 /// [`copy_to_host`](Self::copy_to_host) and its kin, which wait for the last write.
+///
+/// Elements are plain data: what has pointers or forbidden bit patterns does not compile.
+///
+/// ```compile_fail,E0277
+/// fn boxed(device: &ascend_moe::Device) -> ascend_moe::Result<ascend_moe::DeviceBuffer<Box<u8>>> {
+///     ascend_moe::DeviceBuffer::from_slice(device, &[Box::new(1)])
+/// }
+/// ```
 pub struct DeviceBuffer<T: Pod> {
     memory: Memory,
     len: usize,

@@ -25,7 +25,8 @@ pub(crate) struct CannInner {
     reason: String,
     search: Option<LoadReport>,
     pid: u32,
-    devices: Mutex<HashMap<i32, Weak<DeviceInner>>>,
+    /// Devices that are open, or were. Locked while one is opened or reset.
+    pub(crate) devices: Mutex<HashMap<i32, Weak<DeviceInner>>>,
     /// Failures of devices closed by their last handle.
     pub(crate) kept: Kept,
 }

@@ -12,7 +12,7 @@ use ascend_sys::{
 use crate::cann::{Cann, vendor_error};
 use crate::error::{Error, Result, VendorError};
 use crate::holdings::{Freed, Holdings};
-use crate::sync::Kept;
+use crate::sync::{Kept, lock};
 
 /// Checks a vendor call: `call!(bound.aclrtFree(address))`. The call itself is unsafe, so the macro stands in an
 /// `unsafe` block.
@@ -236,8 +236,9 @@ impl DeviceInner {
 
     fn reset(&self) -> Result<()> {
         self.cann.check_process()?;
-        let before = self.state.swap(RESET, Ordering::SeqCst);
-        if before == RESET {
+        // Nobody opens the device anew before the vendor's reset is through: that would end theirs as well.
+        let _opening = lock(&self.cann.0.devices);
+        if self.state.swap(RESET, Ordering::SeqCst) == RESET {
             return Err(Error::DeviceReset { device: self.id });
         }
         while self.users.load(Ordering::SeqCst) != 0 {

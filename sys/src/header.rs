@@ -248,15 +248,10 @@ fn prototypes(keep: impl Fn(&FunctionInfo) -> bool) -> String {
     FUNCTIONS.iter().filter(|function| keep(function)).map(|function| prototype(function) + "\n").collect()
 }
 
-/// The C spelling of a type of the list. `stringify!` may set a space behind a `*`, which [`c_type`] does not take.
-pub fn c_spelling(rust: &str) -> String {
-    c_type(&rust.replace("* ", "*"))
-}
-
 /// The C prototype of a function of the list, with the release that first had it.
 pub fn prototype(function: &FunctionInfo) -> String {
     let parameters: Vec<String> =
-        function.params.iter().map(|(name, ty)| format!("{} {}", c_spelling(ty), c_param(name))).collect();
+        function.params.iter().map(|(name, ty)| format!("{} {}", c_type(ty), c_param(name))).collect();
     let parameters = if parameters.is_empty() { "void".to_owned() } else { parameters.join(", ") };
-    format!("/* since {} */\n{} {}({parameters});", function.since, c_spelling(function.returns), function.name)
+    format!("/* since {} */\n{} {}({parameters});", function.since, c_type(function.returns), function.name)
 }

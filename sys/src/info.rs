@@ -223,8 +223,9 @@ impl OperatorId {
 }
 
 /// The C spelling of a type of the list: `*const aclTensor` is `const aclTensor*`, `i64` is `int64_t`.
+/// (`stringify!` may set a space behind a `*`.)
 pub fn c_type(rust: &str) -> String {
-    let rust = rust.trim();
+    let rust = &*rust.trim().replace("* ", "*");
     if let Some(inner) = rust.strip_prefix("*mut ") {
         return format!("{}*", c_type(inner));
     }

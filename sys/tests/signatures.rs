@@ -7,8 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use ascend_sys::header::c_spelling;
-use ascend_sys::{FUNCTIONS, FunctionInfo, Library, OPERATORS, c_param};
+use ascend_sys::{FUNCTIONS, FunctionInfo, Library, OPERATORS, c_param, c_type};
 
 /// One function of the table.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,8 +43,8 @@ fn parameter(text: &str) -> (String, String) {
 
 fn listed(function: &FunctionInfo) -> Signature {
     Signature {
-        returns: c_spelling(function.returns),
-        params: function.params.iter().map(|(name, ty)| (c_spelling(ty), c_param(name).to_owned())).collect(),
+        returns: c_type(function.returns),
+        params: function.params.iter().map(|(name, ty)| (c_type(ty), c_param(name).to_owned())).collect(),
         since: function.since.to_owned(),
         group: match function.library {
             Library::Acl => "acl",

@@ -1,7 +1,8 @@
-use ascend_moe::{Device, DeviceBuffer, Result};
+use ascend_moe::{Device, Result, Tensor};
 
-fn boxed(device: &Device) -> Result<DeviceBuffer<Box<u8>>> {
-    DeviceBuffer::from_slice(device, &[Box::new(1)])
+// A `bool` has forbidden bit patterns; the bytes of a `Bool` tensor are read as `u8`.
+fn flags(device: &Device) -> Result<Tensor> {
+    Tensor::from_slice(device, &[true, false], &[2])
 }
 
 fn main() {}

@@ -1,0 +1,86 @@
+//! `out = a + b` of 16 f32, once through the safe layer and once by the same calls straight on the call table.
+
+use core::ffi::c_void;
+use core::ptr;
+use std::sync::Arc;
+
+use ascend_moe::{Cann, Device, Sequence, Stream, Tensor, op};
+use ascend_sys::{Table, aclDataType, aclFormat, aclTensor, aclnnStatus, aclrtContext};
+
+/// Elements of each tensor.
+pub const LEN: usize = 16;
+
+pub struct Add {
+    a: Tensor,
+    b: Tensor,
+    out: Tensor,
+    pub stream: Stream,
+    pub device: Device,
+    table: Arc<Table>,
+    context: aclrtContext,
+}
+
+impl Add {
+    pub fn new(cann: &Cann) -> ascend_moe::Result<Self> {
+        let device = cann.device(0)?;
+        let stream = Stream::new(&device)?;
+        let table = Arc::clone(cann.table());
+        let mut context = aclrtContext::NULL;
+        // SAFETY: the handle is writable.
+        let code = unsafe { table.aclrtGetCurrentContext(&mut context) }?;
+        assert!(code.is_ok(), "{code:?}");
+        Ok(Self {
+            a: Tensor::from_slice(&device, &[1.5f32; LEN], &[LEN])?,
+            b: Tensor::from_slice(&device, &[2.0f32; LEN], &[LEN])?,
+            out: Tensor::from_slice(&device, &[0.0f32; LEN], &[LEN])?,
+            stream,
+            device,
+            table,
+            context,
+        })
+    }
+
+    /// The sum that the last call left.
+    pub fn sum(&self) -> ascend_moe::Result<Vec<f32>> {
+        self.out.to_vec(&self.stream)
+    }
+
+    /// Through the safe layer, beginning and ending a sequence for it.
+    pub fn safe(&mut self) -> ascend_moe::Result<()> {
+        let sequence: Sequence<'_> = self.stream.sequence()?;
+        op::add(&sequence, &self.a.view(), &self.b.view(), 1.0, &mut self.out.view_mut())
+    }
+
+    /// By the calls that a C program makes: context, descriptors, both phases, and the descriptors destroyed. No workspace
+    /// is asked for, which is asserted.
+    pub fn raw(&self) -> Result<(), ascend_sys::MissingFunction> {
+        let table = &*self.table;
+        let tensor = |tensor: &Tensor| {
+            let (shape, stride) = ([LEN as i64], [1i64]);
+            let data = tensor.view().desc().data as *mut c_void;
+            let (dtype, format) = (aclDataType::FLOAT, aclFormat::ND);
+            // SAFETY: the arrays have one entry each and are copied; the data is device memory of this length.
+            unsafe {
+                table.aclCreateTensor(shape.as_ptr(), 1, dtype, stride.as_ptr(), 0, format, shape.as_ptr(), 1, data)
+            }
+        };
+        // SAFETY: every object is made here, given to the calls that expect it, and destroyed once; the executor is used
+        // once; the tensors outlive the stream's work.
+        unsafe {
+            assert!(table.aclrtSetCurrentContext(self.context)?.is_ok());
+            let (a, b, out): (_, _, *mut aclTensor) = (tensor(&self.a)?, tensor(&self.b)?, tensor(&self.out)?);
+            let mut alpha = 1.0f32;
+            let alpha = table.aclCreateScalar(ptr::from_mut(&mut alpha).cast(), aclDataType::FLOAT)?;
+            let (mut size, mut executor) = (0, ptr::null_mut());
+            let code = table.aclnnAddGetWorkspaceSize(a, b, alpha, out, &mut size, &mut executor)?;
+            assert_eq!((code, size), (aclnnStatus::SUCCESS, 0));
+            let code = table.aclnnAdd(ptr::null_mut(), 0, executor, self.stream.raw())?;
+            assert_eq!(code, aclnnStatus::SUCCESS);
+            for tensor in [a, b, out] {
+                table.aclDestroyTensor(tensor)?;
+            }
+            table.aclDestroyScalar(alpha)?;
+        }
+        Ok(())
+    }
+}
