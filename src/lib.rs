@@ -1,4 +1,13 @@
-//! ascend-moe.
+//! Mixture-of-experts layers on Huawei Ascend NPUs, and on a simulator of CANN where there is none.
+//!
+//! From below: [`Cann`] is a table of CANN's C functions, filled by the host's libraries or by the simulator
+//! ([`backend`] chooses). [`Device`], [`Stream`], [`Event`], [`DeviceBuffer`], [`PinnedBuffer`] and [`Tensor`] own what
+//! CANN gives, so that memory is freed in stream order, work that moves between streams is put in order and nothing is
+//! read before it is written. [`op`] has the operators as safe functions, each held against its row of rules before any
+//! call. [`layer`] runs a whole mixture-of-experts layer with them; [`spec`] says what a layer computes, and
+//! [`checkpoint`] reads published weights.
+//!
+//! No operator here was run on hardware yet: facts about CANN come from its public sources, named where they are used.
 
 pub mod backend;
 mod buffer;
@@ -32,3 +41,7 @@ pub use scratch::{Footprint, Sequence};
 pub use stream::Stream;
 pub use tensor::{Tensor, TensorView, TensorViewMut};
 pub use ascend_sys::{Implementation, OperatorId, Release};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

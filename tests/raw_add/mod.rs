@@ -4,24 +4,26 @@ use core::ffi::c_void;
 use core::ptr;
 use std::sync::Arc;
 
-use ascend_moe::{Cann, Device, Sequence, Stream, Tensor, op};
+use ascend_moe::{Cann, Device, DeviceBuffer, Sequence, Stream, Tensor, op};
 use ascend_sys::{Table, aclDataType, aclFormat, aclTensor, aclnnStatus, aclrtContext};
 
 /// Elements of each tensor.
-pub const LEN: usize = 16;
+pub(crate) const LEN: usize = 16;
 
-pub struct Add {
+pub(crate) struct Add {
     a: Tensor,
     b: Tensor,
     out: Tensor,
-    pub stream: Stream,
-    pub device: Device,
+    pub(crate) stream: Stream,
+    device: Device,
+    /// What the raw calls use; grown to what phase 1 asks for.
+    workspace: Option<DeviceBuffer<u8>>,
     table: Arc<Table>,
     context: aclrtContext,
 }
 
 impl Add {
-    pub fn new(cann: &Cann) -> ascend_moe::Result<Self> {
+    pub(crate) fn new(cann: &Cann) -> ascend_moe::Result<Self> {
         let device = cann.device(0)?;
         let stream = Stream::new(&device)?;
         let table = Arc::clone(cann.table());
@@ -33,6 +35,7 @@ impl Add {
             a: Tensor::from_slice(&device, &[1.5f32; LEN], &[LEN])?,
             b: Tensor::from_slice(&device, &[2.0f32; LEN], &[LEN])?,
             out: Tensor::from_slice(&device, &[0.0f32; LEN], &[LEN])?,
+            workspace: None,
             stream,
             device,
             table,
@@ -41,19 +44,19 @@ impl Add {
     }
 
     /// The sum that the last call left.
-    pub fn sum(&self) -> ascend_moe::Result<Vec<f32>> {
+    pub(crate) fn sum(&self) -> ascend_moe::Result<Vec<f32>> {
         self.out.to_vec(&self.stream)
     }
 
     /// Through the safe layer, beginning and ending a sequence for it.
-    pub fn safe(&mut self) -> ascend_moe::Result<()> {
+    pub(crate) fn safe(&mut self) -> ascend_moe::Result<()> {
         let sequence: Sequence<'_> = self.stream.sequence()?;
         op::add(&sequence, &self.a.view(), &self.b.view(), 1.0, &mut self.out.view_mut())
     }
 
-    /// By the calls that a C program makes: context, descriptors, both phases, and the descriptors destroyed. No workspace
-    /// is asked for, which is asserted.
-    pub fn raw(&self) -> Result<(), ascend_sys::MissingFunction> {
+    /// By the calls that a C program makes: context, descriptors, both phases with a workspace kept from call to call, and
+    /// the descriptors destroyed.
+    pub(crate) fn raw(&mut self) -> ascend_moe::Result<()> {
         let table = &*self.table;
         let tensor = |tensor: &Tensor| {
             let (shape, stride) = ([LEN as i64], [1i64]);
@@ -73,8 +76,12 @@ impl Add {
             let alpha = table.aclCreateScalar(ptr::from_mut(&mut alpha).cast(), aclDataType::FLOAT)?;
             let (mut size, mut executor) = (0, ptr::null_mut());
             let code = table.aclnnAddGetWorkspaceSize(a, b, alpha, out, &mut size, &mut executor)?;
-            assert_eq!((code, size), (aclnnStatus::SUCCESS, 0));
-            let code = table.aclnnAdd(ptr::null_mut(), 0, executor, self.stream.raw())?;
+            assert_eq!(code, aclnnStatus::SUCCESS);
+            if self.workspace.as_ref().map_or(0, DeviceBuffer::len) < size as usize {
+                self.workspace = Some(DeviceBuffer::alloc_uninit(&self.device, size as usize)?);
+            }
+            let workspace = self.workspace.as_ref().map_or(0, DeviceBuffer::address) as *mut c_void;
+            let code = table.aclnnAdd(workspace, size, executor, self.stream.raw())?;
             assert_eq!(code, aclnnStatus::SUCCESS);
             for tensor in [a, b, out] {
                 table.aclDestroyTensor(tensor)?;

@@ -7,13 +7,13 @@ use ascend_moe::{Cann, Device, DeviceBuffer, Stream};
 use cann_sim::{Config, Finding, Mode, Sim};
 
 /// Device memory of the simulators of these tests.
-pub const HBM: u64 = 1 << 30;
+pub(crate) const HBM: u64 = 1 << 30;
 
 /// Dropped in the order of the fields: the check comes last.
-pub struct Rig {
-    pub stream: Stream,
-    pub device: Device,
-    pub cann: Cann,
+pub(crate) struct Rig {
+    pub(crate) stream: Stream,
+    pub(crate) device: Device,
+    pub(crate) cann: Cann,
     check: Check,
 }
 
@@ -32,11 +32,11 @@ impl Drop for Check {
 
 impl Rig {
     /// A strict simulator of CANN 9.1.0.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config { mode: Mode::Strict, hbm: Some(HBM), ..Config::default() };
         change(&mut config);
         let sim = Sim::start(config).unwrap();
@@ -47,35 +47,35 @@ impl Rig {
     }
 
     /// With failures to inject. See [`cann_sim::FaultScript`].
-    pub fn with_faults(script: &str) -> Self {
+    pub(crate) fn with_faults(script: &str) -> Self {
         let faults = script.parse().unwrap();
         Self::with(|config| config.faults = faults)
     }
 
-    pub fn sim(&self) -> &Sim {
+    pub(crate) fn sim(&self) -> &Sim {
         &self.check.sim
     }
 
     /// For tests that break rules: no check at the end.
-    pub fn expect_findings(&mut self) {
+    pub(crate) fn expect_findings(&mut self) {
         self.check.clean = false;
     }
 
-    pub fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         self.check.sim.report()
     }
 
-    pub fn buffer<T: bytemuck::Pod>(&self, values: &[T]) -> DeviceBuffer<T> {
+    pub(crate) fn buffer<T: bytemuck::Pod>(&self, values: &[T]) -> DeviceBuffer<T> {
         DeviceBuffer::from_slice(&self.device, values).unwrap()
     }
 }
 
 /// Holds a stream back until it is opened.
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
     /// Queues a host function that waits for [`open`](Self::open).
-    pub fn close(stream: &Stream) -> Self {
+    pub(crate) fn close(stream: &Stream) -> Self {
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let args = Arc::into_raw(Arc::clone(&gate)) as *mut c_void;
         let table = stream.device().cann().table();
@@ -87,7 +87,7 @@ impl Gate {
         Self(gate)
     }
 
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
     }
