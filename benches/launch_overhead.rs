@@ -1,5 +1,5 @@
 //! What the safe layer costs on the host: one small operator (`aclnnAdd` of 16 f32) through it, over the same vendor calls
-//! (context, descriptors, both phases) made straight on the call table.
+//! (descriptors, both phases, workspace) made straight on the call table.
 //!
 //! Rounds alternate, each on an idle stream: the synchronisation is outside of the timed part. `cargo bench --bench
 //! launch_overhead`; a number as the first argument sets the rounds. On the simulator the vendor's side is the

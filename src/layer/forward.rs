@@ -78,7 +78,10 @@ impl MoeLayer {
     /// [`Error::Shape`], [`Error::DType`], [`Error::WrongDevice`]; [`Error::Rule`]; [`Error::OutOfMemory`];
     /// [`Error::MissingOperator`]; [`Error::Vendor`] and the states of the device.
     pub fn forward(&self, stream: &Stream, x: TensorView<'_>) -> Result<LayerOutput> {
-        let mut output = self.new_output(self.router.tokens(&x)?)?;
+        // SAFETY: the pass below writes every element, or fails and nobody gets the tensors.
+        let mut output = self.allocate(self.router.tokens(&x)?, |dtype, shape| unsafe {
+            Tensor::uninit(self.device(), dtype, shape)
+        })?;
         self.forward_into(stream, x, &mut output)?;
         Ok(output)
     }
@@ -137,13 +140,16 @@ impl MoeLayer {
         Ok(RoutedOutput { output, expert_counts: counts })
     }
 
-    /// Tensors for the results of a pass of `tokens`.
+    /// Tensors of zeros for the results of passes of `tokens`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Vendor`] and the states of the device.
     pub fn new_output(&self, tokens: usize) -> Result<LayerOutput> {
+        self.allocate(tokens, |dtype, shape| Tensor::zeros(self.device(), dtype, shape))
+    }
+
+    fn allocate(&self, tokens: usize, new: impl Fn(DType, &[usize]) -> Result<Tensor>) -> Result<LayerOutput> {
         let (experts, top_k) = (self.spec().experts(), self.spec().router().top_k);
-        let new = |dtype, shape: &[usize]| Tensor::zeros(self.device(), dtype, shape);
         Ok(LayerOutput {
             output: new(self.dtype().into(), &[tokens, experts.hidden])?,
             expert_ids: new(DType::I32, &[tokens, top_k])?,

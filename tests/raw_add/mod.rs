@@ -5,7 +5,7 @@ use core::ptr;
 use std::sync::Arc;
 
 use ascend_moe::{Cann, Device, DeviceBuffer, Sequence, Stream, Tensor, op};
-use ascend_sys::{Table, aclDataType, aclFormat, aclTensor, aclnnStatus, aclrtContext};
+use ascend_sys::{Table, aclDataType, aclFormat, aclTensor, aclnnStatus};
 
 /// Elements of each tensor.
 pub(crate) const LEN: usize = 16;
@@ -19,7 +19,6 @@ pub(crate) struct Add {
     /// What the raw calls use; grown to what phase 1 asks for.
     workspace: Option<DeviceBuffer<u8>>,
     table: Arc<Table>,
-    context: aclrtContext,
 }
 
 impl Add {
@@ -27,10 +26,6 @@ impl Add {
         let device = cann.device(0)?;
         let stream = Stream::new(&device)?;
         let table = Arc::clone(cann.table());
-        let mut context = aclrtContext::NULL;
-        // SAFETY: the handle is writable.
-        let code = unsafe { table.aclrtGetCurrentContext(&mut context) }?;
-        assert!(code.is_ok(), "{code:?}");
         Ok(Self {
             a: Tensor::from_slice(&device, &[1.5f32; LEN], &[LEN])?,
             b: Tensor::from_slice(&device, &[2.0f32; LEN], &[LEN])?,
@@ -39,7 +34,6 @@ impl Add {
             stream,
             device,
             table,
-            context,
         })
     }
 
@@ -54,8 +48,8 @@ impl Add {
         op::add(&sequence, &self.a.view(), &self.b.view(), 1.0, &mut self.out.view_mut())
     }
 
-    /// By the calls that a C program makes: context, descriptors, both phases with a workspace kept from call to call, and
-    /// the descriptors destroyed.
+    /// By the calls that a C program makes whose thread has the device's context: descriptors, both phases with a workspace
+    /// kept from call to call, and the descriptors destroyed.
     pub(crate) fn raw(&mut self) -> ascend_moe::Result<()> {
         let table = &*self.table;
         let tensor = |tensor: &Tensor| {
@@ -70,7 +64,6 @@ impl Add {
         // SAFETY: every object is made here, given to the calls that expect it, and destroyed once; the executor is used
         // once; the tensors outlive the stream's work.
         unsafe {
-            assert!(table.aclrtSetCurrentContext(self.context)?.is_ok());
             let (a, b, out): (_, _, *mut aclTensor) = (tensor(&self.a)?, tensor(&self.b)?, tensor(&self.out)?);
             let mut alpha = 1.0f32;
             let alpha = table.aclCreateScalar(ptr::from_mut(&mut alpha).cast(), aclDataType::FLOAT)?;

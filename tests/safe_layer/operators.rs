@@ -54,7 +54,7 @@ fn elementwise() {
     assert_eq!(read::<i64>(&rig, &sum), [-14, -19]);
 
     // Ties go to even: 1 + 2^-8, and 1 + 3 * 2^-8.
-    let x = tensor(&rig, &[1.00390625f32, 1.01171875, -2.0], &[3]);
+    let x = tensor(&rig, &[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -2.0f32], &[3]);
     let mut narrow = zeros(&rig, DType::Bf16, &[3]);
     op::cast(&sequence, &x.view(), &mut narrow.view_mut()).unwrap();
     assert_eq!(read::<bf16>(&rig, &narrow), bf(&[1.0, 1.015625, -2.0]));
