@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, Weak};
 
 use ascend_sys::load::LoadReport;
 use ascend_sys::probe::{Probe, probe, recent_error};
-use ascend_sys::{FunctionId, Implementation, LoadedLibrary, MissingFunction, Release, Table, aclError};
+use ascend_sys::{
+    FunctionId, Implementation, LoadedLibrary, MissingFunction, Release, Table, aclError, aclnnStatus,
+    aclrtLastErrLevel,
+};
 
 use crate::backend::{self, Choice, Environment, Opened};
 use crate::device::{Device, DeviceInner};
@@ -62,7 +65,7 @@ impl Cann {
 
     fn new(opened: Opened) -> Self {
         let Opened { table, probe, reason, search } = opened;
-        tracing::info!(soc = probe.soc, devices = probe.device_count, simulated = table.origin().implementation.is_simulated(), %reason, "CANN opened");
+        tracing::debug!(soc = probe.soc, devices = probe.device_count, simulated = table.origin().implementation.is_simulated(), %reason, "CANN opened");
         Self(Arc::new(CannInner {
             table,
             probe,
@@ -195,14 +198,12 @@ fn check(table: &Table, call: FunctionId, result: Result<aclError, MissingFuncti
     if code.is_ok() { Ok(()) } else { Err(vendor_error(table, call, code.0).into()) }
 }
 
-/// A failed vendor call with its message.
+/// A failed vendor call with its message. Clears what the thread's runtime remembers of it, so that no later failure is
+/// explained by this one.
 pub(crate) fn vendor_error(table: &Table, call: FunctionId, code: i32) -> VendorError {
-    VendorError {
-        call: call.name(),
-        code,
-        name: name_of(code),
-        family: Family::of(code),
-        runtime: None,
-        message: recent_error(table),
-    }
+    let message = recent_error(table);
+    // SAFETY: asks and clears this thread's last runtime error.
+    let last = unsafe { table.aclrtGetLastError(aclrtLastErrLevel::THREAD) };
+    let runtime = last.ok().filter(|last| code == aclnnStatus::ERR_RUNTIME_ERROR.0 && !last.is_ok());
+    VendorError { call: call.name(), code, name: name_of(code), family: Family::of(code), runtime, message }
 }

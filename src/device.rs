@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use ascend_sys::{
-    FunctionId, MissingFunction, Table, aclError, aclnnStatus, aclrtContext, aclrtLastErrLevel, aclrtMemAttr,
-};
+use ascend_sys::{FunctionId, MissingFunction, Table, aclError, aclnnStatus, aclrtContext, aclrtMemAttr};
 
 use crate::cann::{Cann, vendor_error};
 use crate::error::{Error, Result, VendorError};
@@ -338,25 +336,16 @@ impl<'d> Bound<'d> {
         if code.is_ok() {
             return Ok(());
         }
-        let mut error = self.failure(call, code.0);
-        if code == aclnnStatus::ERR_RUNTIME_ERROR {
-            // SAFETY: asks this thread's last runtime error.
-            let runtime = unsafe { self.table().aclrtGetLastError(aclrtLastErrLevel::THREAD) };
-            error.runtime = runtime.ok().filter(|code| !code.is_ok());
-            if let Some(code) = error.runtime
-                && code.is_device_fault()
-            {
-                self.device.poison(code.0, call.name());
-            }
-        }
-        Err(error.into())
+        Err(self.failure(call, code.0).into())
     }
 
     fn failure(&self, call: FunctionId, code: i32) -> VendorError {
-        if aclError(code).is_device_fault() {
-            self.device.poison(code, call.name());
+        let error = vendor_error(self.table(), call, code);
+        let fault = [Some(aclError(code)), error.runtime].into_iter().flatten().find(|code| code.is_device_fault());
+        if let Some(code) = fault {
+            self.device.poison(code.0, call.name());
         }
-        vendor_error(self.table(), call, code)
+        error
     }
 
     pub(crate) fn memory_info(&self) -> Result<MemoryInfo> {

@@ -37,6 +37,8 @@ pub enum Weight<'a, T> {
     Strided(Mat<'a, T>),
     /// Packed as FRACTAL_NZ with rows K and columns N.
     Nz(NzMat<'a, T>),
+    /// Its transpose `[N, K]` packed as FRACTAL_NZ with rows N and columns K.
+    NzTransposed(NzMat<'a, T>),
 }
 
 impl<T: Float> Weight<'_, T> {
@@ -45,6 +47,7 @@ impl<T: Float> Weight<'_, T> {
         match self {
             Self::Strided(mat) => mat.rows(),
             Self::Nz(mat) => mat.layout().rows(),
+            Self::NzTransposed(mat) => mat.layout().cols(),
         }
     }
 
@@ -53,6 +56,7 @@ impl<T: Float> Weight<'_, T> {
         match self {
             Self::Strided(mat) => mat.cols(),
             Self::Nz(mat) => mat.layout().cols(),
+            Self::NzTransposed(mat) => mat.layout().rows(),
         }
     }
 
@@ -63,6 +67,10 @@ impl<T: Float> Weight<'_, T> {
                 Some(row) => T::widen(row, dst),
                 None => dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.at(k, n).to_f32()),
             },
+            Self::NzTransposed(mat) => {
+                // One column of each row: a run of one element.
+                dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.run(n, k, 1)[0].to_f32());
+            }
             Self::Nz(mat) => {
                 let c0 = mat.layout().c0();
                 let mut n = cols.start;

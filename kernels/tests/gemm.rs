@@ -22,12 +22,13 @@ enum Order {
     /// Gaps between rows and between columns.
     Padded,
     Nz,
+    NzTransposed,
 }
 
 impl Order {
     fn strides(self, rows: usize, cols: usize) -> (usize, usize) {
         match self {
-            Self::RowMajor | Self::Nz => (cols, 1),
+            Self::RowMajor | Self::Nz | Self::NzTransposed => (cols, 1),
             Self::Transposed => (1, rows),
             Self::Padded => (2 * cols + 3, 2),
         }
@@ -44,7 +45,7 @@ fn strided() -> impl Strategy<Value = Order> {
 }
 
 fn any_order() -> impl Strategy<Value = Order> {
-    prop::sample::select(vec![Order::RowMajor, Order::Transposed, Order::Padded, Order::Nz])
+    prop::sample::select(vec![Order::RowMajor, Order::Transposed, Order::Padded, Order::Nz, Order::NzTransposed])
 }
 
 fn view<T: Float>(data: &[T], rows: usize, cols: usize, order: Order) -> Mat<'_, T> {
@@ -62,6 +63,12 @@ fn weight_memory<T: Float>(k: usize, n: usize, order: Order, seed: u64) -> Vec<T
             pack(&NdView::contiguous(&data, &[k, n]).unwrap(), &mut storage).unwrap();
             storage
         }
+        Order::NzTransposed => {
+            let len = moe_kernels::nz::NzLayout::new(n, k, T::BYTES).unwrap().storage_len();
+            let mut storage = vec![T::from_f32(POISON); len];
+            pack(&NdView::new(&data, &[n, k], &[1, n]).unwrap(), &mut storage).unwrap();
+            storage
+        }
         _ => data,
     }
 }
@@ -69,6 +76,7 @@ fn weight_memory<T: Float>(k: usize, n: usize, order: Order, seed: u64) -> Vec<T
 fn weight<T: Float>(memory: &[T], k: usize, n: usize, order: Order) -> Weight<'_, T> {
     match order {
         Order::Nz => Weight::Nz(NzMat::new(memory, k, n).unwrap()),
+        Order::NzTransposed => Weight::NzTransposed(NzMat::new(memory, n, k).unwrap()),
         _ => Weight::Strided(view(memory, k, n, order)),
     }
 }

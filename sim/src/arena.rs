@@ -148,7 +148,9 @@ impl Arena {
         let room = len.max(1).next_multiple_of(GRANULE);
         state.used -= room;
         let (mut start, mut end) = (offset, offset + room);
-        if let Some((&left, &len)) = state.free.range(..offset).next_back().filter(|&(&left, &len)| left + len == offset) {
+        if let Some((&left, &len)) =
+            state.free.range(..offset).next_back().filter(|&(&left, &len)| left + len == offset)
+        {
             state.free.remove(&left);
             debug_assert_eq!(left + len, start);
             start = left;

@@ -251,7 +251,8 @@ impl Instance {
         let events = self.objects().select::<Event>(|event| Arc::ptr_eq(&event.context, context));
         let left = streams.iter().skip(1).map(|stream| format!("aclrtStream {:#x} (id {})", stream.handle, stream.id));
         let left = left.chain(events.iter().map(|(handle, _)| format!("aclrtEvent {handle:#x}")));
-        let leaks = left.map(|what| Finding::new(FindingKind::Leak, call, format!("{what} on device {}", context.device)));
+        let leaks =
+            left.map(|what| Finding::new(FindingKind::Leak, call, format!("{what} on device {}", context.device)));
         let leaks = leaks.collect();
         for stream in &streams {
             self.close_stream(stream);

@@ -24,7 +24,10 @@ impl Refusal {
 
     /// The acl layer's answer to a value out of range.
     pub(crate) fn value(parameter: &str, value: impl std::fmt::Display, legal: &str) -> Self {
-        Self::new(aclError::INVALID_PARAM, format!("EH0001: Invalid_Argument: {parameter} is {value}, expected {legal}"))
+        Self::new(
+            aclError::INVALID_PARAM,
+            format!("EH0001: Invalid_Argument: {parameter} is {value}, expected {legal}"),
+        )
     }
 
     /// The runtime's answer to a value out of range.

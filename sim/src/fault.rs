@@ -93,12 +93,13 @@ impl Rule {
             .copied()
             .find(|id| id.name() == name)
             .ok_or_else(|| FaultScriptError::Function { name: name.to_owned(), rule: rule.to_owned() })?;
-        let when = match position {
-            "*" => When::Always,
-            number => number.parse().ok().filter(|&n| n > 0).map(When::Nth).ok_or_else(|| {
-                FaultScriptError::Position { position: position.to_owned(), rule: rule.to_owned() }
-            })?,
-        };
+        let when =
+            match position {
+                "*" => When::Always,
+                number => number.parse().ok().filter(|&n| n > 0).map(When::Nth).ok_or_else(|| {
+                    FaultScriptError::Position { position: position.to_owned(), rule: rule.to_owned() }
+                })?,
+            };
         let bad = |legal| FaultScriptError::Code { code: code.to_owned(), rule: rule.to_owned(), legal };
         let effect = match code.strip_prefix("device:") {
             Some(code) => code

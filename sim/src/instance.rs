@@ -208,10 +208,7 @@ impl Instance {
 
     /// A device id as C gives it.
     pub(crate) fn device_id(&self, id: i32) -> Result<u32, Refusal> {
-        u32::try_from(id)
-            .ok()
-            .filter(|&id| id < self.config.devices)
-            .ok_or_else(|| self.no_device(i64::from(id)))
+        u32::try_from(id).ok().filter(|&id| id < self.config.devices).ok_or_else(|| self.no_device(i64::from(id)))
     }
 
     fn no_device(&self, id: i64) -> Refusal {
@@ -267,7 +264,8 @@ impl Instance {
     pub(crate) fn any_stream(&self, call: &'static str, stream: aclrtStream) -> Result<Arc<Stream>, Refusal> {
         if stream.is_null() {
             let default = self.context(call)?.default_stream();
-            return default.ok_or_else(|| Refusal::new(aclError::RT_CONTEXT_NULL, format!("EE1001: {call}: no context")));
+            return default
+                .ok_or_else(|| Refusal::new(aclError::RT_CONTEXT_NULL, format!("EE1001: {call}: no context")));
         }
         self.object(call, stream.0)
     }
@@ -303,7 +301,12 @@ impl Instance {
     }
 
     /// Turns the end of a wait into the answer of a call.
-    pub(crate) fn synced(&self, call: &'static str, timeout: aclError, result: Result<(), SyncError>) -> Result<(), Refusal> {
+    pub(crate) fn synced(
+        &self,
+        call: &'static str,
+        timeout: aclError,
+        result: Result<(), SyncError>,
+    ) -> Result<(), Refusal> {
         result.map_err(|error| match error {
             SyncError::TimedOut => Refusal::new(timeout, format!("EE1002: {call}: the time is up, the work goes on")),
             SyncError::Fault(fault) => self.fault_told(call, &fault),

@@ -244,7 +244,14 @@ impl Stream {
     }
 
     fn fail(&self, sim: &Instance, function: &'static str, fault: DeviceFault, number: u64, thread: u32) {
-        tracing::warn!(function, device = self.context.device, stream = self.id, code = fault.code.0, "device fault: {}", fault.message);
+        tracing::warn!(
+            function,
+            device = self.context.device,
+            stream = self.id,
+            code = fault.code.0,
+            "device fault: {}",
+            fault.message
+        );
         let stops = self.context.stops();
         {
             let mut queue = lock(&self.queue);

@@ -184,7 +184,9 @@ fn what_is_left_over_at_a_reset_is_a_finding() {
         let report = rig.sim.report();
         assert_eq!(rig.findings(), [FindingKind::Leak; 3]);
         let all = report.iter().map(|finding| finding.to_string()).collect::<Vec<_>>().join("\n");
-        for object in [format!("{:p}", stream.0), format!("{:p}", event.0), format!("{block:p}"), "aclrtResetDevice".into()] {
+        for object in
+            [format!("{:p}", stream.0), format!("{:p}", event.0), format!("{block:p}"), "aclrtResetDevice".into()]
+        {
             assert!(all.contains(&object), "{object} is named in\n{all}");
         }
         let mut id = 0;
@@ -213,9 +215,8 @@ fn a_reset_waits_for_work_and_a_forced_one_discards_it() {
         gate.reached();
         std::thread::scope(|scope| {
             let rig = &rig;
-            let reset = scope.spawn(move || {
-                if force { c!(rig, aclrtResetDeviceForce(0)) } else { c!(rig, aclrtResetDevice(0)) }
-            });
+            let reset = scope
+                .spawn(move || if force { c!(rig, aclrtResetDeviceForce(0)) } else { c!(rig, aclrtResetDevice(0)) });
             ok!(rig, aclrtSynchronizeEvent(released));
             gate.open();
             assert_eq!(reset.join().unwrap(), aclError(507_007), "things are left over");

@@ -6,8 +6,8 @@ mod common;
 use std::ptr::null_mut;
 
 use ascend_sys::{
-    ACL_EVENT_CAPTURE_STREAM_PROGRESS as PROGRESS, ACL_EVENT_SYNC as SYNC, ACL_EVENT_TIME_LINE as TIME_LINE, aclrtEvent,
-    aclrtEventRecordedStatus, aclrtStream, aclrtStreamStatus,
+    ACL_EVENT_CAPTURE_STREAM_PROGRESS as PROGRESS, ACL_EVENT_SYNC as SYNC, ACL_EVENT_TIME_LINE as TIME_LINE,
+    aclrtEvent, aclrtEventRecordedStatus, aclrtStream, aclrtStreamStatus,
 };
 use cann_sim::FindingKind;
 use common::{Gate, Rig, c, code, ok};
@@ -35,7 +35,9 @@ fn flags_of_events() {
         ok!(rig, aclrtCreateEventWithFlag(&mut event, flag));
         ok!(rig, aclrtDestroyEvent(event));
     }
-    for (flag, expected) in [(0, 107_000), (0x4, 107_000), (0x80, 107_000), (0x10, 207_000), (0x20, 207_000), (0x41, 207_000)] {
+    for (flag, expected) in
+        [(0, 107_000), (0x4, 107_000), (0x80, 107_000), (0x10, 207_000), (0x20, 207_000), (0x41, 207_000)]
+    {
         code!(rig, aclrtCreateEventExWithFlag(&mut event, flag), expected);
         code!(rig, aclrtCreateEventWithFlag(&mut event, flag), expected);
     }

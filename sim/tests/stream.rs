@@ -7,7 +7,9 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::Mutex;
 
-use ascend_sys::{ACL_EVENT_SYNC, ACL_STREAM_FAST_LAUNCH, ACL_STREAM_FAST_SYNC, aclrtContext, aclrtStream, aclrtStreamStatus};
+use ascend_sys::{
+    ACL_EVENT_SYNC, ACL_STREAM_FAST_LAUNCH, ACL_STREAM_FAST_SYNC, aclrtContext, aclrtStream, aclrtStreamStatus,
+};
 use cann_sim::{Config, FindingKind, Mode};
 use common::{D2D, Gate, Rig, c, code, ok};
 

@@ -2,23 +2,37 @@
 
 use std::path::PathBuf;
 
-use ascend_moe::spec::FloatType;
 use ascend_moe::Choice;
+use ascend_moe::spec::FloatType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Mixture-of-experts backend for Huawei Ascend NPUs. Without one, layers run on a simulator of CANN, and every
 /// report says so.
 #[derive(Parser)]
-#[command(name = "ascend-moe", version, after_help = EXIT_CODES)]
+#[command(name = "ascend-moe", version, arg_required_else_help = false, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 right, 1 a comparison failed, 2 bad usage or bad input, 3 backend not usable.
-Environment: ASCEND_MOE_BACKEND (auto, cann, sim) stands in for --backend; CANN is found through ASCEND_HOME_PATH and
-the other variables that its set_env.sh sets; RUST_LOG=info shows what is chosen and why.";
+Exit codes:
+  0  right; of `doctor`: a backend is usable
+  1  a comparison failed
+  2  bad usage or bad input
+  3  the backend is not usable, cannot run this, or failed
+
+With --json standard output holds one JSON object and nothing else. A failure without a report is
+  {\"schema\": \"ascend-moe/error/1\", \"ok\": false, \"error\": {\"kind\", \"exit_code\", \"message\"}}
+with a kind of \"usage\", \"input\" or \"backend\". Numbers that are infinite or not a number are null.
+
+Environment:
+  ASCEND_MOE_BACKEND  auto, cann or sim, where --backend is not given
+  ASCEND_HOME_PATH    root of CANN, as its set_env.sh sets it with the others
+  RUST_LOG            info shows what is chosen and why; the default is warn";
+
+/// Most values of random input: 4 GiB of f32.
+pub(crate) const MAX_RANDOM: usize = 1 << 30;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -35,20 +49,23 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
 
-    /// Layer to run, may be repeated [default: all mixture-of-experts layers]
+    /// Layer to run, may be repeated with another [default: all mixture-of-experts layers]
     #[arg(long = "layer", value_name = "N")]
     pub(crate) layers: Vec<usize>,
 
     /// Safetensors with `layers.N.mlp.input` [T,H] for each layer, or one `hidden_states` [T,H]; where it also holds
-    /// `layers.N.mlp.output`, the result is compared with it
+    /// `layers.N.mlp.output` [T,H], the result is compared with it: it is right where no difference is more than 3e-5
+    /// (f32), 4e-3 (f16) or 2e-2 (bf16) of the largest value
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
 
-    /// Safetensors to write: per layer `layers.N.mlp.output` [T,H] f32, `.topk_idx` [T,k] i32 and `.topk_weight` [T,k] f32
+    /// Safetensors to write: per layer `layers.N.mlp.output` [T,H] f32, and the chosen experts in the router's order
+    /// `layers.N.mlp.topk_idx` [T,k] i32 with their weights `layers.N.mlp.topk_weight` [T,k] f32. Written whole or not at
+    /// all, in place of a file that is there
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// What to run on
+    /// What to run on [default: auto]
     #[arg(long, value_name = "BACKEND", value_enum)]
     pub(crate) backend: Option<BackendArg>,
 
@@ -56,7 +73,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<DtypeArg>,
 
-    /// Tokens of random input, where there is no --input [default: 16]
+    /// Tokens of random input, where there is no --input; at most 2^30 values [default: 16]
     #[arg(long, value_name = "T", conflicts_with = "input")]
     pub(crate) tokens: Option<usize>,
 
@@ -72,7 +89,7 @@ pub(crate) struct RunArgs {
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct DoctorArgs {
-    /// What to look for
+    /// What to look for [default: auto]
     #[arg(long, value_name = "BACKEND", value_enum)]
     pub(crate) backend: Option<BackendArg>,
 

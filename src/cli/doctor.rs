@@ -1,14 +1,16 @@
 //! `doctor`: which backend is usable here, and why, or what is missing.
 
-use anyhow::anyhow;
-use ascend_moe::backend::Environment;
+use std::fmt;
+
+use ascend_moe::backend::{BACKEND_VARIABLE, Environment};
 use ascend_moe::{Cann, Error};
-use ascend_sys::load::{LoadReport, Loader};
+use ascend_sys::FunctionId;
+use ascend_sys::load::{LoadError, LoadReport, Loader};
 use serde::Serialize;
 
-use super::Failure;
 use super::args::DoctorArgs;
-use super::backend;
+use super::failure::Failure;
+use super::{Outcome, backend, print, print_json};
 
 #[derive(Serialize)]
 struct Report {
@@ -50,24 +52,20 @@ struct Versions {
 
 #[derive(Serialize)]
 struct Device {
-    id: i32,
+    id: u32,
     soc: String,
+    /// Whether it is the simulator's.
+    simulated: bool,
 }
 
-pub(crate) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
+pub(crate) fn doctor(args: &DoctorArgs) -> Result<Outcome, Failure> {
     let environment = Environment::from_process();
-    let opened = Cann::open_in(args.backend.map(Into::into), &environment);
-    let report = match &opened {
-        Ok(cann) => usable(cann, &environment),
-        Err(error) => unusable(error, &environment),
+    let (report, outcome) = match Cann::open_in(args.backend.map(Into::into), &environment) {
+        Ok(cann) => (usable(&cann, &environment), Outcome::Right),
+        Err(error) => (unusable(&error, &environment), Outcome::Unusable),
     };
-    if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Failure::Backend(error.into()))?;
-        println!("{text}");
-    } else {
-        print(&report);
-    }
-    opened.map(|_| ()).map_err(|error| Failure::Backend(anyhow!(error)))
+    if args.json { print_json(&report) } else { print(&report.to_string()) }?;
+    Ok(outcome)
 }
 
 fn usable(cann: &Cann, environment: &Environment) -> Report {
@@ -75,23 +73,19 @@ fn usable(cann: &Cann, environment: &Environment) -> Report {
     let table = cann.table();
     let mut advice = Vec::new();
     if cann.is_simulated() {
-        advice.push("results are right but not fast, and times are the host's: run on an Ascend host to serve".to_owned());
+        advice.push(
+            "results are right but not fast, and times are the host's: run on an Ascend host to serve".to_owned(),
+        );
     }
     for path in &environment.host.evidence {
         advice.push(format!("this host shows an Ascend driver or device: {}", path.display()));
     }
-    // HCCL is for several devices; the simulator has none of it.
-    let missing = table.missing().filter(|id| !id.info().library.is_hccl()).map(|id| id.name()).collect();
     Report {
         schema: SCHEMA,
         backend: Some(backend::name(cann.implementation())),
         reason: cann.reason().to_owned(),
         searched: cann.search().map(searched).unwrap_or_default(),
-        libraries: cann
-            .libraries()
-            .iter()
-            .map(|library| Library { path: library.path.display().to_string(), functions: library.functions.len() })
-            .collect(),
+        libraries: cann.search().map(libraries).unwrap_or_default(),
         versions: Versions {
             cann: probe.cann_version.clone().or_else(|| probe.release.map(|release| release.to_string())),
             runtime: probe.runtime_version.clone(),
@@ -99,8 +93,10 @@ fn usable(cann: &Cann, environment: &Environment) -> Report {
             identity: table.origin().identity.clone(),
             ..own_versions()
         },
-        devices: (0..probe.device_count as i32).map(|id| Device { id, soc: probe.soc.clone() }).collect(),
-        missing_symbols: missing,
+        devices: (0..probe.device_count)
+            .map(|id| Device { id, soc: probe.soc.clone(), simulated: cann.is_simulated() })
+            .collect(),
+        missing_symbols: names(table.missing()),
         advice,
     }
 }
@@ -119,26 +115,55 @@ fn own_versions() -> Versions {
 fn unusable(error: &Error, environment: &Environment) -> Report {
     // Libraries stay open once opened, so looking again changes nothing.
     let (table, search) = Loader::new(&environment.search).load();
-    let missing = table.map(|table| table.missing().map(|id| id.name()).collect()).unwrap_or_default();
+    let missing = match &table {
+        Ok(table) => names(table.missing()),
+        Err(LoadError::MissingSymbol { names, .. }) => names.clone(),
+        Err(_) => Vec::new(),
+    };
     Report {
         schema: SCHEMA,
         backend: None,
         reason: error.to_string(),
         searched: searched(&search),
-        libraries: search
-            .libraries
-            .iter()
-            .map(|library| Library { path: library.path.display().to_string(), functions: library.functions.len() })
-            .collect(),
-        versions: own_versions(),
+        libraries: libraries(&search),
+        versions: Versions {
+            cann: search.release.as_ref().map(|(release, _)| release.to_string()),
+            identity: table.ok().and_then(|table| table.origin().identity.clone()),
+            ..own_versions()
+        },
         devices: Vec::new(),
         missing_symbols: missing,
-        advice: vec![
-            "on an Ascend host: install CANN 8.5.0 or later with the ops package of the chip, and source its set_env.sh"
-                .to_owned(),
-            "elsewhere: choose the simulator with --backend sim or ASCEND_MOE_BACKEND=sim".to_owned(),
-        ],
+        advice: cure(error),
     }
+}
+
+/// What helps where no backend is usable.
+fn cure(error: &Error) -> Vec<String> {
+    if let Error::UnknownBackend { .. } = error {
+        return vec![format!("unset {BACKEND_VARIABLE}, or set it to auto, cann or sim")];
+    }
+    let mut advice = vec![
+        "on an Ascend host: install CANN 8.5.0 or later with the ops package of the chip, and source its set_env.sh"
+            .to_owned(),
+    ];
+    if cfg!(feature = "sim") {
+        advice.push(format!("elsewhere: choose the simulator with --backend sim or {BACKEND_VARIABLE}=sim"));
+    } else {
+        advice.push("elsewhere: build with the feature `sim`, which has the simulator".to_owned());
+    }
+    advice
+}
+
+/// Names of functions, without HCCL's: those are for several devices, and the simulator has none of them.
+fn names(missing: impl Iterator<Item = FunctionId>) -> Vec<&'static str> {
+    missing.filter(|id| !id.info().library.is_hccl()).map(FunctionId::name).collect()
+}
+
+fn libraries(search: &LoadReport) -> Vec<Library> {
+    let libraries = search.libraries.iter();
+    libraries
+        .map(|library| Library { path: library.path.display().to_string(), functions: library.functions.len() })
+        .collect()
 }
 
 fn searched(search: &LoadReport) -> Vec<Searched> {
@@ -153,29 +178,33 @@ fn searched(search: &LoadReport) -> Vec<Searched> {
     roots.chain(files).collect()
 }
 
-fn print(report: &Report) {
-    println!("backend   {}", report.backend.unwrap_or("none usable"));
-    println!("reason    {}", report.reason);
-    let Versions { ascend_moe, build_target, build_profile, cann, runtime, acl, identity } = &report.versions;
-    println!("version   ascend-moe {ascend_moe}, {build_profile} build for {build_target}");
-    for (name, version) in [("CANN", cann), ("runtime", runtime), ("ACL", acl), ("identity", identity)] {
-        if let Some(version) = version {
-            println!("          {name} {version}");
+/// For a person.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "backend   {}", self.backend.unwrap_or("none usable"))?;
+        writeln!(f, "reason    {}", self.reason)?;
+        let Versions { ascend_moe, build_target, build_profile, cann, runtime, acl, identity } = &self.versions;
+        writeln!(f, "version   ascend-moe {ascend_moe}, {build_profile} build for {build_target}")?;
+        for (name, version) in [("CANN", cann), ("runtime", runtime), ("ACL", acl), ("identity", identity)] {
+            if let Some(version) = version {
+                writeln!(f, "          {name} {version}")?;
+            }
         }
-    }
-    for device in &report.devices {
-        println!("device    {} {}", device.id, device.soc);
-    }
-    for Library { path, functions } in &report.libraries {
-        println!("library   {path}: {functions} functions");
-    }
-    for Searched { path, outcome } in &report.searched {
-        println!("searched  {path}: {outcome}");
-    }
-    if !report.missing_symbols.is_empty() {
-        println!("missing   {}", report.missing_symbols.join(", "));
-    }
-    for advice in &report.advice {
-        println!("advice    {advice}");
+        for Device { id, soc, simulated } in &self.devices {
+            writeln!(f, "device    {id} {soc}{}", if *simulated { ", simulated" } else { "" })?;
+        }
+        for Library { path, functions } in &self.libraries {
+            writeln!(f, "library   {path}: {functions} functions")?;
+        }
+        for Searched { path, outcome } in &self.searched {
+            writeln!(f, "searched  {path}: {outcome}")?;
+        }
+        if !self.missing_symbols.is_empty() {
+            writeln!(f, "missing   {}", self.missing_symbols.join(", "))?;
+        }
+        for advice in &self.advice {
+            writeln!(f, "advice    {advice}")?;
+        }
+        Ok(())
     }
 }

@@ -1,13 +1,11 @@
 //! Where activations come from: a file, or a seed.
 
-use std::path::PathBuf;
-
 use anyhow::{Result, bail};
 use ascend_moe::checkpoint::{CheckpointError, HostTensor, TensorFile};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::args::RunArgs;
+use super::args::{MAX_RANDOM, RunArgs};
 
 /// Tokens of random input when nothing is said.
 const TOKENS: usize = 16;
@@ -21,7 +19,7 @@ pub(crate) enum Input {
 impl Input {
     pub(crate) fn open(args: &RunArgs) -> Result<Self> {
         Ok(match &args.input {
-            Some(path) => Self::File(Box::new(TensorFile::open(PathBuf::from(path))?)),
+            Some(path) => Self::File(Box::new(TensorFile::open(path)?)),
             None => Self::Random { tokens: args.tokens.unwrap_or(TOKENS), seed: args.seed.unwrap_or(0) },
         })
     }
@@ -34,64 +32,98 @@ impl Input {
         }
     }
 
+    /// Finds everything that can be wrong for a layer, and gives its number of tokens.
+    pub(crate) fn check(&self, layer: usize, hidden: usize) -> Result<usize> {
+        match self {
+            Self::File(_) => {
+                let x = self.activations(layer, hidden)?;
+                self.reference(layer, &x.shape)?;
+                Ok(x.data.len() / hidden.max(1))
+            }
+            Self::Random { tokens, .. } => {
+                let most = MAX_RANDOM / hidden.max(1);
+                if *tokens > most {
+                    bail!(
+                        "{tokens} tokens of {hidden} random values; legal is up to {most} tokens, {MAX_RANDOM} values"
+                    );
+                }
+                Ok(*tokens)
+            }
+        }
+    }
+
     /// The activations `[T, H]` of a layer, finite.
     pub(crate) fn activations(&self, layer: usize, hidden: usize) -> Result<HostTensor> {
-        let (name, tensor) = match self {
-            Self::File(file) => {
-                let own = format!("layers.{layer}.mlp.input");
-                match file.values(&own) {
-                    Err(CheckpointError::NoTensor { .. }) => {
-                        let common = "hidden_states".to_owned();
-                        match file.values(&common) {
-                            Err(CheckpointError::NoTensor { .. }) => bail!(
-                                "{}: neither `{own}` nor `hidden_states` is in the file",
-                                file.path().display()
-                            ),
-                            found => (common, found?),
-                        }
-                    }
-                    found => (own, found?),
-                }
-            }
-            Self::Random { tokens, seed } => {
-                ("random input".to_owned(), random(*tokens, hidden, *seed, layer)?)
-            }
+        let file = match self {
+            Self::File(file) => file,
+            Self::Random { tokens, seed } => return random(*tokens, hidden, *seed, layer),
+        };
+        let own = format!("layers.{layer}.mlp.input");
+        let common = "hidden_states";
+        let (name, tensor) = match found(file, &own)? {
+            Some(tensor) => (own.as_str(), tensor),
+            None => match found(file, common)? {
+                Some(tensor) => (common, tensor),
+                None => bail!("{}: neither `{own}` nor `{common}` is in the file", file.path().display()),
+            },
         };
         match *tensor.shape {
             [_, width] if width == hidden => {}
-            _ => bail!("`{name}` has shape {:?}; layer {layer} takes [tokens, {hidden}]", tensor.shape),
+            _ => bail!(
+                "{}: tensor `{name}` has shape {:?}; layer {layer} takes [tokens, {hidden}]",
+                file.path().display(),
+                tensor.shape
+            ),
         }
-        if let Some(at) = tensor.data.iter().position(|value| !value.is_finite()) {
-            bail!(
-                "`{name}` holds {} at token {}, feature {}; activations must be finite",
-                tensor.data[at],
-                at / hidden.max(1),
-                at % hidden.max(1)
-            );
-        }
+        finite(file, name, &tensor, hidden)?;
         Ok(tensor)
     }
 
-    /// The output `[T, H]` that the layer should have, where the file tells it.
+    /// The output `[T, H]` that the layer should have, finite, where the file tells it.
     pub(crate) fn reference(&self, layer: usize, shape: &[usize]) -> Result<Option<HostTensor>> {
         let Self::File(file) = self else { return Ok(None) };
         let name = format!("layers.{layer}.mlp.output");
-        match file.values(&name) {
-            Err(CheckpointError::NoTensor { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-            Ok(tensor) if tensor.shape == shape => Ok(Some(tensor)),
-            Ok(tensor) => bail!("`{name}` has shape {:?}; its input has {shape:?}", tensor.shape),
+        let Some(tensor) = found(file, &name)? else { return Ok(None) };
+        if tensor.shape != shape {
+            let (file, found) = (file.path().display(), &tensor.shape);
+            bail!("{file}: tensor `{name}` has shape {found:?}; its input has {shape:?}");
         }
+        finite(file, &name, &tensor, shape.last().copied().unwrap_or(0))?;
+        Ok(Some(tensor))
     }
 }
 
-/// Uniform values of mean 0 and variance 1.
+/// The values of a tensor, if it is there.
+fn found(file: &TensorFile, name: &str) -> Result<Option<HostTensor>> {
+    match file.values(name) {
+        Err(CheckpointError::NoTensor { .. }) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
+/// An error where a value is infinite or not a number.
+fn finite(file: &TensorFile, name: &str, tensor: &HostTensor, hidden: usize) -> Result<()> {
+    match tensor.data.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+        None => Ok(()),
+        Some((at, value)) => bail!(
+            "{}: tensor `{name}` holds {value} at token {}, feature {}; legal are finite values",
+            file.path().display(),
+            at / hidden.max(1),
+            at % hidden.max(1)
+        ),
+    }
+}
+
+/// Uniform values of mean 0 and variance 1, in a random stream of the layer's own.
 fn random(tokens: usize, hidden: usize, seed: u64, layer: usize) -> Result<HostTensor> {
-    let Some(elements) = tokens.checked_mul(hidden).filter(|&n| n <= isize::MAX as usize / 8) else {
-        bail!("{tokens} tokens of {hidden} values do not fit into memory");
-    };
-    let mut generator = ChaCha8Rng::seed_from_u64(seed.wrapping_add((layer as u64) << 32));
+    let elements = tokens.saturating_mul(hidden);
+    let mut data = Vec::new();
+    if data.try_reserve_exact(elements).is_err() {
+        bail!("no host memory for {tokens} tokens of {hidden} values");
+    }
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    generator.set_stream(layer as u64);
     let scale = 2.0 * 3f32.sqrt();
-    let data = (0..elements).map(|_| (generator.random::<f32>() - 0.5) * scale).collect();
+    data.extend((0..elements).map(|_| (generator.random::<f32>() - 0.5) * scale));
     Ok(HostTensor { shape: vec![tokens, hidden], data })
 }

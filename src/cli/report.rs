@@ -1,6 +1,9 @@
 //! What `run` reports, for scripts and for people.
 
+use std::fmt;
+
 use comfy_table::{CellAlignment, Table, presets};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use super::backend::BackendReport;
@@ -29,7 +32,7 @@ pub(crate) struct LayerReport {
     pub(crate) hidden: usize,
     pub(crate) experts: usize,
     pub(crate) top_k: usize,
-    /// `null` where the input has no reference.
+    /// `null` where the input has no reference, or no tokens.
     pub(crate) comparison: Option<Comparison>,
     pub(crate) output: Summary,
     /// Rows that each expert got.
@@ -52,8 +55,9 @@ pub(crate) struct Summary {
 impl Summary {
     pub(crate) fn new(values: &[f32], hidden: usize) -> Self {
         let count = values.len().max(1) as f64;
-        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
-        let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
+        let sum = |of: &dyn Fn(f64) -> f64| values.iter().fold(0.0, |sum, &v| sum + of(f64::from(v)));
+        let mean = sum(&|v| v) / count;
+        let variance = sum(&|v| (v - mean).powi(2)) / count;
         Self {
             mean,
             standard_deviation: variance.sqrt(),
@@ -110,54 +114,76 @@ pub(crate) struct OperatorCount {
     pub(crate) count: u64,
 }
 
-impl Report {
-    /// Prints the report for a person.
-    pub(crate) fn print(&self) {
-        let BackendReport { name, soc, release, reason, clock, .. } = &self.backend;
-        println!("{} on {name}: CANN {release}, {soc}", self.model_type);
-        println!("  chosen because  {reason}");
-        println!("  checkpoint      {}", self.checkpoint);
-        println!("  input           {}", self.input);
-        println!("  dtype           {}", self.dtype);
+/// For a person.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BackendReport { name, simulated, soc, release, reason, clock } = &self.backend;
+        if *simulated {
+            writeln!(f, "{} on a simulator of CANN {release} and {soc}: no device was used", self.model_type)?;
+        } else {
+            writeln!(f, "{} on CANN {release}, {soc}", self.model_type)?;
+        }
+        writeln!(f, "  backend     {name}")?;
+        writeln!(f, "  because     {reason}")?;
+        writeln!(f, "  checkpoint  {}", self.checkpoint)?;
+        writeln!(f, "  input       {}", self.input)?;
+        writeln!(f, "  dtype       {}", self.dtype)?;
         for layer in &self.layers {
-            layer.print(clock);
+            layer.write(f, clock)?;
         }
-        println!("\noperators launched");
-        let mut table = plain(&["operator", "launches"]);
-        for OperatorCount { name, count } in &self.operators {
-            table.add_row([name.clone(), count.to_string()]);
+        if self.operators.is_empty() {
+            writeln!(f, "\nno operator was launched")?;
+        } else {
+            let mut table = plain(&["operator", "launches"]);
+            for OperatorCount { name, count } in &self.operators {
+                table.add_row([name.clone(), count.to_string()]);
+            }
+            right(&mut table, 1);
+            writeln!(f, "\noperators launched\n{}", indented(&table))?;
         }
-        right(&mut table, 1);
-        println!("{}", indented(&table));
-        let compared = self.layers.iter().filter(|layer| layer.comparison.is_some()).count();
-        match (self.ok, compared) {
-            (false, _) => println!("\nFAILED: a result is farther from its reference than the tolerance"),
-            (true, 0) => println!("\nno reference in the input: nothing was compared"),
-            (true, n) => println!("\nright: {n} of {} layers compared, all within tolerance", self.layers.len()),
+        let of = self.layers.len();
+        let compared = self.layers.iter().filter_map(|layer| layer.comparison);
+        let (wrong, compared) = (compared.clone().filter(|c| !c.ok).count(), compared.count());
+        match (wrong, compared) {
+            (0, 0) => writeln!(f, "\nno reference: nothing was compared"),
+            (0, n) => writeln!(f, "\nright: {n} of {of} layers compared, all within tolerance"),
+            (wrong, n) => {
+                writeln!(
+                    f,
+                    "\nFAILED: {wrong} of {n} layers compared are farther from the reference than the tolerance"
+                )
+            }
         }
     }
 }
 
 impl LayerReport {
-    fn print(&self, clock: &str) {
+    fn write(&self, f: &mut fmt::Formatter<'_>, clock: &str) -> fmt::Result {
         let Self { layer, tokens, hidden, experts, top_k, output, load, .. } = self;
-        println!("\nlayer {layer}: {tokens} tokens of {hidden}, {top_k} of {experts} experts each");
+        writeln!(f, "\nlayer {layer}: {tokens} tokens of {hidden}, {top_k} of {experts} experts each")?;
+        if *tokens == 0 {
+            return writeln!(f, "  nothing to compute");
+        }
         let Summary { mean, standard_deviation, max_abs, first } = output;
-        println!("  output   mean {mean:.3e}, deviation {standard_deviation:.3e}, largest {max_abs:.3e}, begins {first:?}");
+        writeln!(
+            f,
+            "  output   mean {mean:.3e}, deviation {standard_deviation:.3e}, largest {max_abs:.3e}, begins {first:?}"
+        )?;
         if let Some(c) = &self.comparison {
             let verdict = if c.ok { "right" } else { "WRONG" };
-            println!(
-                "  error    {verdict}: largest {:.2e} of {:.3e} is {:.2e}; tolerance {:.0e}",
-                c.max_abs_error, c.max_reference, c.max_rel_error, c.tolerance
-            );
+            writeln!(
+                f,
+                "  error    {verdict}: {:.2e} of the largest value ({:.2e} of {:.3e}), tolerance {:.0e}",
+                c.max_rel_error, c.max_abs_error, c.max_reference, c.tolerance
+            )?;
         }
         let Load { min, max, imbalance, empty } = load;
-        println!("  experts  {min} to {max} rows, largest {imbalance:.2} of the mean, {empty} without any");
-        println!("           {}", histogram(&self.expert_counts));
-        let MemoryReport { announced, peak } = self.memory;
-        println!("  memory   {announced} bytes announced, {peak} at most in use");
+        writeln!(f, "  experts  {min} to {max} rows, largest {imbalance:.2} of the mean, {empty} without any")?;
+        writeln!(f, "           {}", histogram(&self.expert_counts))?;
+        let [announced, peak] = [self.memory.announced, self.memory.peak].map(BinaryBytes);
+        writeln!(f, "  memory   {announced} announced, {peak} at most in use")?;
         let total: f32 = self.steps.iter().map(|step| step.milliseconds).sum();
-        println!("  time     {total:.3} ms ({clock})");
+        writeln!(f, "  time     {total:.3} ms ({clock})")?;
         let mut table = plain(&["step", "ms", "share"]);
         for StepReport { name, milliseconds } in &self.steps {
             let share = if total > 0.0 { 100.0 * milliseconds / total } else { 0.0 };
@@ -165,7 +191,7 @@ impl LayerReport {
         }
         right(&mut table, 1);
         right(&mut table, 2);
-        println!("{}", indented(&table));
+        writeln!(f, "{}", indented(&table))
     }
 }
 

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 use ascend_moe::backend::{Choice, Environment};
 use ascend_moe::{Cann, Error};
 use ascend_sys::Implementation;
+use ascend_sys::Release;
 use ascend_sys::load::{LoadError, SearchEnv};
 use ascend_sys::probe::HostDevices;
+use cann_sim::tree::{self, Layout};
 
 /// No CANN anywhere and no device.
 fn bare() -> Environment {
@@ -97,6 +99,30 @@ fn a_cann_that_fails_is_an_error_with_and_without_a_device() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn the_simulators_library_is_not_taken_for_cann_where_there_is_a_device() {
+    let program = std::env::current_exe().unwrap();
+    let library = tree::library_beside(&program).expect("cargo builds the simulator's shared library");
+    let root = tempfile::tempdir().unwrap();
+    tree::make(root.path(), &library, Layout::Split, Release::new(9, 1, 0)).unwrap();
+    let search = SearchEnv { home_path: Some(root.path().to_owned()), ..SearchEnv::default() };
+    let environment = Environment { search, ..bare() };
+    let cann = Cann::open_in(None, &environment).unwrap();
+    assert_eq!(cann.implementation(), Implementation::SimulatorLibrary);
+    assert!(cann.is_simulated() && !cann.libraries().is_empty() && cann.search().is_some());
+    assert!(cann.reason().contains("simulator's library"), "{}", cann.reason());
+
+    let on_a_device = Environment { host: with_device(), ..environment };
+    match Cann::open_in(None, &on_a_device) {
+        Err(error @ Error::SimulatorOnAscendHost { .. }) => {
+            let text = error.to_string();
+            assert!(text.contains("/dev/davinci0") && text.contains("libacl_rt.so"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(Cann::open_in(Choice::Cann, &on_a_device).unwrap().is_simulated(), "who asks for it gets it");
 }
 
 #[test]

@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected ends, and says so"
 )]
 
+mod calls;
 mod choosing;
 mod device;
 mod memory;

@@ -4,26 +4,25 @@ use ascend_moe::op::{
     self, CubeMath, DropPadMode, FinalizeRouting, GatingTopK, GroupListKind, GroupScore, GroupedMatmul, Groups,
     InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
 };
-use ascend_moe::{DType, Element, Error, Sequence, Tensor, TensorView};
-use ascend_sys::{OperatorId, Release};
-use cann_sim::FindingKind;
-use half::{bf16, f16};
+use ascend_moe::{DType, Element, Sequence, Tensor, TensorView};
+use ascend_sys::OperatorId;
+use half::bf16;
 
 use crate::rig::Rig;
 
-fn tensor<T: Element>(rig: &Rig, values: &[T], shape: &[usize]) -> Tensor {
+pub(crate) fn tensor<T: Element>(rig: &Rig, values: &[T], shape: &[usize]) -> Tensor {
     Tensor::from_slice(&rig.device, values, shape).unwrap()
 }
 
-fn zeros(rig: &Rig, dtype: DType, shape: &[usize]) -> Tensor {
+pub(crate) fn zeros(rig: &Rig, dtype: DType, shape: &[usize]) -> Tensor {
     Tensor::zeros(&rig.device, dtype, shape).unwrap()
 }
 
-fn read<T: Element>(rig: &Rig, tensor: &Tensor) -> Vec<T> {
+pub(crate) fn read<T: Element>(rig: &Rig, tensor: &Tensor) -> Vec<T> {
     tensor.to_vec(&rig.stream).unwrap()
 }
 
-fn bf(values: &[f32]) -> Vec<bf16> {
+pub(crate) fn bf(values: &[f32]) -> Vec<bf16> {
     values.iter().copied().map(bf16::from_f32).collect()
 }
 
@@ -256,13 +255,13 @@ fn expansion_with_a_capacity() {
 }
 
 /// x `[[1,2],[3,4],[5,6]]`; weights: identity, all 9, `[[2,1],[1,-1]]`; a bias each.
-struct Experts {
+pub(crate) struct Experts {
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
 }
 
-fn experts(rig: &Rig) -> Experts {
+pub(crate) fn experts(rig: &Rig) -> Experts {
     let weight = [1., 0., 0., 1., 9., 9., 9., 9., 2., 1., 1., -1.];
     Experts {
         x: tensor(rig, &bf(&[1., 2., 3., 4., 5., 6.]), &[3, 2]),
@@ -271,7 +270,7 @@ fn experts(rig: &Rig) -> Experts {
     }
 }
 
-fn multiply(
+pub(crate) fn multiply(
     sequence: &Sequence<'_>,
     operands: &Experts,
     list: &Tensor,
@@ -287,7 +286,7 @@ fn multiply(
     op::grouped_matmul(sequence, &inputs, &mut [out.view_mut()])
 }
 
-const EXPECTED: [f32; 6] = [1.5, 1.5, 11.0, 0.0, 17.0, 0.0];
+pub(crate) const EXPECTED: [f32; 6] = [1.5, 1.5, 11.0, 0.0, 17.0, 0.0];
 
 #[test]
 fn grouped_product_by_every_kind_of_list() {
@@ -410,63 +409,6 @@ fn grouped_product_with_packed_and_transposed_weights() {
 }
 
 #[test]
-fn the_older_grouped_product_stands_in() {
-    let without = |ids: &[OperatorId]| {
-        let absent = ids.iter().map(|id| id.info().phase2).collect();
-        Rig::with(|config| config.absent = absent)
-    };
-    let run = |rig: &Rig| {
-        let sequence = rig.stream.sequence().unwrap();
-        let mut out = zeros(rig, DType::Bf16, &[3, 2]);
-        let counts = tensor(rig, &[1i64, 0, 2], &[3]);
-        let ran = multiply(&sequence, &experts(rig), &counts, GroupListKind::Count, &mut out);
-        drop(sequence);
-        ran.map(|ran| (ran, read::<bf16>(rig, &out)))
-    };
-    let rig = without(&[OperatorId::GroupedMatmulV5]);
-    assert_eq!(run(&rig).unwrap(), (OperatorId::GroupedMatmulV4, bf(&EXPECTED)));
-    assert_eq!(rig.cann.table().operator_calls().collect::<Vec<_>>(), [(OperatorId::GroupedMatmulV4, 1)]);
-    let rig = without(&[OperatorId::GroupedMatmulV5, OperatorId::GroupedMatmulV4]);
-    match run(&rig) {
-        Err(error @ Error::MissingOperator { release, .. }) => {
-            assert_eq!(release, Release::new(9, 1, 0));
-            let text = error.to_string();
-            assert!(text.contains("aclnnGroupedMatmulV5") && text.contains("aclnnGroupedMatmulV4"), "{text}");
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn a_wrong_group_list_is_found_by_the_switch_or_by_the_simulator() {
-    let mut rig = Rig::new();
-    let run = |rig: &Rig, values: &[i64], kind| {
-        let sequence = rig.stream.sequence().unwrap();
-        let list = tensor(rig, values, &[3]);
-        let mut out = zeros(rig, DType::Bf16, &[3, 2]);
-        multiply(&sequence, &experts(rig), &list, kind, &mut out).map(drop)
-    };
-    rig.device.set_check_group_lists(true);
-    run(&rig, &[1, 0, 2], GroupListKind::Count).unwrap();
-    for (values, kind, words) in [
-        ([1, -1, 2], GroupListKind::Count, "negative"),
-        ([1, 1, 2], GroupListKind::Count, "3"),
-        ([2, 1, 3], GroupListKind::Cumsum, "1"),
-    ] {
-        match run(&rig, &values, kind) {
-            Err(error @ Error::GroupList(_)) => assert!(error.to_string().contains(words), "{error}"),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(rig.findings(), []);
-    rig.device.set_check_group_lists(false);
-    run(&rig, &[1, 1, 2], GroupListKind::Count).unwrap();
-    assert_eq!(rig.stream.synchronize().unwrap_err().code(), Some(507_015), "the device finds it when it is too late");
-    assert_eq!(rig.findings()[0].kind, FindingKind::GroupList);
-    rig.expect_findings();
-}
-
-#[test]
 fn combine_by_finalize_routing() {
     let rig = Rig::new();
     let sequence = rig.stream.sequence().unwrap();
@@ -582,47 +524,4 @@ fn without_tokens_nothing_is_called_but_counts_are_zero() {
     };
     op::moe_finalize_routing_v2(&sequence, &combine, &mut none(DType::F32, &[0, 2]).view_mut()).unwrap();
     assert_eq!(rig.cann.table().operator_calls().count(), 0);
-}
-
-#[test]
-fn an_operator_waits_for_what_another_stream_wrote() {
-    let rig = Rig::new();
-    let second = ascend_moe::Stream::new(&rig.device).unwrap();
-    let a = tensor(&rig, &[f16::from_f32(3.0); 64], &[64]);
-    let (mut b, mut c) = (zeros(&rig, DType::F16, &[64]), zeros(&rig, DType::F16, &[64]));
-    let gate = crate::rig::Gate::close(&rig.stream);
-    op::muls(&rig.stream.sequence().unwrap(), &a.view(), 2.0, &mut b.view_mut()).unwrap();
-    op::muls(&second.sequence().unwrap(), &b.view(), 2.0, &mut c.view_mut()).unwrap();
-    // Inputs may go at once.
-    drop(a);
-    drop(b);
-    assert!(!second.is_idle().unwrap());
-    gate.open();
-    assert_eq!(c.to_vec::<f16>(&second).unwrap(), [f16::from_f32(12.0); 64]);
-}
-
-#[test]
-fn several_threads_compute_on_streams_of_their_own_and_on_one() {
-    let rig = Rig::new();
-    let shared_input = tensor(&rig, &[2.0f32; 128], &[128]);
-    std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let (rig, input) = (&rig, &shared_input);
-            scope.spawn(move || {
-                let own = ascend_moe::Stream::new(&rig.device).unwrap();
-                for round in 0..20 {
-                    let stream = if round % 2 == 0 { &own } else { &rig.stream };
-                    let factor = f64::from(thread * 100 + round);
-                    let mut out = zeros(rig, DType::F32, &[128]);
-                    let sequence = stream.sequence().unwrap();
-                    let mut middle = sequence.tensor(DType::F32, &[128]).unwrap();
-                    op::muls(&sequence, &input.view(), factor, &mut middle).unwrap();
-                    op::add(&sequence, &middle.as_view(), &input.view(), 1.0, &mut out.view_mut()).unwrap();
-                    drop(middle);
-                    drop(sequence);
-                    assert_eq!(out.to_vec::<f32>(stream).unwrap(), [factor as f32 * 2.0 + 2.0; 128]);
-                }
-            });
-        }
-    });
 }

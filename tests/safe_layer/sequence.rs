@@ -58,7 +58,6 @@ fn tensors_survive_growth_within_a_sequence() {
     assert_eq!(small.as_view().to_vec::<i32>(&rig.stream).unwrap(), [1, 2, 3, 4]);
     assert_eq!(large.as_view().to_vec::<u8>(&rig.stream).unwrap(), vec![0; 1 << 20]);
     let needed = sequence.footprint();
-    drop((small, large));
     drop(sequence);
     // The chunk that is left holds it all.
     let mallocs = rig.cann.table().calls(FunctionId::aclrtMallocAlign32);

@@ -87,7 +87,8 @@ pub(crate) unsafe fn aclrtUnSubscribeReport(sim: &Arc<Instance>, threadId: u64, 
 pub(crate) unsafe fn aclrtProcessReport(sim: &Arc<Instance>, timeout: i32) -> aclError {
     const CALL: &str = "aclrtProcessReport";
     sim.answer((|| {
-        let deadline = deadline(CALL, timeout).map_err(|refusal| Refusal { code: aclError::INVALID_PARAM, ..refusal })?;
+        let deadline =
+            deadline(CALL, timeout).map_err(|refusal| Refusal { code: aclError::INVALID_PARAM, ..refusal })?;
         // SAFETY: no precondition.
         let thread = unsafe { libc::pthread_self() } as u64;
         sim.subscriptions().process(thread, deadline).map_err(|code| refused(CALL, code, thread))

@@ -92,11 +92,7 @@ fn synchronize(sim: &Instance, call: &'static str, deadline: Option<Instant>) ->
 }
 
 /// Makes a context of its own on the device and binds this thread to it.
-pub(crate) unsafe fn aclrtCreateContext(
-    sim: &Arc<Instance>,
-    context: *mut aclrtContext,
-    deviceId: i32,
-) -> aclError {
+pub(crate) unsafe fn aclrtCreateContext(sim: &Arc<Instance>, context: *mut aclrtContext, deviceId: i32) -> aclError {
     sim.answer((|| {
         not_null("context", context)?;
         let created = sim.create_context(sim.device_id(deviceId)?)?;

@@ -29,7 +29,12 @@ fn create(sim: &Instance, call: &'static str, event: *mut aclrtEvent, flag: u32,
     not_null("event", event)?;
     if flag == 0 || flag & !(FLAGS | UNSUPPORTED_FLAGS) != 0 {
         let legal = "a combination of 0x1 (SYNC), 0x2 (CAPTURE_STREAM_PROGRESS) and 0x8 (TIME_LINE)";
-        return Err(Refusal::runtime(aclError::RT_PARAM_INVALID, &format!("{call}: flag"), format!("{flag:#x}"), legal));
+        return Err(Refusal::runtime(
+            aclError::RT_PARAM_INVALID,
+            &format!("{call}: flag"),
+            format!("{flag:#x}"),
+            legal,
+        ));
     }
     if flag & UNSUPPORTED_FLAGS != 0 {
         return Err(Refusal::unsupported(format!("{call}: an event with flag {flag:#x}")));
@@ -161,7 +166,8 @@ pub(crate) unsafe fn aclrtEventElapsedTime(
             return Err(Refusal::new(aclError::RT_INTERNAL_ERROR, text));
         };
         let (Some(start), Some(end)) = (start.time(), end.time()) else {
-            let text = format!("EE1001: {CALL}: an event has no time: not yet executed, or without ACL_EVENT_TIME_LINE");
+            let text =
+                format!("EE1001: {CALL}: an event has no time: not yet executed, or without ACL_EVENT_TIME_LINE");
             return Err(Refusal::new(aclError::RT_EVENT_TIMESTAMP_INVALID, text));
         };
         let elapsed = (end as f64 - start as f64) / 1e6;

@@ -46,11 +46,13 @@ fn allocate(
     padding: usize,
 ) -> Result<(), Refusal> {
     not_null("devPtr", out)?;
-    let padded = padded_size(size, padding).ok_or_else(|| Refusal::value("size", size, "1 up to the memory of the device"))?;
+    let padded =
+        padded_size(size, padding).ok_or_else(|| Refusal::value("size", size, "1 up to the memory of the device"))?;
     let device = sim.context(call)?.device;
     let address = sim.memory().allocate(device, padded).ok_or_else(|| {
         let (free, total) = sim.memory().info(device);
-        let text = format!("EL0004: Out_of_Memory: {call}: {padded} bytes on device {device} with {free} of {total} free");
+        let text =
+            format!("EL0004: Out_of_Memory: {call}: {padded} bytes on device {device} with {free} of {total} free");
         Refusal::new(aclError::RT_MEMORY_ALLOCATION, text)
     })?;
     // SAFETY: not null, and writable by the C contract.
@@ -312,7 +314,10 @@ pub(crate) unsafe fn aclrtMemcpyAsync(
             return at_once(sim, CALL, device, || words(&to, &from, count), || copy(sim, CALL, &to, &from, count));
         }
         let detail = if sim.trace().wants_detail() { words(&to, &from, count) } else { String::new() };
-        stream.enqueue(sim, Task::new(CALL, detail, move |sim: &Instance| fault(CALL, copy(sim, CALL, &to, &from, count))))
+        stream.enqueue(
+            sim,
+            Task::new(CALL, detail, move |sim: &Instance| fault(CALL, copy(sim, CALL, &to, &from, count))),
+        )
     })())
 }
 
@@ -357,7 +362,10 @@ pub(crate) unsafe fn aclrtMemsetAsync(
         let stream = sim.own_stream(CALL, stream)?;
         let to = settable(sim, CALL, devPtr)?;
         let detail = if sim.trace().wants_detail() { format!("{count} bytes") } else { String::new() };
-        stream.enqueue(sim, Task::new(CALL, detail, move |sim: &Instance| fault(CALL, fill(sim, CALL, &to, value, count))))
+        stream.enqueue(
+            sim,
+            Task::new(CALL, detail, move |sim: &Instance| fault(CALL, fill(sim, CALL, &to, value, count))),
+        )
     })())
 }
 

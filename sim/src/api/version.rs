@@ -13,16 +13,8 @@ use crate::errmsg::Refusal;
 use crate::instance::Instance;
 
 /// Packages whose version files a CANN root of the simulator would have. There is no driver and no HCCL.
-const PACKAGES: &[&str] = &[
-    "runtime",
-    "opbase",
-    "bisheng-compiler",
-    "oam-tools",
-    "ops-legacy",
-    "ops-math",
-    "ops-nn",
-    "ops-transformer",
-];
+const PACKAGES: &[&str] =
+    &["runtime", "opbase", "bisheng-compiler", "oam-tools", "ops-legacy", "ops-math", "ops-nn", "ops-transformer"];
 
 /// The name of the SoC; needs neither initialisation nor device.
 pub(crate) unsafe fn aclrtGetSocName(sim: &Arc<Instance>) -> *const c_char {
@@ -114,7 +106,8 @@ fn version_of(sim: &Instance, package: &str) -> Result<Release, Refusal> {
     if PACKAGES.contains(&package.replace('_', "-").as_str()) {
         return Ok(sim.release());
     }
-    let text = format!("EH0004: Invalid_File: the simulator has no package {package:?}; it has {}", PACKAGES.join(", "));
+    let text =
+        format!("EH0004: Invalid_File: the simulator has no package {package:?}; it has {}", PACKAGES.join(", "));
     Err(Refusal::new(aclError::INVALID_FILE, text))
 }
 
@@ -212,7 +205,8 @@ pub(crate) unsafe fn aclrtSetOpExecuteTimeOut(_sim: &Arc<Instance>, _timeout: u3
 
 /// Process-wide options. The simulator is deterministic and consistent whatever they say; 100000 for an unknown one.
 pub(crate) unsafe fn aclrtSetSysParamOpt(sim: &Arc<Instance>, opt: aclSysParamOpt, _value: i64) -> aclError {
-    let known = [aclSysParamOpt::DETERMINISTIC, aclSysParamOpt::ENABLE_DEBUG_KERNEL, aclSysParamOpt::STRONG_CONSISTENCY];
+    let known =
+        [aclSysParamOpt::DETERMINISTIC, aclSysParamOpt::ENABLE_DEBUG_KERNEL, aclSysParamOpt::STRONG_CONSISTENCY];
     let known = known.contains(&opt);
     sim.answer(if known { Ok(()) } else { Err(Refusal::value("opt", opt.0, "0 to 2")) })
 }

@@ -143,7 +143,7 @@ pub(super) fn weights<'a, T: moe_kernels::element::Float>(
             .take(experts)
             .map(|block| {
                 let block = NzMat::new(block, stored_rows, stored_cols)?;
-                if transposed { Err(OpError::Null("a transposed FRACTAL_NZ weight has no kernel and")) } else { Ok(Weight::Nz(block)) }
+                Ok(if transposed { Weight::NzTransposed(block) } else { Weight::Nz(block) })
             })
             .collect();
     }

@@ -207,8 +207,6 @@ pub enum Null {
 pub enum Layout {
     /// Any strides; the operator copies what it cannot read directly.
     Any,
-    /// Contiguous, or the last two dimensions a transposed view of contiguous memory.
-    Transposable,
     /// Contiguous only.
     Contiguous,
 }
@@ -501,15 +499,11 @@ impl OpRow {
             let found = format!("shape {} with strides {}", tensor.shape, tensor.strides);
             return Err(self.violation(param, "shape", found, legal, self.codes.other));
         }
-        let legal = match param.layout {
-            Layout::Any => return Ok(()),
-            Layout::Transposable if tensor.is_contiguous() || tensor.is_transposed() => return Ok(()),
-            Layout::Contiguous if tensor.is_contiguous() => return Ok(()),
-            Layout::Transposable => "a contiguous tensor or one with its last two dimensions transposed",
-            Layout::Contiguous => "a contiguous tensor",
-        };
-        let found = format!("shape {} with strides {}", tensor.shape, tensor.strides);
-        Err(self.violation(param, "layout", found, legal.to_owned(), self.codes.other))
+        if param.layout == Layout::Contiguous && !tensor.is_contiguous() {
+            let found = format!("shape {} with strides {}", tensor.shape, tensor.strides);
+            return Err(self.violation(param, "layout", found, "a contiguous tensor".to_owned(), self.codes.other));
+        }
+        Ok(())
     }
 
     fn violation(

@@ -13,6 +13,7 @@ fn contiguous() {
     for shape in [&[][..], &[1], &[7], &[3, 4], &[2, 3, 4], &[0, 4], &[2, 0]] {
         assert!(tensor(BF16, shape).is_contiguous(), "{shape:?}");
     }
+    assert_eq!((tensor(BF16, &[3, 4]).offset, tensor(BF16, &[3, 4]).storage), (0, Dims::new(&[3, 4]).unwrap()));
     assert!(strided(&[3, 1, 4], &[4, 99, 1]).is_contiguous(), "the stride of a dimension of 1 does not count");
     assert!(!spread(tensor(BF16, &[3, 4])).is_contiguous());
     assert!(!transposed(BF16, &[3, 4]).is_contiguous());

@@ -52,9 +52,11 @@ fn all_of(call: Built, dtype: aclDataType) -> Built {
 
 pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
     let single = || single(operator);
-    let multi_x = multi(operator, 2, tensor(BF16, &[32, 64]))
-        .set("x", vec![tensor(BF16, &[4, 32]), tensor(BF16, &[6, 32])])
-        .set("biasOptional", vec![tensor(F32, &[64]), tensor(F32, &[64])]);
+    let multi_x = || {
+        multi(operator, 2, tensor(BF16, &[32, 64]))
+            .set("x", vec![tensor(BF16, &[4, 32]), tensor(BF16, &[6, 32])])
+            .set("biasOptional", vec![tensor(F32, &[64]), tensor(F32, &[64])])
+    };
     let mut calls = vec![
         single(),
         single().null("biasOptional").set("splitItem", 2).set("groupListType", 0),
@@ -69,7 +71,7 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         multi(operator, 128, tensor(BF16, &[32, 64])),
         multi(operator, 3, packed(tensor(BF16, &[32, 64]))),
         multi(operator, 3, transposed(BF16, &[32, 64])),
-        multi_x,
+        multi_x(),
         weight(single(), tensor(BF16, &[1, 32, 64]), 1),
         weight(single(), tensor(BF16, &[1024, 32, 64]), 1024),
         weight(single(), transposed(BF16, &[4, 32, 65536]), 4).set("out", vec![tensor(BF16, &[10, 65536])]),
@@ -77,6 +79,8 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         single().set("x", vec![tensor(BF16, &[0, 32])]).set("out", vec![tensor(BF16, &[0, 64])]),
         weight(single().set("x", vec![tensor(BF16, &[0, 0])]), tensor(BF16, &[4, 0, 64]), 4)
             .set("out", vec![tensor(BF16, &[0, 64])]),
+        weight(single().set("x", vec![tensor(BF16, &[10, 0])]), tensor(BF16, &[4, 0, 0]), 4)
+            .set("out", vec![tensor(BF16, &[10, 0])]),
         ungrouped(operator),
         ungrouped(operator).set("splitItem", 1).set("groupListOptional", tensor(I64, &[2])).null("biasOptional"),
     ];
@@ -85,6 +89,7 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
             single().set("tuningConfigOptional", Vec::<i64>::new()),
             single().set("tuningConfigOptional", vec![0]),
             single().set("tuningConfigOptional", vec![10, 1, -1]),
+            multi_x().set("tuningConfigOptional", vec![6]),
         ]);
     }
     calls
@@ -97,6 +102,14 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
     let case = |call, rule| Case::new(call, rule, INVALID);
     let carried = |call, rule| Case::new(call, rule, NOT_CARRIED);
     let x = |tensor: TensorDesc| single().set("x", vec![tensor]);
+    // A product with K = 0 beside another.
+    let empty_beside = |x: &[i64], weight: &[i64], out: &[i64]| {
+        ungrouped()
+            .null("biasOptional")
+            .set("x", vec![tensor(F16, &[3, 0]), tensor(F16, x)])
+            .set("weight", vec![tensor(F16, &[0, 64]), tensor(F16, weight)])
+            .set("out", vec![tensor(F16, &[3, 64]), tensor(F16, out)])
+    };
     let mut cases = vec![
         case(single().set("groupType", 1), "group-type"),
         case(single().set("groupType", -2), "group-type"),
@@ -110,6 +123,8 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         case(single().set("groupListType", 3), "group-list-type"),
         case(single().set("groupListType", -1), "group-list-type"),
         case(weight(x(tensor(BF16, &[10, 0])), tensor(BF16, &[4, 0, 64]), 4), "empty-k"),
+        case(empty_beside(&[0, 16], &[16, 8], &[0, 8]), "empty-k"),
+        case(empty_beside(&[2, 16], &[16, 0], &[2, 0]), "empty-k"),
         case(weight(single(), tensor(F16, &[4, 32, 64]), 4), "dtypes").also(&["quantised"]),
         case(weight(x(tensor(I8, &[10, 32])), tensor(BF16, &[4, 32, 64]), 4), "dtypes")
             .also(&["quantised", "out-dtype"]),

@@ -152,6 +152,13 @@ fn a_violation_reads_as_a_sentence() {
         call.validate().unwrap_err().to_string(),
         "aclnnMm: self: a null pointer breaks rule `null`: this parameter is required"
     );
+    let call = base(OperatorId::Mm).set("self_", build::tensor(build::BF16, &[3]));
+    assert_eq!(call.validate().unwrap_err().to_string(), "aclnnMm: self: shape [3] breaks rule `rank`: 2 dimensions");
+    let call = base(OperatorId::Matmul).set("self_", build::tensor(build::BF16, &[]));
+    assert_eq!(
+        call.validate().unwrap_err().to_string(),
+        "aclnnMatmul: self: shape [] breaks rule `rank`: 1 to 6 dimensions"
+    );
     let call = base(OperatorId::MoeInitRoutingV3).set("quantMode", 1);
     assert_eq!(
         call.validate().unwrap_err().to_string(),
