@@ -86,7 +86,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let layer = MoeLayer::load(&stream, &source, options, &mut |_, _| {})?;
     let mut values = vec![0u8; TOKENS * HIDDEN * 4];
     Made::fill(7, FloatType::F32, &mut values)?;
-    let values: Vec<f32> = values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]) * 64.0).collect();
+    let values: Vec<f32> =
+        values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]) * 64.0).collect();
     let x = Tensor::from_f32(&device, FloatType::Bf16, &values, &[TOKENS, HIDDEN])?;
     let mut output = layer.forward(&stream, x.view())?;
     stream.synchronize()?;

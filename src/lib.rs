@@ -17,8 +17,8 @@ mod device;
 mod dtype;
 mod error;
 mod event;
-mod holdings;
 mod float;
+mod holdings;
 pub mod layer;
 mod memory;
 pub mod op;
@@ -29,6 +29,7 @@ mod stream;
 mod sync;
 mod tensor;
 
+pub use ascend_sys::{Implementation, OperatorId, Release};
 pub use backend::Choice;
 pub use buffer::DeviceBuffer;
 pub use cann::Cann;
@@ -40,7 +41,6 @@ pub use pinned::{Pending, PinnedBuffer};
 pub use scratch::{Footprint, Sequence};
 pub use stream::Stream;
 pub use tensor::{Tensor, TensorView, TensorViewMut};
-pub use ascend_sys::{Implementation, OperatorId, Release};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -48,7 +48,8 @@ impl Footprint {
 
     /// Device memory that a stream takes for it: one allocation, as the allocator rounds it.
     pub fn allocation(&self) -> u64 {
-        let held = usize::try_from(self.bytes()).ok().filter(|&bytes| bytes > 0).and_then(|bytes| Padding::None.held(bytes));
+        let held =
+            usize::try_from(self.bytes()).ok().filter(|&bytes| bytes > 0).and_then(|bytes| Padding::None.held(bytes));
         held.map_or(0, |held| held as u64)
     }
 

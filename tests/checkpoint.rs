@@ -10,7 +10,9 @@ mod forward;
 #[path = "checkpoint/support.rs"]
 mod support;
 
-use ascend_moe::checkpoint::{Checkpoint, CheckpointError, HostLayer, HostTensor, NamedTensor, TensorFile, write_tensors};
+use ascend_moe::checkpoint::{
+    Checkpoint, CheckpointError, HostLayer, HostTensor, NamedTensor, TensorFile, write_tensors,
+};
 use ascend_moe::spec::{
     ExpertSpec, Family, FloatType, GroupScore, GroupSpec, MoeSpec, Normalise, Precision, RouterSpec, Score, SharedSpec,
 };
@@ -192,7 +194,8 @@ fn tensors_survive_writing_and_reading() {
     std::fs::write(&path, "what was there before").unwrap();
     let output = HostTensor { shape: vec![2, 3], data: vec![0.0, -1.5, f32::MIN_POSITIVE, 3.25, f32::MAX, -0.0] };
     let empty = HostTensor { shape: vec![0, 7], data: vec![] };
-    write_tensors(&path, &[NamedTensor::of("layers.1.mlp.output", &output), NamedTensor::of("nothing", &empty)]).unwrap();
+    write_tensors(&path, &[NamedTensor::of("layers.1.mlp.output", &output), NamedTensor::of("nothing", &empty)])
+        .unwrap();
     let file = TensorFile::open(&path).unwrap();
     assert_eq!(file.tensors().len(), 2);
     assert_eq!(file.values("layers.1.mlp.output").unwrap(), output);

@@ -85,7 +85,7 @@ pub(crate) enum BoundArg {
 impl BoundArg {
     fn snapshot(&self) -> Value {
         match self {
-            Self::Tensor(tensor) => Value::Tensor(tensor.as_ref().map(|t| t.desc())),
+            Self::Tensor(tensor) => Value::Tensor(tensor.as_ref().map(|t| Box::new(t.desc()))),
             Self::Tensors(list) => Value::Tensors(
                 list.as_ref().map(|list| list.iter().map(|tensor| tensor.as_ref().map(|t| t.desc())).collect()),
             ),
@@ -111,7 +111,7 @@ impl BoundArg {
 /// An argument at the moment of the launch.
 #[derive(Clone, Debug)]
 enum Value {
-    Tensor(Option<TensorDesc>),
+    Tensor(Option<Box<TensorDesc>>),
     Tensors(Option<Vec<Option<TensorDesc>>>),
     Scalar(Option<ScalarValue>),
     Ints(Option<Arc<[i64]>>),
@@ -124,7 +124,7 @@ enum Value {
 impl Value {
     fn as_arg(&self) -> Arg<'_> {
         match self {
-            Self::Tensor(tensor) => Arg::Tensor(tensor.as_ref()),
+            Self::Tensor(tensor) => Arg::Tensor(tensor.as_deref()),
             Self::Tensors(list) => Arg::Tensors(list.as_deref()),
             Self::Scalar(scalar) => Arg::Scalar(*scalar),
             Self::Ints(ints) => Arg::Ints(ints.as_deref()),
@@ -155,7 +155,7 @@ impl Args {
     /// The tensor called `name`; `None` where it is null.
     pub(crate) fn tensor(&self, name: &str) -> Option<&TensorDesc> {
         match self.value(name) {
-            Some(Value::Tensor(tensor)) => tensor.as_ref(),
+            Some(Value::Tensor(tensor)) => tensor.as_deref(),
             _ => None,
         }
     }
@@ -216,7 +216,7 @@ impl Args {
         let params = self.operator.info().params;
         params.iter().zip(&self.values).flat_map(|(&(name, _), value)| {
             let (one, many) = match value {
-                Value::Tensor(tensor) => (tensor.as_ref(), [].as_slice()),
+                Value::Tensor(tensor) => (tensor.as_deref(), [].as_slice()),
                 Value::Tensors(Some(list)) => (None, list.as_slice()),
                 _ => (None, [].as_slice()),
             };

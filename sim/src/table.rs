@@ -115,6 +115,6 @@ macro_rules! define_entries {
 vendor_functions!(define_entries!);
 
 static FUNCTIONS_OF_SLOT: [fn() -> Functions; MAX_INSTANCES] = [
-    fill::<0>, fill::<1>, fill::<2>, fill::<3>, fill::<4>, fill::<5>, fill::<6>, fill::<7>,
-    fill::<8>, fill::<9>, fill::<10>, fill::<11>, fill::<12>, fill::<13>, fill::<14>, fill::<15>,
+    fill::<0>, fill::<1>, fill::<2>, fill::<3>, fill::<4>, fill::<5>, fill::<6>, fill::<7>, fill::<8>, fill::<9>,
+    fill::<10>, fill::<11>, fill::<12>, fill::<13>, fill::<14>, fill::<15>,
 ];

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::ptr::{null, null_mut};
 
 use ascend_sys::{
-    Release, aclCANNPackageName, aclCANNPackageVersion, aclDataType, aclDeviceInfo, aclError, aclSysParamOpt,
+    Release, aclCANNPackageName, aclCANNPackageVersion, aclDataType, aclDeviceInfo, aclSysParamOpt,
     aclrtDevAttr, aclrtFloatOverflowMode, aclrtLastErrLevel,
 };
 use cann_sim::{Config, SOCS};
@@ -169,8 +169,9 @@ fn versions_of_what_is_not_there_are_refused() {
 fn the_soc_is_told_without_initialisation() {
     for soc in SOCS {
         let rig = Rig::new(Config { soc: soc.name().to_owned(), devices: 4, ..Config::default() });
+        let told = c!(rig, aclrtGetSocName());
         // SAFETY: a static string.
-        let name = unsafe { CStr::from_ptr(c!(rig, aclrtGetSocName())) };
+        let name = unsafe { CStr::from_ptr(told) };
         assert_eq!(name, soc.name);
 
         let mut value = 0;

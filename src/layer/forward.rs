@@ -79,9 +79,8 @@ impl MoeLayer {
     /// [`Error::MissingOperator`]; [`Error::Vendor`] and the states of the device.
     pub fn forward(&self, stream: &Stream, x: TensorView<'_>) -> Result<LayerOutput> {
         // SAFETY: the pass below writes every element, or fails and nobody gets the tensors.
-        let mut output = self.allocate(self.router.tokens(&x)?, |dtype, shape| unsafe {
-            Tensor::uninit(self.device(), dtype, shape)
-        })?;
+        let mut output = self
+            .allocate(self.router.tokens(&x)?, |dtype, shape| unsafe { Tensor::uninit(self.device(), dtype, shape) })?;
         self.forward_into(stream, x, &mut output)?;
         Ok(output)
     }
@@ -127,7 +126,11 @@ impl MoeLayer {
             return Err(Error::Shape { what: "expert ids", found: format!("{:?}", ids.shape()), legal });
         }
         if weights.shape() != ids.shape() {
-            return Err(Error::shape("expert weights", format_args!("{:?}", weights.shape()), format_args!("{:?}", ids.shape())));
+            return Err(Error::shape(
+                "expert weights",
+                format_args!("{:?}", weights.shape()),
+                format_args!("{:?}", ids.shape()),
+            ));
         }
         let mut output = Tensor::zeros(self.device(), self.dtype().into(), &[tokens, self.spec().experts().hidden])?;
         let mut counts = Tensor::zeros(self.device(), DType::I64, &[self.spec().experts().num])?;

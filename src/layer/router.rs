@@ -37,7 +37,9 @@ impl RouterPlan {
                 ));
             }
             (Score::Softmax, Normalise::None) => (Normalisation::Softmax, false),
-            (Score::Softmax, Normalise::Sum { .. }) if release >= Release::new(9, 0, 0) => (Normalisation::Softmax, true),
+            (Score::Softmax, Normalise::Sum { .. }) if release >= Release::new(9, 0, 0) => {
+                (Normalisation::Softmax, true)
+            }
             (Score::Softmax, _) => {
                 return Err(unsupported(
                     "softmax scores that are divided by their sum",
@@ -58,10 +60,14 @@ impl RouterPlan {
             ));
         }
         let (groups, kept_groups, group_score) = match router.groups {
-            Some(groups) => (groups.n_group, groups.topk_group, match groups.score {
-                GroupScore::Top2Sum => op::GroupScore::TopTwo,
-                GroupScore::Max => op::GroupScore::Max,
-            }),
+            Some(groups) => (
+                groups.n_group,
+                groups.topk_group,
+                match groups.score {
+                    GroupScore::Top2Sum => op::GroupScore::TopTwo,
+                    GroupScore::Max => op::GroupScore::Max,
+                },
+            ),
             None => (1, 1, op::GroupScore::Max),
         };
         let logits = router.logits.resolve(model);

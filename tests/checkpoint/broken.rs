@@ -377,7 +377,10 @@ fn writing_what_cannot_be_written() {
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("x"), "").unwrap();
     for target in [folder.clone(), dir.path().join("absent/x"), "/".into()] {
-        assert!(matches!(write_tensors(&target, &[NamedTensor::of("a", &tensor)]), Err(CheckpointError::Io { .. })), "{target:?}");
+        assert!(
+            matches!(write_tensors(&target, &[NamedTensor::of("a", &tensor)]), Err(CheckpointError::Io { .. })),
+            "{target:?}"
+        );
     }
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left, [folder]);

@@ -42,7 +42,11 @@ fn destroy<T: Send + Sync + 'static>(sim: &Instance, call: &'static str, handle:
     }
     let found = sim.objects().remove::<T>(handle as usize);
     if found.is_none() {
-        sim.report(Finding::new(FindingKind::UnknownHandle, call, format!("handle {handle:p} destroyed again or never made")));
+        sim.report(Finding::new(
+            FindingKind::UnknownHandle,
+            call,
+            format!("handle {handle:p} destroyed again or never made"),
+        ));
     }
     found
 }
@@ -66,12 +70,23 @@ pub(crate) unsafe fn aclCreateTensor(
 ) -> *mut aclTensor {
     // SAFETY: the C contract gives each array the length that comes with it.
     let desc = unsafe {
-        read_desc(viewDims, viewDimsNum, dataType, stride, offset, format, storageDims, storageDimsNum, tensorData as u64)
+        read_desc(
+            viewDims,
+            viewDimsNum,
+            dataType,
+            stride,
+            offset,
+            format,
+            storageDims,
+            storageDimsNum,
+            tensorData as u64,
+        )
     };
     match desc {
         Some(desc) => register(sim, "aclTensor", TensorObject::new(desc)),
         None => {
-            let found = format!("{viewDimsNum} view and {storageDimsNum} storage dimensions (at most {MAX_RANK}, not null)");
+            let found =
+                format!("{viewDimsNum} view and {storageDimsNum} storage dimensions (at most {MAX_RANK}, not null)");
             sim.say(format!("EZ1001: aclCreateTensor: {found}"));
             core::ptr::null_mut()
         }
@@ -98,7 +113,17 @@ pub(crate) unsafe fn aclInitTensor(
     let Some(tensor) = object::<TensorObject>(sim, "aclInitTensor", tensor.cast()) else { return INVALID };
     // SAFETY: the C contract gives each array the length that comes with it.
     let desc = unsafe {
-        read_desc(viewDims, viewDimsNum, dataType, stride, offset, format, storageDims, storageDimsNum, tensorDataAddr as u64)
+        read_desc(
+            viewDims,
+            viewDimsNum,
+            dataType,
+            stride,
+            offset,
+            format,
+            storageDims,
+            storageDimsNum,
+            tensorDataAddr as u64,
+        )
     };
     match desc {
         Some(desc) => {
@@ -128,7 +153,9 @@ pub(crate) unsafe fn aclCreateTensorList(
     };
     let tensors = handles
         .iter()
-        .map(|&tensor| (!tensor.is_null()).then(|| object::<TensorObject>(sim, "aclCreateTensorList", tensor.cast())).flatten())
+        .map(|&tensor| {
+            (!tensor.is_null()).then(|| object::<TensorObject>(sim, "aclCreateTensorList", tensor.cast())).flatten()
+        })
         .collect();
     let handles = handles.iter().map(|&tensor| tensor as usize).collect();
     register(sim, "aclTensorList", TensorListObject { handles, tensors })

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use ascend_sys::ops::Phase;
 use ascend_sys::{
-    OperatorId, aclDataType, aclError, aclFormat, aclIntArray, aclOpExecutor, aclScalar, aclTensor, aclTensorList, aclnnStatus,
-    aclrtStream,
+    OperatorId, aclDataType, aclError, aclFormat, aclIntArray, aclOpExecutor, aclScalar, aclTensor, aclTensorList,
+    aclnnStatus, aclrtStream,
 };
 use core::ffi::{c_int, c_void};
 
 use super::base::{give_dims, object};
-use crate::executor::{BoundArg, Executor, ExecutorState, IntArrayObject, ScalarObject, TensorListObject, TensorObject};
+use crate::executor::{
+    BoundArg, Executor, ExecutorState, IntArrayObject, ScalarObject, TensorListObject, TensorObject,
+};
 use crate::instance::Instance;
 use crate::ops;
 use crate::report::{Finding, FindingKind};
@@ -159,7 +161,10 @@ pub(crate) fn phase2(
     let missing = prepared.workspace > 0 && workspace.is_null();
     let small = workspace_size < prepared.workspace;
     if generated && (missing || small) {
-        sim.say(format!("EZ1001: {call}: workspace of {workspace_size} bytes at {workspace:p}, needed {}", prepared.workspace));
+        sim.say(format!(
+            "EZ1001: {call}: workspace of {workspace_size} bytes at {workspace:p}, needed {}",
+            prepared.workspace
+        ));
         return if missing { aclnnStatus::ERR_PARAM_NULLPTR } else { aclnnStatus::ERR_PARAM_INVALID };
     }
     if prepared.state() == ExecutorState::Ready || missing {

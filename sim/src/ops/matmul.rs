@@ -1,7 +1,7 @@
 //! Mm, Matmul and the grouped matmuls.
 
-use ascend_sys::ops::TensorDesc;
 use ascend_sys::aclDataType;
+use ascend_sys::ops::TensorDesc;
 use moe_kernels::element::Float;
 use moe_kernels::gemm::{Bias, Weight, gemm};
 use moe_kernels::group_list::{Group, GroupListKind, decode};
@@ -56,7 +56,13 @@ fn multiply<X: Float, O: Float>(
         }
         let start: usize = at.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
         let block = data.get_mut(start..).unwrap_or(&mut []);
-        let target = moe_kernels::view::MatMut::new(block, rows, cols, row_stride.max(usize::from(rows > 1)), col_stride.max(usize::from(cols > 1)))?;
+        let target = moe_kernels::view::MatMut::new(
+            block,
+            rows,
+            cols,
+            row_stride.max(usize::from(rows > 1)),
+            col_stride.max(usize::from(cols > 1)),
+        )?;
         gemm(left.at(&at)?, Weight::Strided(right.at(&at)?), None, target)?;
     }
     Ok(())
@@ -207,11 +213,7 @@ fn flat_rows<'a, T: Float>(
     Ok(Mat::row_major(block, count, cols)?)
 }
 
-fn set_biases<'a, T: Float>(
-    args: &Args,
-    device: &Device<'a>,
-    experts: &mut [Expert<'a, T>],
-) -> Result<(), OpError> {
+fn set_biases<'a, T: Float>(args: &Args, device: &Device<'a>, experts: &mut [Expert<'a, T>]) -> Result<(), OpError> {
     let biases: Vec<&TensorDesc> = args.tensors("biasOptional").iter().flatten().filter(|b| !b.is_empty()).collect();
     let mut rows: Vec<Bias<'a, T>> = Vec::new();
     for bias in biases {
@@ -283,4 +285,3 @@ impl<'a> Device<'a> {
         Ok(moe_kernels::view::MatMut::row_major(self.write(name, tensor)?, rows(tensor), cols)?)
     }
 }
-

@@ -109,7 +109,7 @@ pub(crate) fn workspace(operator: OperatorId, args: &Args) -> u64 {
 /// Bytes of contiguous copies of every non-contiguous tensor, each rounded to 512.
 fn copies(args: &Args, transposed_is_fine: bool) -> u64 {
     args.all_tensors()
-        .filter(|(_, t)| !t.is_contiguous() && !(transposed_is_fine && t.is_transposed()))
+        .filter(|(_, t)| !(t.is_contiguous() || transposed_is_fine && t.is_transposed()))
         .filter_map(|(_, t)| Some(t.elements()?.saturating_mul(t.dtype.bytes()? as u64).next_multiple_of(512)))
         .sum()
 }

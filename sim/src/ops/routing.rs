@@ -32,11 +32,8 @@ fn gate<T: Float>(args: &Args, device: &Device<'_>, x: &TensorDesc) -> Result<()
     let grouped = count > 1 && count < experts && keep < count;
     let sigmoid = args.int("normType") == 1;
     // The kernel without groups divides by the sum from 9.0.0 on; the general one multiplies by its reciprocal.
-    let division = if grouped || device.release() < Release::new(9, 0, 0) {
-        Division::ByReciprocal
-    } else {
-        Division::ByQuotient
-    };
+    let division =
+        if grouped || device.release() < Release::new(9, 0, 0) { Division::ByReciprocal } else { Division::ByQuotient };
     let score = if args.int("groupSelectMode") == 1 { GroupScore::TopTwoSum } else { GroupScore::Max };
     let gating = Gating {
         top_k: size(args.int("k")),
@@ -68,10 +65,7 @@ pub(super) fn init_routing(args: &Args, device: &Device<'_>) -> Result<(), OpErr
     let row_idx = args.tensor("expandedRowIdxOut").ok_or(OpError::Null("expandedRowIdx"))?;
     let counts = args.tensor("expertTokensCountOrCumsumOut").ok_or(OpError::Null("expertTokensCountOrCumsum"))?;
     let scale_out = args.tensor("expandedScaleOut").ok_or(OpError::Null("expandedScale"))?;
-    check_outputs(
-        args,
-        &["expandedXOut", "expandedRowIdxOut", "expertTokensCountOrCumsumOut", "expandedScaleOut"],
-    )?;
+    check_outputs(args, &["expandedXOut", "expandedRowIdxOut", "expertTokensCountOrCumsumOut", "expandedScaleOut"])?;
     let all = size(args.int("expertNum"));
     let experts = match args.ints("activeExpertRangeOptional") {
         Some(&[start, end]) => size(start)..size(end),
@@ -99,7 +93,13 @@ pub(super) fn init_routing(args: &Args, device: &Device<'_>) -> Result<(), OpErr
         let active = (active > 0).then(|| size(active));
         routing.expand(source, row_bytes, top_k, active, target)?;
         if let Some(scale) = args.tensor("scaleOptional") {
-            routing.expand(bytes(device, "scale", scale)?, 4, top_k, active, bytes_mut(device, "expandedScale", scale_out)?)?;
+            routing.expand(
+                bytes(device, "scale", scale)?,
+                4,
+                top_k,
+                active,
+                bytes_mut(device, "expandedScale", scale_out)?,
+            )?;
         }
     }
     if args.bool("expertTokensNumFlag") {

@@ -170,7 +170,11 @@ impl<'a> Device<'a> {
     }
 
     /// The whole storage of an output.
-    pub(super) fn write_storage<T: Pod>(&self, name: &'static str, tensor: &TensorDesc) -> Result<&'a mut [T], OpError> {
+    pub(super) fn write_storage<T: Pod>(
+        &self,
+        name: &'static str,
+        tensor: &TensorDesc,
+    ) -> Result<&'a mut [T], OpError> {
         let len = tensor.storage.elements().unwrap_or(0);
         if len == 0 {
             return Ok(&mut []);
@@ -208,7 +212,8 @@ fn bounds(name: &'static str, tensor: &TensorDesc) -> Result<(u64, u64), OpError
     }
     let storage = tensor.storage.elements().unwrap_or(0);
     let steps = tensor.shape.iter().zip(tensor.strides.iter());
-    let last = steps.fold(i128::from(tensor.offset), |last, (&dim, &stride)| last + i128::from(dim - 1) * i128::from(stride));
+    let last =
+        steps.fold(i128::from(tensor.offset), |last, (&dim, &stride)| last + i128::from(dim - 1) * i128::from(stride));
     let negative = tensor.offset < 0 || tensor.strides.iter().any(|&stride| stride < 0);
     match u64::try_from(last) {
         Ok(last) if !negative && last < storage => {
