@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release --example golden -- IN_DIR OUT_DIR [--backend auto|cann|sim]`
 
-mod answer;
+pub(crate) mod answer;
 mod meta;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ struct Args {
     backend: Option<Choice>,
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
     match run(&args) {
         Ok(0) => ExitCode::SUCCESS,

@@ -8,8 +8,8 @@ use std::io::Write;
 use std::ptr::{null, null_mut};
 
 use ascend_sys::{
-    Release, aclCANNPackageName, aclCANNPackageVersion, aclDataType, aclDeviceInfo, aclSysParamOpt,
-    aclrtDevAttr, aclrtFloatOverflowMode, aclrtLastErrLevel,
+    Release, aclCANNPackageName, aclCANNPackageVersion, aclDataType, aclDeviceInfo, aclSysParamOpt, aclrtDevAttr,
+    aclrtFloatOverflowMode, aclrtLastErrLevel,
 };
 use cann_sim::{Config, SOCS};
 use common::{Rig, c, code, ok};

@@ -29,7 +29,7 @@ with a kind of \"usage\", \"input\" or \"backend\". Numbers that are infinite or
 Environment:
   ASCEND_MOE_BACKEND  auto, cann or sim, where --backend is not given
   ASCEND_HOME_PATH    root of CANN, as its set_env.sh sets it with the others
-  RUST_LOG            info shows what is chosen and why; the default is warn";
+  RUST_LOG            debug shows what is looked for and chosen; the default is warn";
 
 /// Most values of random input: 4 GiB of f32.
 pub(crate) const MAX_RANDOM: usize = 1 << 30;
@@ -49,7 +49,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
 
-    /// Layer to run, may be repeated with another [default: all mixture-of-experts layers]
+    /// Layer to run, may be repeated [default: all mixture-of-experts layers]
     #[arg(long = "layer", value_name = "N")]
     pub(crate) layers: Vec<usize>,
 

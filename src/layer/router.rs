@@ -9,6 +9,8 @@ use crate::spec::{FloatType, GroupFill, GroupScore, Normalise, Precision, Router
 /// A router as operators run it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RouterPlan {
+    /// Type of the activations; they are cast to the type of the logits' product where that is another one.
+    pub input: FloatType,
     /// Type of the logits' product and of the router weight.
     pub logits: FloatType,
     /// Type that the gating operator works on and gives its weights in; logits are cast to it where it is another one.
@@ -85,7 +87,7 @@ impl RouterPlan {
             scale: router.scale,
             eps,
         };
-        Ok(Self { logits, gate, round_weights: (rounded && gate != model).then_some(model), gating })
+        Ok(Self { input: model, logits, gate, round_weights: (rounded && gate != model).then_some(model), gating })
     }
 
     /// The operators the router runs, in order, for people.
@@ -94,8 +96,12 @@ impl RouterPlan {
         if self.gate != self.logits {
             operators.insert(1, OperatorId::Cast);
         }
+        if self.input != self.logits {
+            operators.insert(0, OperatorId::Cast);
+        }
         if self.round_weights.is_some() {
-            operators.push(OperatorId::Cast);
+            // To the narrow type and back.
+            operators.extend([OperatorId::Cast, OperatorId::Cast]);
         }
         operators
     }

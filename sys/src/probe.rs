@@ -54,7 +54,11 @@ pub fn probe(table: &Table) -> Result<Probe, LoadError> {
         aclError::SUCCESS => true,
         aclError::REPEAT_INITIALIZE => false,
         aclError::COMPILING_STUB_MODE => return Err(stub()),
-        code => return Err(LoadError::InitFailed { code, message: recent_error(table) }),
+        code => {
+            // The simulator's library says in its identity why it did not start.
+            let message = recent_error(table).or_else(|| table.origin().identity.clone());
+            return Err(LoadError::InitFailed { code, message });
+        }
     };
 
     let mut device_count = 0;

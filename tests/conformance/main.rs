@@ -78,14 +78,8 @@ fn main() -> ExitCode {
     // SAFETY: this is the first thing that the program does; there is one thread.
     unsafe { fillings::configure_library() };
     let arguments = Arguments::from_args();
-    let cases = [
-        golden::cases(),
-        checkpoints::cases(),
-        operators::cases(),
-        path::cases(),
-        memory::cases(),
-        threads::cases(),
-    ];
+    let cases =
+        [golden::cases(), checkpoints::cases(), operators::cases(), path::cases(), memory::cases(), threads::cases()];
     let cases: Vec<Case> = cases.into_iter().flatten().collect();
     let mut trials: Vec<Trial> =
         Filling::ALL.into_iter().flat_map(|filling| cases.iter().map(move |case| case.on(filling))).collect();

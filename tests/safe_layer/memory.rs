@@ -169,6 +169,33 @@ fn a_write_waits_for_every_reader_however_many() {
 }
 
 #[test]
+fn program_order_holds_however_streams_are_scheduled() {
+    for seed in 0..6 {
+        let rig = Rig::with(|config| config.seed = Some(seed));
+        let streams: Vec<Stream> = (0..4).map(|_| Stream::new(&rig.device).unwrap()).collect();
+        let ones = rig.buffer(&[1u64; 32]);
+        let mut cells: Vec<DeviceBuffer<u64>> = (0..3u64).map(|value| rig.buffer(&[value; 32])).collect();
+        let mut expected: Vec<u64> = (0..3).collect();
+        // A walk that is the same for every seed: copy from one cell to another, or write one, on changing streams.
+        for step in 0..60usize {
+            let (from, to, stream) = (step * 7 % 3, (step * 7 + 1 + step % 2) % 3, &streams[step * 5 % 4]);
+            let mut target = std::mem::replace(&mut cells[to], rig.buffer(&[0u64; 32]));
+            match step % 5 {
+                0 => target.copy_from(stream, &ones).unwrap(),
+                3 => target.zero(stream).unwrap(),
+                _ => target.copy_from(stream, &cells[from]).unwrap(),
+            }
+            expected[to] = [1, expected[from], expected[from], 0, expected[from]][step % 5];
+            // What stood in for the cell meanwhile is dropped, and its memory may be used again.
+            cells[to] = target;
+        }
+        for (cell, expected) in cells.iter().zip(expected) {
+            assert_eq!(cell.to_vec(&rig.stream).unwrap(), [expected; 32], "seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn work_on_one_stream_needs_no_events() {
     let rig = Rig::new();
     let source = rig.buffer(&[1u8; 64]);

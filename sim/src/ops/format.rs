@@ -25,12 +25,16 @@ fn moved<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>) -> Result<(), O
     check_outputs(args, &["dstTensor"])?;
     match (source.format == aclFormat::FRACTAL_NZ, target.format == aclFormat::FRACTAL_NZ) {
         (false, true) => {
-            nz::pack(&device.nd::<T>("srcTensor", source)?, device.write_storage::<T>("dstTensor", target)?)?;
+            let view = device.nd::<T>("srcTensor", source)?;
+            let storage = device.write_storage::<T>("dstTensor", target)?;
+            let needed = blocks::<T>(view.shape())?.min(storage.len());
+            nz::pack(&view, &mut storage[..needed])?;
         }
         (true, false) => {
             let (shape, _) = sizes(target);
             let storage = device.read_storage::<T>("srcTensor", source)?;
-            nz::unpack(storage, &shape, device.write::<T>("dstTensor", target)?)?;
+            let needed = blocks::<T>(&shape)?.min(storage.len());
+            nz::unpack(&storage[..needed], &shape, device.write::<T>("dstTensor", target)?)?;
         }
         _ => {
             let storage = device.read_storage::<T>("srcTensor", source)?;
@@ -43,4 +47,10 @@ fn moved<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>) -> Result<(), O
         }
     }
     Ok(())
+}
+
+/// Elements of the blocks of a batch of matrices; a storage may be longer.
+fn blocks<T>(shape: &[usize]) -> Result<usize, OpError> {
+    let [batch @ .., rows, cols] = shape else { return Ok(0) };
+    Ok(batch.iter().product::<usize>() * nz::NzLayout::new(*rows, *cols, size_of::<T>())?.storage_len())
 }

@@ -2,6 +2,7 @@
 
 use ascend_sys::ops::TensorDesc;
 use ascend_sys::{Release, aclDataType};
+use bytemuck::Pod;
 use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::element::Float;
 use moe_kernels::gating::{Division, Gating, GroupScore, Groups, Score, gating_top_k as choose};
@@ -9,7 +10,7 @@ use moe_kernels::group_list::GroupListKind;
 use moe_kernels::init_routing::Routing;
 
 use super::OpError;
-use super::view::{Device, check_outputs, with_float};
+use super::view::{Device, Output, check_outputs, with_float};
 use crate::executor::Args;
 
 fn size(value: i64) -> usize {
@@ -43,94 +44,91 @@ fn gate<T: Float>(args: &Args, device: &Device<'_>, x: &TensorDesc) -> Result<()
         eps: args.float("eps") as f32,
         scale: args.float("routedScalingFactor") as f32,
     };
-    let bias = args.tensor("biasOptional").map(|bias| device.read::<T>("bias", bias)).transpose()?;
-    let scores = out.map(|out| device.write::<f32>("out", out)).transpose()?;
+    let bias = args.tensor("biasOptional").map(|bias| device.packed::<T>("bias", bias)).transpose()?;
+    let mut weights = device.output::<T>("y", y)?;
+    let mut chosen = device.output::<i32>("expertIdx", indices)?;
+    let mut scores = out.map(|out| device.output::<f32>("out", out)).transpose()?;
     choose(
         &gating,
-        device.read::<T>("x", x)?,
+        &device.packed::<T>("x", x)?,
         experts,
-        bias,
-        device.write::<T>("y", y)?,
-        device.write::<i32>("expertIdx", indices)?,
-        scores,
+        bias.as_deref(),
+        weights.slice(),
+        chosen.slice(),
+        scores.as_mut().map(Output::slice),
     )?;
-    Ok(())
+    weights.finish(device, "y", y)?;
+    chosen.finish(device, "expertIdx", indices)?;
+    match (scores, out) {
+        (Some(scores), Some(out)) => scores.finish(device, "out", out),
+        _ => Ok(()),
+    }
 }
 
 /// Sorts the slots by expert and copies each token's row to its places.
 pub(super) fn init_routing(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     let x = args.tensor("x").ok_or(OpError::Null("x"))?;
+    check_outputs(args, &["expandedXOut", "expandedRowIdxOut", "expertTokensCountOrCumsumOut", "expandedScaleOut"])?;
+    // Rows are moved, not computed: only the size of their elements matters.
+    match x.dtype.bytes() {
+        Some(1) => expand::<u8>(args, device, x),
+        Some(2) => expand::<u16>(args, device, x),
+        Some(4) => expand::<u32>(args, device, x),
+        _ => Err(OpError::DType(x.dtype)),
+    }
+}
+
+fn expand<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>, x: &TensorDesc) -> Result<(), OpError> {
     let ids = args.tensor("expertIdx").ok_or(OpError::Null("expertIdx"))?;
     let expanded = args.tensor("expandedXOut").ok_or(OpError::Null("expandedX"))?;
     let row_idx = args.tensor("expandedRowIdxOut").ok_or(OpError::Null("expandedRowIdx"))?;
     let counts = args.tensor("expertTokensCountOrCumsumOut").ok_or(OpError::Null("expertTokensCountOrCumsum"))?;
     let scale_out = args.tensor("expandedScaleOut").ok_or(OpError::Null("expandedScale"))?;
-    check_outputs(args, &["expandedXOut", "expandedRowIdxOut", "expertTokensCountOrCumsumOut", "expandedScaleOut"])?;
-    let all = size(args.int("expertNum"));
     let experts = match args.ints("activeExpertRangeOptional") {
         Some(&[start, end]) => size(start)..size(end),
-        _ => 0..all,
+        _ => 0..size(args.int("expertNum")),
     };
     let top_k = size(ids.dim(1)).max(1);
-    let routing = Routing::new(device.read::<i32>("expertIdx", ids)?, experts)?;
-    let element = x.dtype.bytes().ok_or(OpError::DType(x.dtype))?;
-    let row_bytes = size(x.dim(1)) * element;
-    let source = bytes(device, "x", x)?;
-    let target = bytes_mut(device, "expandedX", expanded)?;
-    let index = device.write::<i32>("expandedRowIdx", row_idx)?;
-    let drop_pad = args.int("dropPadMode") == 1;
-    let capacity = size(args.int("expertCapacity"));
-    if drop_pad {
-        routing.drop_pad_index(capacity, index)?;
-        routing.expand_drop_pad(source, row_bytes, top_k, capacity, target)?;
+    let routing = Routing::new(&device.packed::<i32>("expertIdx", ids)?, experts)?;
+    let row_bytes = size(x.dim(1)) * size_of::<T>();
+    let source = device.packed::<T>("x", x)?;
+    let source = bytemuck::cast_slice(&source);
+    let mut target = device.output::<T>("expandedX", expanded)?;
+    let mut index = device.output::<i32>("expandedRowIdx", row_idx)?;
+    if args.int("dropPadMode") == 1 {
+        let capacity = size(args.int("expertCapacity"));
+        routing.drop_pad_index(capacity, index.slice())?;
+        routing.expand_drop_pad(source, row_bytes, top_k, capacity, bytemuck::cast_slice_mut(target.slice()))?;
     } else {
         if args.int("rowIdxType") == 1 {
-            routing.scatter_index(index)?;
+            routing.scatter_index(index.slice())?;
         } else {
-            routing.gather_index(index)?;
+            routing.gather_index(index.slice())?;
         }
         let active = args.int("activeNum");
         let active = (active > 0).then(|| size(active));
-        routing.expand(source, row_bytes, top_k, active, target)?;
+        routing.expand(source, row_bytes, top_k, active, bytemuck::cast_slice_mut(target.slice()))?;
         if let Some(scale) = args.tensor("scaleOptional") {
-            routing.expand(
-                bytes(device, "scale", scale)?,
-                4,
-                top_k,
-                active,
-                bytes_mut(device, "expandedScale", scale_out)?,
-            )?;
+            let scales = device.packed::<f32>("scale", scale)?;
+            let mut carried = device.output::<f32>("expandedScale", scale_out)?;
+            let rows = bytemuck::cast_slice_mut(carried.slice());
+            routing.expand(bytemuck::cast_slice(&scales), size_of::<f32>(), top_k, active, rows)?;
+            carried.finish(device, "expandedScale", scale_out)?;
         }
     }
+    target.finish(device, "expandedX", expanded)?;
+    index.finish(device, "expandedRowIdx", row_idx)?;
     if args.bool("expertTokensNumFlag") {
         let kind = match args.int("expertTokensNumType") {
             0 => GroupListKind::Cumsum,
             1 => GroupListKind::Count,
             _ => GroupListKind::KeyValue,
         };
-        routing.write_counts(kind, device.write::<i64>("expertTokensCountOrCumsum", counts)?)?;
+        let mut counted = device.output::<i64>("expertTokensCountOrCumsum", counts)?;
+        routing.write_counts(kind, counted.slice())?;
+        counted.finish(device, "expertTokensCountOrCumsum", counts)?;
     }
     Ok(())
-}
-
-/// A contiguous input as bytes.
-fn bytes<'a>(device: &Device<'a>, name: &'static str, tensor: &TensorDesc) -> Result<&'a [u8], OpError> {
-    Ok(match tensor.dtype.bytes() {
-        Some(1) => device.read::<u8>(name, tensor)?,
-        Some(2) => bytemuck::cast_slice(device.read::<u16>(name, tensor)?),
-        Some(4) => bytemuck::cast_slice(device.read::<u32>(name, tensor)?),
-        _ => return Err(OpError::DType(tensor.dtype)),
-    })
-}
-
-/// A contiguous output as bytes.
-fn bytes_mut<'a>(device: &Device<'a>, name: &'static str, tensor: &TensorDesc) -> Result<&'a mut [u8], OpError> {
-    Ok(match tensor.dtype.bytes() {
-        Some(1) => device.write::<u8>(name, tensor)?,
-        Some(2) => bytemuck::cast_slice_mut(device.write::<u16>(name, tensor)?),
-        Some(4) => bytemuck::cast_slice_mut(device.write::<u32>(name, tensor)?),
-        _ => return Err(OpError::DType(tensor.dtype)),
-    })
 }
 
 /// The weighted sum of each token's rows, with what is added beside them.
@@ -152,28 +150,31 @@ fn combine<T: Float, S: Float>(
     out: &TensorDesc,
 ) -> Result<(), OpError> {
     let row_idx = args.tensor("expandedRowIdx").ok_or(OpError::Null("expandedRowIdx"))?;
-    let optional = |name: &'static str| args.tensor(name).map(|tensor| device.read::<T>(name, tensor)).transpose();
+    let optional = |name: &'static str| args.tensor(name).map(|tensor| device.packed::<T>(name, tensor)).transpose();
     let hidden = size(out.dim(-1));
     let tokens = size(out.dim(0));
-    let row_index = device.read::<i32>("expandedRowIdx", row_idx)?;
+    let row_index = device.packed::<i32>("expandedRowIdx", row_idx)?;
     let mode = args.int("dropPadMode");
-    let expert_ids = args.tensor("expertIdxOptional").map(|ids| device.read::<i32>("expertIdx", ids)).transpose()?;
-    let bias = optional("biasOptional")?.zip(expert_ids).map(|(bias, expert_ids)| ExpertBias { bias, expert_ids });
-    let scales = args.tensor("scalesOptional").map(|scales| device.read::<S>("scales", scales)).transpose()?;
+    let ids = args.tensor("expertIdxOptional").map(|ids| device.packed::<i32>("expertIdx", ids)).transpose()?;
+    let scales = args.tensor("scalesOptional").map(|scales| device.packed::<S>("scales", scales)).transpose()?;
+    let (bias, x1, x2) = (optional("biasOptional")?, optional("x1Optional")?, optional("x2Optional")?);
+    let bias = bias.as_deref().zip(ids.as_deref()).map(|(bias, expert_ids)| ExpertBias { bias, expert_ids });
     let operands = Finalize {
-        expanded: device.read::<T>("expandedX", expanded)?,
+        expanded: &device.packed::<T>("expandedX", expanded)?,
         hidden,
-        row_index,
+        row_index: &row_index,
         top_k: row_index.len().checked_div(tokens).unwrap_or(0),
         order: if mode >= 2 { SlotOrder::RowMajor } else { SlotOrder::ColumnMajor },
         drop_pad: mode % 2 == 1,
-        x1: optional("x1Optional")?,
-        x2: optional("x2Optional")?,
+        x1: x1.as_deref(),
+        x2: x2.as_deref(),
         bias,
-        scales,
+        scales: scales.as_deref(),
         rounding: if expanded.dtype == aclDataType::FLOAT16 { Rounding::EachStep } else { Rounding::Once },
     };
-    Ok(finalize(&operands, device.write::<T>("out", out)?)?)
+    let mut target = device.output::<T>("out", out)?;
+    finalize(&operands, target.slice())?;
+    target.finish(device, "out", out)
 }
 
 /// The weighted sum of each token's rows.
@@ -187,13 +188,16 @@ pub(super) fn token_unpermute(args: &Args, device: &Device<'_>) -> Result<(), Op
         return Ok(());
     }
     with_float!(permuted.dtype, T => with_float!(probs.map_or(permuted.dtype, |probs| probs.dtype), P => {
+        let probabilities = probs.map(|probs| device.packed::<P>("probs", probs)).transpose()?;
         let operands = Unpermute {
-            permuted: device.read::<T>("permutedTokens", permuted)?,
+            permuted: &device.packed::<T>("permutedTokens", permuted)?,
             hidden: size(out.dim(-1)),
-            sorted_indices: device.read::<i32>("sortedIndices", indices)?,
-            probs: probs.map(|probs| device.read::<P>("probs", probs)).transpose()?,
+            sorted_indices: &device.packed::<i32>("sortedIndices", indices)?,
+            probs: probabilities.as_deref(),
             top_k: probs.map_or(1, |probs| size(probs.dim(1))),
         };
-        Ok(unpermute(&operands, device.write::<T>("out", out)?)?)
+        let mut target = device.output::<T>("out", out)?;
+        unpermute(&operands, target.slice())?;
+        target.finish(device, "out", out)
     }))
 }

@@ -2,8 +2,11 @@
 
 use ascend_sys::ops::TensorDesc;
 use ascend_sys::{Release, aclFormat};
+use std::borrow::Cow;
+
 use bytemuck::Pod;
-use moe_kernels::nz::NzMat;
+use moe_kernels::elementwise::map;
+use moe_kernels::nz::{NzLayout, NzMat};
 use moe_kernels::view::{Mat, MatMut, NdView, NdViewMut};
 
 use super::OpError;
@@ -136,8 +139,9 @@ pub(super) fn weights<'a, T: moe_kernels::element::Float>(
         // The storage holds the blocks of all experts one after the other; a transposed NZ weight is stored as [N, K].
         let transposed = tensor.is_transposed();
         let (stored_rows, stored_cols) = if transposed { (cols, rows) } else { (rows, cols) };
+        // The storage may be longer than the blocks need.
         let storage = device.read_storage::<T>(name, tensor)?;
-        let each = storage.len().checked_div(experts).unwrap_or(0);
+        let each = NzLayout::new(stored_rows, stored_cols, size_of::<T>())?.storage_len();
         return storage
             .chunks(each.max(1))
             .take(experts)
@@ -158,6 +162,35 @@ pub(super) fn weights<'a, T: moe_kernels::element::Float>(
 }
 
 impl<'a> Device<'a> {
+    /// The elements of an input in row-major order: where they lie, or a copy of a strided view.
+    pub(super) fn packed<T: Pod + Send + Sync>(
+        &self,
+        name: &'static str,
+        tensor: &TensorDesc,
+    ) -> Result<Cow<'a, [T]>, OpError> {
+        if tensor.is_contiguous() {
+            return Ok(Cow::Borrowed(self.read(name, tensor)?));
+        }
+        let (shape, _) = sizes(tensor);
+        let mut copy = vec![T::zeroed(); shape.iter().product()];
+        map(&self.nd(name, tensor)?, &mut NdViewMut::contiguous(&mut copy, &shape)?, |value| value)?;
+        Ok(Cow::Owned(copy))
+    }
+
+    /// An output in row-major order: where it lies, or a copy of a strided view, which [`Output::finish`] brings back.
+    pub(super) fn output<T: Pod + Send + Sync>(
+        &self,
+        name: &'static str,
+        tensor: &TensorDesc,
+    ) -> Result<Output<'a, T>, OpError> {
+        Ok(if tensor.is_contiguous() {
+            Output::InPlace(self.write(name, tensor)?)
+        } else {
+            // What the operator leaves out keeps its contents.
+            Output::Copied(self.packed::<T>(name, tensor)?.into_owned())
+        })
+    }
+
     /// The whole storage of an input, whatever its view says: for private formats.
     pub(super) fn read_storage<T: Pod>(&self, name: &'static str, tensor: &TensorDesc) -> Result<&'a [T], OpError> {
         let len = tensor.storage.elements().unwrap_or(0);
@@ -182,6 +215,32 @@ impl<'a> Device<'a> {
         let slice = self.slice::<T>(name, tensor, 0, len)?;
         // SAFETY: as in `write`.
         unsafe { slice.as_mut_slice() }.map_err(|source| OpError::Memory { parameter: name, source })
+    }
+}
+
+/// An output in row-major order.
+pub(super) enum Output<'a, T> {
+    /// Where it lies.
+    InPlace(&'a mut [T]),
+    /// A copy of a strided view.
+    Copied(Vec<T>),
+}
+
+impl<T: Pod + Send + Sync> Output<'_, T> {
+    pub(super) fn slice(&mut self) -> &mut [T] {
+        match self {
+            Self::InPlace(slice) => slice,
+            Self::Copied(copy) => copy,
+        }
+    }
+
+    /// Brings a copy back to the strided view it was made of.
+    pub(super) fn finish(self, device: &Device<'_>, name: &'static str, tensor: &TensorDesc) -> Result<(), OpError> {
+        if let Self::Copied(copy) = self {
+            let (shape, _) = sizes(tensor);
+            map(&NdView::contiguous(&copy, &shape)?, &mut device.nd_mut(name, tensor)?, |value| value)?;
+        }
+        Ok(())
     }
 }
 
