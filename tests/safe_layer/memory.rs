@@ -158,6 +158,7 @@ fn a_write_waits_for_every_reader_however_many() {
         copy.copy_from(reader, &shared).unwrap();
     }
     shared.zero(&rig.stream).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
     for gate in gates.iter().rev() {
         assert!(!rig.stream.is_idle().unwrap());
         gate.open();
