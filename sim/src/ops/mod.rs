@@ -90,19 +90,55 @@ impl OpError {
 /// really announces are tiling results and differ by release; callers may rely on nothing but that they can be above 0.
 const SYSTEM_WORKSPACE: u64 = 16 << 20;
 
+/// What an operator asks for before it runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Workspace {
+    /// Nothing.
+    Nothing,
+    /// What kernels of the vendor's library ask for.
+    System,
+    /// Contiguous copies of what the kernel cannot read in place: what hand-written wrappers make.
+    Copies,
+    /// Both; a transposed matrix is read in place.
+    SystemAndCopies,
+}
+
+/// An operator as the simulator runs it.
+struct Implementation {
+    workspace: Workspace,
+    run: fn(&Args, &Device<'_>) -> Result<(), OpError>,
+}
+
+/// The simulator's side of the table of operators: one line each.
+fn implementation(operator: OperatorId) -> Implementation {
+    use OperatorId as Id;
+    use Workspace::{Copies, Nothing, System, SystemAndCopies};
+    let (workspace, run): (_, fn(&Args, &Device<'_>) -> Result<(), OpError>) = match operator {
+        Id::Mm => (SystemAndCopies, matmul::matmul),
+        Id::Matmul => (SystemAndCopies, matmul::matmul),
+        Id::GroupedMatmulV4 => (System, matmul::grouped_matmul),
+        Id::GroupedMatmulV5 => (System, matmul::grouped_matmul),
+        Id::Cast => (Copies, elementwise::cast),
+        Id::Add => (Copies, elementwise::add),
+        Id::Mul => (Copies, elementwise::mul),
+        Id::Muls => (Copies, elementwise::muls),
+        Id::SwiGlu => (Nothing, elementwise::swiglu),
+        Id::MoeGatingTopK => (System, routing::gating_top_k),
+        Id::MoeInitRoutingV3 => (System, routing::init_routing),
+        Id::MoeFinalizeRoutingV2 => (System, routing::finalize_routing),
+        Id::MoeTokenUnpermute => (System, routing::token_unpermute),
+        Id::NpuFormatCast => (Nothing, format::format_cast),
+    };
+    Implementation { workspace, run }
+}
+
 /// Workspace that phase 1 announces.
 pub(crate) fn workspace(operator: OperatorId, args: &Args) -> u64 {
-    match operator {
-        OperatorId::MoeGatingTopK
-        | OperatorId::MoeInitRoutingV3
-        | OperatorId::GroupedMatmulV4
-        | OperatorId::GroupedMatmulV5
-        | OperatorId::MoeFinalizeRoutingV2
-        | OperatorId::MoeTokenUnpermute => SYSTEM_WORKSPACE,
-        // Hand-written wrappers make contiguous copies of what the kernel cannot read in place.
-        OperatorId::Mm | OperatorId::Matmul => SYSTEM_WORKSPACE + copies(args, true),
-        OperatorId::Cast | OperatorId::Add | OperatorId::Mul | OperatorId::Muls => copies(args, false),
-        OperatorId::SwiGlu | OperatorId::NpuFormatCast => 0,
+    match implementation(operator).workspace {
+        Workspace::Nothing => 0,
+        Workspace::System => SYSTEM_WORKSPACE,
+        Workspace::Copies => copies(args, false),
+        Workspace::SystemAndCopies => SYSTEM_WORKSPACE + copies(args, true),
     }
 }
 
@@ -133,20 +169,7 @@ pub(crate) fn run(
         }
     }
     let device = Device::new(sim, device);
-    let result = sim.compute(|| match operator {
-        OperatorId::Mm | OperatorId::Matmul => matmul::matmul(args, &device),
-        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => matmul::grouped_matmul(args, &device),
-        OperatorId::Cast => elementwise::cast(args, &device),
-        OperatorId::Add => elementwise::add(args, &device),
-        OperatorId::Mul => elementwise::mul(args, &device),
-        OperatorId::Muls => elementwise::muls(args, &device),
-        OperatorId::SwiGlu => elementwise::swiglu(args, &device),
-        OperatorId::MoeGatingTopK => routing::gating_top_k(args, &device),
-        OperatorId::MoeInitRoutingV3 => routing::init_routing(args, &device),
-        OperatorId::MoeFinalizeRoutingV2 => routing::finalize_routing(args, &device),
-        OperatorId::MoeTokenUnpermute => routing::token_unpermute(args, &device),
-        OperatorId::NpuFormatCast => format::format_cast(args, &device),
-    });
+    let result = sim.compute(|| (implementation(operator).run)(args, &device));
     result.or_else(|error| {
         let kind = error.kind();
         sim.report(Finding::new(kind, call, error.to_string()));
