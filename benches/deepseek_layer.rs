@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use ascend_moe::layer::{LayerOptions, MoeLayer, WeightSource};
-use ascend_moe::spec::{ExpertSpec, FloatType, MoeSpec, Normalise, RouterSpec, Score, SharedSpec};
+use ascend_moe::spec::{ExpertSpec, FloatType, MoeSpec, Normalise, Part, RouterSpec, Score, SharedSpec};
 use ascend_moe::{Cann, Result, Stream, Tensor};
 use criterion::{Criterion, Throughput};
 use half::bf16;
@@ -39,28 +39,8 @@ impl WeightSource for Made {
         &self.0
     }
 
-    fn fill_router(&self, dtype: FloatType, target: &mut [u8]) -> Result<()> {
-        Self::fill(1, dtype, target)
-    }
-
-    fn fill_choice_bias(&self, target: &mut [u8]) -> Result<()> {
-        Self::fill(2, FloatType::F32, target)
-    }
-
-    fn fill_w13(&self, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()> {
-        Self::fill(3 + experts.start, dtype, target)
-    }
-
-    fn fill_w2(&self, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()> {
-        Self::fill(1003 + experts.start, dtype, target)
-    }
-
-    fn fill_shared_w13(&self, dtype: FloatType, target: &mut [u8]) -> Result<()> {
-        Self::fill(2003, dtype, target)
-    }
-
-    fn fill_shared_w2(&self, dtype: FloatType, target: &mut [u8]) -> Result<()> {
-        Self::fill(2004, dtype, target)
+    fn fill(&self, part: Part, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()> {
+        Self::fill(1000 * part as usize + experts.start, dtype, target)
     }
 }
 

@@ -462,7 +462,7 @@ impl Dense {
     }
 }
 
-fn dims(shape: &[usize]) -> Result<Dims> {
+pub(crate) fn dims(shape: &[usize]) -> Result<Dims> {
     let wrong = |legal: &str| Error::shape("shape", format_args!("{shape:?}"), legal);
     let mut values = [0; MAX_RANK];
     let values = values.get_mut(..shape.len()).ok_or_else(|| wrong("at most 8 dimensions"))?;

@@ -9,7 +9,7 @@ use safetensors::Dtype;
 
 use super::convert::{convert, float_type};
 use super::{Checkpoint, CheckpointError, TensorRef};
-use crate::spec::{FloatType, MoeSpec, Projection};
+use crate::spec::{FloatType, MoeSpec, Part, Projection};
 
 /// What stands next to a quantised weight, in place of `weight` in its name.
 const QUANTISED: [&str; 5] = ["weight_scale_inv", "weight_scale", "weight_packed", "qweight", "scales"];
@@ -92,71 +92,37 @@ impl HostLayer<'_> {
         self.spec
     }
 
-    /// The router weight `[E, H]`.
+    /// Fills `dst` with a part of the weights in `dtype`, in the layout that [`Part`] says; `experts` is the range wanted of a
+    /// part that comes [expert by expert](Part::per_expert), and of no account for others. Integers are always `i32`.
     ///
     /// # Errors
-    /// [`CheckpointError::Destination`] if `dst` has another size.
-    pub fn fill_router(&self, dtype: FloatType, dst: &mut [u8]) -> Result<(), CheckpointError> {
-        check_size("the router weight", dst, self.spec.experts().num * self.spec.experts().hidden * dtype.bytes())?;
-        self.router.copy_to(dst, dtype);
-        Ok(())
-    }
-
-    /// The choice bias `[E]`, always `float32`.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Destination`] if `dst` has another size.
-    pub fn fill_choice_bias(&self, dst: &mut [u8]) -> Result<(), CheckpointError> {
-        check_size("the choice bias", dst, self.spec.weight_bytes(FloatType::F32).choice_bias)?;
-        if let Some(bias) = self.choice_bias {
-            bias.copy_to(dst, FloatType::F32);
+    /// [`CheckpointError::ExpertRange`], or [`CheckpointError::Destination`] if `dst` has another size than
+    /// [`MoeSpec::fill_bytes`] says; a part the layer does not have takes an empty one.
+    pub fn fill(
+        &self,
+        part: Part,
+        experts: Range<usize>,
+        dtype: FloatType,
+        dst: &mut [u8],
+    ) -> Result<(), CheckpointError> {
+        let each = self.spec.fill_bytes(part, dtype);
+        if !part.per_expert() {
+            check_size(part.name(), dst, each)?;
         }
-        Ok(())
-    }
-
-    /// Gate and up projections `[experts, 2I, H]` of a range of experts: of each expert the gate rows, then the up
-    /// rows.
-    ///
-    /// # Errors
-    /// [`CheckpointError::ExpertRange`], or [`CheckpointError::Destination`] if `dst` has another size.
-    pub fn fill_w13(&self, experts: Range<usize>, dtype: FloatType, dst: &mut [u8]) -> Result<(), CheckpointError> {
-        let each = self.spec.weight_bytes(dtype).expert_w13;
-        let experts = self.range("the experts' gate and up projections", experts, each, dst)?;
-        dst.par_chunks_mut(each).zip(experts).for_each(|(dst, mlp)| mlp.fill_w13(dtype, dst));
-        Ok(())
-    }
-
-    /// Down projections `[experts, H, I]` of a range of experts.
-    ///
-    /// # Errors
-    /// [`CheckpointError::ExpertRange`], or [`CheckpointError::Destination`] if `dst` has another size.
-    pub fn fill_w2(&self, experts: Range<usize>, dtype: FloatType, dst: &mut [u8]) -> Result<(), CheckpointError> {
-        let each = self.spec.weight_bytes(dtype).expert_w2;
-        let experts = self.range("the experts' down projections", experts, each, dst)?;
-        dst.par_chunks_mut(each).zip(experts).for_each(|(dst, mlp)| mlp.down.copy_to(dst, dtype));
-        Ok(())
-    }
-
-    /// The shared expert's gate and up projection `[2S, H]`, gate rows first.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Destination`] if `dst` has another size.
-    pub fn fill_shared_w13(&self, dtype: FloatType, dst: &mut [u8]) -> Result<(), CheckpointError> {
-        check_size("the shared expert's gate and up projection", dst, self.spec.weight_bytes(dtype).shared_w13)?;
-        if let Some(shared) = self.shared {
-            shared.fill_w13(dtype, dst);
-        }
-        Ok(())
-    }
-
-    /// The shared expert's down projection `[H, S]`.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Destination`] if `dst` has another size.
-    pub fn fill_shared_w2(&self, dtype: FloatType, dst: &mut [u8]) -> Result<(), CheckpointError> {
-        check_size("the shared expert's down projection", dst, self.spec.weight_bytes(dtype).shared_w2)?;
-        if let Some(shared) = self.shared {
-            shared.down.copy_to(dst, dtype);
+        match (part, self.choice_bias, self.shared) {
+            (Part::Router, ..) => self.router.copy_to(dst, dtype),
+            (Part::ChoiceBias, Some(bias), _) => bias.copy_to(dst, dtype),
+            (Part::W13, ..) => {
+                let experts = self.range(part.name(), experts, each, dst)?;
+                dst.par_chunks_mut(each).zip(experts).for_each(|(dst, mlp)| mlp.fill_w13(dtype, dst));
+            }
+            (Part::W2, ..) => {
+                let experts = self.range(part.name(), experts, each, dst)?;
+                dst.par_chunks_mut(each).zip(experts).for_each(|(dst, mlp)| mlp.down.copy_to(dst, dtype));
+            }
+            (Part::SharedW13, _, Some(shared)) => shared.fill_w13(dtype, dst),
+            (Part::SharedW2, _, Some(shared)) => shared.down.copy_to(dst, dtype),
+            _ => {}
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The forward pass: the steps of a layer as operator calls in one sequence. The same code makes the memory plan.
 
 use super::probe::Probe;
-use super::weights::{ExpertViews, RouterViews};
+use super::weights::WeightViews;
 use super::{MoeLayer, Router, RouterPlan, memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::op::{
     self, CubeMath, DropPadMode, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting, InitRoutingOutputs,
 };
 use crate::scratch::{Footprint, Sequence};
-use crate::spec::MoeSpec;
+use crate::spec::{MoeSpec, Part};
 use crate::stream::Stream;
 use crate::sync::lock;
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
@@ -137,7 +137,7 @@ impl MoeLayer {
         if tokens > 0 {
             let sequence = stream.sequence()?;
             let (output, counts) = (&mut output.view_mut(), &mut counts.view_mut());
-            let views = self.experts.views();
+            let views = self.router.weights.views();
             experts(&sequence, self.spec(), &views, x, ids, weights, output, counts, &mut None)?;
         }
         Ok(RoutedOutput { output, expert_counts: counts })
@@ -185,7 +185,7 @@ impl MoeLayer {
             counts: output.expert_counts.view_mut(),
         };
         let Router { spec, plan, weights, .. } = &self.router;
-        run(&sequence, spec, plan, &weights.views(), &self.experts.views(), x, &mut outputs, probe)
+        run(&sequence, spec, plan, &weights.views(), x, &mut outputs, probe)
     }
 
     /// Scratch of a pass of `tokens`, planned once for each number of tokens.
@@ -249,14 +249,13 @@ pub(super) fn run(
     sequence: &Sequence<'_>,
     spec: &MoeSpec,
     plan: &RouterPlan,
-    router: &RouterViews<'_>,
-    weights: &ExpertViews<'_>,
+    weights: &WeightViews<'_>,
     x: TensorView<'_>,
     outputs: &mut Outputs<'_>,
     probe: &mut Option<&mut Probe>,
 ) -> Result<()> {
     let Outputs { output, ids, weights: chosen, counts } = outputs;
-    route(sequence, plan, router, x, ids, chosen)?;
+    route(sequence, plan, weights, x, ids, chosen)?;
     mark(sequence, probe, "route")?;
     experts(sequence, spec, weights, x, ids.as_view(), chosen.as_view(), output, counts, probe)
 }
@@ -265,12 +264,13 @@ pub(super) fn run(
 fn route(
     sequence: &Sequence<'_>,
     plan: &RouterPlan,
-    router: &RouterViews<'_>,
+    weights: &WeightViews<'_>,
     x: TensorView<'_>,
     ids: &mut TensorViewMut<'_>,
     chosen: &mut TensorViewMut<'_>,
 ) -> Result<()> {
-    let (tokens, hidden, experts) = (size(x.dim(0)), size(x.dim(1)), size(router.weight.dim(0)));
+    let router = weights.require(Part::Router)?;
+    let (tokens, hidden, experts) = (size(x.dim(0)), size(x.dim(1)), size(router.dim(0)));
     let logits_type = DType::from(plan.logits);
     let mut logits = sequence.tensor(logits_type, &[tokens, experts])?;
     let mut wide_x;
@@ -281,7 +281,7 @@ fn route(
         op::cast(sequence, &x, &mut wide_x)?;
         wide_x.as_view()
     };
-    op::mm(sequence, &x, &router.weight.transpose()?, CubeMath::KeepDType, &mut logits)?;
+    op::mm(sequence, &x, &router.transpose()?, CubeMath::KeepDType, &mut logits)?;
 
     let gate_type = DType::from(plan.gate);
     let mut wide_logits;
@@ -292,7 +292,7 @@ fn route(
         op::cast(sequence, &logits.as_view(), &mut wide_logits)?;
         wide_logits.as_view()
     };
-    op::moe_gating_top_k(sequence, &logits, router.choice_bias.as_ref(), &plan.gating, chosen, ids, None)?;
+    op::moe_gating_top_k(sequence, &logits, weights.get(Part::ChoiceBias).as_ref(), &plan.gating, chosen, ids, None)?;
 
     if let Some(rounded) = plan.round_weights {
         let mut narrow = sequence.tensor(rounded.into(), &[tokens, size(chosen.dim(1))])?;
@@ -307,7 +307,7 @@ fn route(
 fn experts(
     sequence: &Sequence<'_>,
     spec: &MoeSpec,
-    weights: &ExpertViews<'_>,
+    weights: &WeightViews<'_>,
     x: TensorView<'_>,
     ids: TensorView<'_>,
     chosen: TensorView<'_>,
@@ -320,9 +320,8 @@ fn experts(
     let dtype = x.dtype();
 
     // The shared expert first: it only needs x, and combine adds it.
-    let shared = match weights.shared {
-        None => None,
-        Some((w13, w2)) => {
+    let shared = match (weights.get(Part::SharedW13), weights.get(Part::SharedW2)) {
+        (Some(w13), Some(w2)) => {
             let width = size(w2.dim(1));
             let mut both = sequence.tensor(dtype, &[tokens, 2 * width])?;
             op::mm(sequence, &x, &w13.transpose()?, CubeMath::KeepDType, &mut both)?;
@@ -333,6 +332,7 @@ fn experts(
             mark(sequence, probe, "shared expert")?;
             Some(sum)
         }
+        _ => None,
     };
 
     let mut expanded = sequence.tensor(dtype, &[rows, hidden])?;
@@ -353,7 +353,7 @@ fn experts(
         op::grouped_matmul(sequence, &inputs, std::slice::from_mut(out))
     };
     let mut both = sequence.tensor(dtype, &[rows, 2 * inner])?;
-    product(expanded.as_view(), weights.w13, &mut both)?;
+    product(expanded.as_view(), weights.require(Part::W13)?, &mut both)?;
     mark(sequence, probe, "gate and up")?;
 
     let mut active = sequence.tensor(dtype, &[rows, inner])?;
@@ -361,7 +361,7 @@ fn experts(
     mark(sequence, probe, "activation")?;
 
     // What the experts give takes the place of what they were given.
-    product(active.as_view(), weights.w2, &mut expanded)?;
+    product(active.as_view(), weights.require(Part::W2)?, &mut expanded)?;
     mark(sequence, probe, "down")?;
 
     if dtype == DType::F16 {

@@ -38,10 +38,10 @@ pub(super) fn plan(device: &Device, spec: &MoeSpec, options: LayerOptions, token
     let outputs = Outputs::planned(spec, dtype, router.gate.into(), tokens)?;
     let in_out = std::iter::once(tokens * spec.experts().hidden * dtype.bytes()).chain(outputs.bytes());
     Ok(MemoryPlan {
-        weights: WeightShapes::new(spec, options, &router).bytes().map(allocation).sum(),
+        weights: WeightShapes::new(spec, options, |_| true)?.bytes().map(allocation).sum(),
         in_out: in_out.map(|bytes| allocation(bytes as u64)).sum(),
         scratch: footprint(device, spec, options, &router, tokens)?,
-        staging: staging_bytes(spec, options, &router) as u64,
+        staging: staging_bytes(spec, options) as u64,
     })
 }
 
@@ -56,10 +56,10 @@ pub(super) fn footprint(
     let sequence = device.plan();
     if tokens > 0 {
         let dtype = DType::from(options.dtype);
-        let (router_weights, experts) = WeightShapes::new(spec, options, router).planned()?;
+        let weights = WeightShapes::new(spec, options, |_| true)?.planned()?;
         let x = TensorView::planned(dtype, &[tokens, spec.experts().hidden])?;
         let mut outputs = Outputs::planned(spec, dtype, router.gate.into(), tokens)?;
-        forward::run(&sequence, spec, router, &router_weights, &experts, x, &mut outputs, &mut None)?;
+        forward::run(&sequence, spec, router, &weights, x, &mut outputs, &mut None)?;
     }
     Ok(sequence.footprint())
 }

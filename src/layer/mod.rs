@@ -36,9 +36,9 @@ use std::sync::Mutex;
 use crate::device::Device;
 use crate::error::Result;
 use crate::scratch::Footprint;
-use crate::spec::{FloatType, MoeSpec};
+use crate::spec::{FloatType, MoeSpec, Part};
 use crate::stream::Stream;
-use weights::{ExpertWeights, RouterWeights, Upload};
+use weights::{Upload, Weights};
 
 /// How a layer is held and run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,8 @@ pub struct Router {
     spec: MoeSpec,
     options: LayerOptions,
     plan: RouterPlan,
-    weights: RouterWeights,
+    /// Those of a router alone, or of the whole layer.
+    weights: Weights,
     device: Device,
 }
 
@@ -71,7 +72,7 @@ impl Router {
     /// Those of [`MoeLayer::load`].
     pub fn load(stream: &Stream, source: &dyn WeightSource, options: LayerOptions) -> Result<Self> {
         let plan = Self::plan_for(stream.device(), source.spec(), options)?;
-        let weights = Upload::new(stream, source, options, &plan, &mut |_, _| {})?.router()?;
+        let weights = Upload::new(stream, source, options, &mut |_, _| {})?.all(Part::of_router)?;
         Ok(Self { spec: *source.spec(), options, plan, weights, device: stream.device().clone() })
     }
 
@@ -97,7 +98,6 @@ impl std::fmt::Debug for Router {
 /// one another. Layers on one stream share its scratch.
 pub struct MoeLayer {
     router: Router,
-    experts: ExpertWeights,
     /// By number of tokens.
     footprints: Mutex<BTreeMap<usize, Footprint>>,
 }
@@ -132,10 +132,9 @@ impl MoeLayer {
         let device = stream.device().clone();
         let spec = *source.spec();
         let plan = Router::plan_for(&device, &spec, options)?;
-        let mut upload = Upload::new(stream, source, options, &plan, progress)?;
-        let (weights, experts) = (upload.router()?, upload.experts()?);
+        let weights = Upload::new(stream, source, options, progress)?.all(|_| true)?;
         let router = Router { spec, options, plan, weights, device };
-        Ok(Self { router, experts, footprints: Mutex::default() })
+        Ok(Self { router, footprints: Mutex::default() })
     }
 
     /// What the layer computes.

@@ -42,6 +42,9 @@ impl RouterPlan {
             (Score::Softmax, Normalise::Sum { .. }) if release >= Release::new(9, 0, 0) => {
                 (Normalisation::Softmax, true)
             }
+            (Score::SqrtSoftplus | Score::Logits, _) => {
+                return Err(unsupported("scores of another kind", "softmax or sigmoid scores"));
+            }
             (Score::Softmax, _) => {
                 return Err(unsupported(
                     "softmax scores that are divided by their sum",
@@ -51,17 +54,17 @@ impl RouterPlan {
         };
         let eps = match router.norm {
             Normalise::Sum { eps } => eps,
-            Normalise::None => 0.0,
+            _ => 0.0,
         };
         // Scores are never negative: filled with zero, an expert of a dropped group is chosen before none of a kept
         // one, unless a negative bias makes room for it.
-        if router.groups.is_some_and(|groups| groups.fill == GroupFill::Zero) && router.choice_bias {
+        if router.groups().is_some_and(|groups| groups.fill == GroupFill::Zero) && router.choice_bias {
             return Err(unsupported(
                 "dropped groups filled with 0 beside a bias",
                 "dropped groups that are never chosen: the operator removes them",
             ));
         }
-        let (groups, kept_groups, group_score) = match router.groups {
+        let (groups, kept_groups, group_score) = match router.groups() {
             Some(groups) => (
                 groups.n_group,
                 groups.topk_group,

@@ -56,6 +56,35 @@ pub enum SpecError {
         /// Its value.
         value: f64,
     },
+    /// The least divisor of the weights' normalisation is negative, infinite or not a number.
+    #[error("the least divisor of the normalisation (its floor) is {value}; legal is a finite number, 0 or above")]
+    Floor {
+        /// Its value.
+        value: f64,
+    },
+    /// Something that works on a gate, in experts without one.
+    #[error("{what} needs experts with a gate projection; these have none")]
+    NoGate {
+        /// What needs it.
+        what: &'static str,
+    },
+    /// A bias on the choice beside a table that chooses.
+    #[error("a choice bias beside a table of experts by token id: the table alone chooses, so keep one of them")]
+    BiasedTable,
+    /// Experts that give back their input, of another width than the layer's output.
+    #[error("experts that give back their input beside latent projections; legal is one of the two")]
+    LatentCopies,
+    /// Experts taken in each group that do not come out even, or more than a group holds.
+    #[error("top-k is {top_k} over {n_group} groups of {per_group} experts, the same number from each; legal is a \
+             multiple of {n_group} up to {most}", most = n_group * per_group)]
+    TopKPerGroup {
+        /// Experts per token.
+        top_k: usize,
+        /// Groups.
+        n_group: usize,
+        /// Experts in a group.
+        per_group: usize,
+    },
     /// A field with a value that this version does not compute.
     #[error("field `{field}` is {value}, which is not supported here; legal is {legal}")]
     Unsupported {

@@ -7,11 +7,10 @@
 use std::collections::HashSet;
 
 use super::config::{Fields, Only};
-use super::moe::{
-    ExpertSpec, GroupScore, GroupSpec, MAX_EXPERTS, MAX_WIDTH, MoeSpec, Normalise, Precision, RouterSpec, Score,
-    SharedSpec,
+use super::{
+    Choice, ExpertSpec, GroupScore, GroupSpec, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, MoeSpec, Normalise, Precision,
+    RouterSpec, Score, SharedSpec, SpecError, TensorNames,
 };
-use super::{MAX_LAYERS, SpecError, TensorNames};
 
 /// Models whose mixture-of-experts layers compute the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,7 +124,7 @@ impl ModelType {
         let experts = experts(fields, ["n_routed_experts", "num_local_experts"], "moe_intermediate_size")?;
         let router = RouterSpec {
             choice_bias: true,
-            groups: self.groups(fields)?,
+            choice: self.groups(fields)?,
             norm: norm(fields, 1e-20)?,
             scale: fields.positive("routed_scaling_factor")?,
             ..RouterSpec::new(Score::Sigmoid, top_k(fields)?)
@@ -140,7 +139,7 @@ impl ModelType {
     }
 
     /// `n_group` of `null` or 1: no groups.
-    fn groups(&self, fields: Fields<'_>) -> Result<Option<GroupSpec>, SpecError> {
+    fn groups(&self, fields: Fields<'_>) -> Result<Choice, SpecError> {
         if !self.one_group_if_absent && !fields.is_written("n_group") {
             return Err(SpecError::Missing {
                 field: "n_group",
@@ -150,10 +149,10 @@ impl ModelType {
         let n_group = fields.size_or("n_group", 1, 1..=MAX_EXPERTS)?;
         if n_group > 1 {
             let topk_group = fields.size("topk_group", 0..=MAX_EXPERTS)?;
-            return Ok(Some(GroupSpec::new(n_group, topk_group, GroupScore::Top2Sum)));
+            return Ok(Choice::Groups(GroupSpec::new(n_group, topk_group, GroupScore::Top2Sum)));
         }
         match fields.size_or("topk_group", 1, 0..=MAX_EXPERTS)? {
-            1 => Ok(None),
+            1 => Ok(Choice::TopK),
             topk_group => Err(SpecError::TopkGroup { topk_group, n_group }),
         }
     }

@@ -9,20 +9,23 @@
 
 mod config;
 mod error;
+mod expert;
 mod family;
 mod float;
 mod model;
 mod moe;
 mod names;
+mod part;
+mod router;
 #[cfg(test)]
 mod tests;
 
 pub use error::SpecError;
+pub use expert::{Activation, ActivationFn, Clamp, ClampAt, ExpertSpec, SharedSpec};
 pub use family::Family;
 pub use float::FloatType;
 pub use model::{MAX_LAYERS, ModelSpec};
-pub use moe::{
-    Activation, ExpertSpec, GroupFill, GroupScore, GroupSpec, MAX_EXPERTS, MAX_LAYER_ELEMENTS, MAX_WIDTH, MoeSpec,
-    Normalise, Precision, RouterSpec, Score, SharedSpec, WeightBytes,
-};
+pub use moe::{MAX_EXPERTS, MAX_LAYER_ELEMENTS, MAX_WIDTH, MoeSpec};
 pub use names::{Projection, TensorNames};
+pub use part::Part;
+pub use router::{Choice, GroupFill, GroupScore, GroupSpec, Normalise, Precision, RouterSpec, Score, Weigh};

@@ -3,7 +3,7 @@
 use ascend_moe::Tensor;
 use ascend_moe::layer::{LayerOptions, MoeLayer};
 use ascend_moe::spec::{
-    ExpertSpec, FloatType, GroupScore, GroupSpec, MoeSpec, Normalise, Precision, RouterSpec, Score, SharedSpec,
+    Choice, ExpertSpec, FloatType, GroupScore, GroupSpec, MoeSpec, Normalise, Precision, RouterSpec, Score, SharedSpec,
 };
 use libtest_mimic::Trial;
 use proptest::prelude::*;
@@ -63,7 +63,9 @@ fn samples() -> impl Strategy<Value = Sample> {
             let score = if sigmoid { Score::Sigmoid } else { Score::Softmax };
             let mut router = RouterSpec::new(score, top_k.min(most));
             router.choice_bias = sigmoid;
-            router.groups = groups.then(|| GroupSpec::new(3, 2, GroupScore::Top2Sum));
+            if groups {
+                router.choice = Choice::Groups(GroupSpec::new(3, 2, GroupScore::Top2Sum));
+            }
             router.norm = match (sigmoid, normalised) {
                 (true, _) => Normalise::Sum { eps: 1e-20 },
                 (false, true) => Normalise::Sum { eps: 0.0 },

@@ -1,7 +1,7 @@
 //! A mixture-of-experts layer in `f64`, from the formulas alone: slow, plain, and for comparison only.
 
 use ascend_moe::layer::WeightSource;
-use ascend_moe::spec::FloatType;
+use ascend_moe::spec::{FloatType, Part};
 
 /// Weights of the experts.
 pub(crate) struct Experts {
@@ -19,18 +19,13 @@ impl Experts {
     /// The weights of a source, as f32.
     pub(crate) fn of(source: &dyn WeightSource) -> Self {
         let spec = *source.spec();
-        let bytes = spec.weight_bytes(FloatType::F32);
-        let num = spec.experts().num;
-        let shared = spec.shared().map(|_| {
-            let w13 = read(bytes.shared_w13, |target| source.fill_shared_w13(FloatType::F32, target));
-            (w13, read(bytes.shared_w2, |target| source.fill_shared_w2(FloatType::F32, target)))
-        });
+        let part = |part| read(source, part);
         Self {
             hidden: spec.experts().hidden,
             inner: spec.experts().intermediate,
-            w13: read(bytes.w13(), |target| source.fill_w13(0..num, FloatType::F32, target)),
-            w2: read(bytes.w2(), |target| source.fill_w2(0..num, FloatType::F32, target)),
-            shared,
+            w13: part(Part::W13),
+            w2: part(Part::W2),
+            shared: spec.shared().map(|_| (part(Part::SharedW13), part(Part::SharedW2))),
         }
     }
 
@@ -49,9 +44,11 @@ impl Experts {
     }
 }
 
-fn read(bytes: usize, fill: impl Fn(&mut [u8]) -> ascend_moe::Result<()>) -> Vec<f64> {
-    let mut values = vec![0f32; bytes / size_of::<f32>()];
-    fill(bytemuck::cast_slice_mut(&mut values)).unwrap();
+/// A part of a source's weights.
+pub(crate) fn read(source: &dyn WeightSource, part: Part) -> Vec<f64> {
+    let spec = source.spec();
+    let mut values = vec![0f32; spec.elements(part)];
+    source.fill(part, 0..spec.experts().num, FloatType::F32, bytemuck::cast_slice_mut(&mut values)).unwrap();
     values.into_iter().map(f64::from).collect()
 }
 

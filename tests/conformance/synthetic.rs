@@ -1,9 +1,10 @@
 //! Layers of any shape with random weights.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use ascend_moe::layer::WeightSource;
-use ascend_moe::spec::{FloatType, MoeSpec};
+use ascend_moe::spec::{FloatType, MoeSpec, Part};
 use half::{bf16, f16};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -17,34 +18,19 @@ pub(crate) fn random(seed: u64, count: usize, scale: f32) -> Vec<f32> {
 /// Random weights, large enough that experts differ and small enough that nothing overflows in f16.
 pub(crate) struct Synthetic {
     spec: MoeSpec,
-    router: Vec<f32>,
-    choice_bias: Vec<f32>,
-    w13: Vec<f32>,
-    w2: Vec<f32>,
-    shared_w13: Vec<f32>,
-    shared_w2: Vec<f32>,
+    parts: BTreeMap<Part, Vec<f32>>,
 }
 
 impl Synthetic {
     pub(crate) fn new(spec: MoeSpec, seed: u64) -> Self {
-        let bytes = spec.weight_bytes(FloatType::F32);
-        let (hidden, inner) = (spec.experts().hidden as f32, spec.experts().intermediate as f32);
-        let part = |part: u64, bytes: usize, scale: f32| random(seed.wrapping_mul(8) + part, bytes / 4, scale);
-        Self {
-            spec,
-            router: part(0, bytes.router, 3.0 / hidden.sqrt()),
-            choice_bias: part(1, bytes.choice_bias, 0.3),
-            w13: part(2, bytes.w13(), 3.0 / hidden.sqrt()),
-            w2: part(3, bytes.w2(), 3.0 / inner.sqrt()),
-            shared_w13: part(4, bytes.shared_w13, 3.0 / hidden.sqrt()),
-            shared_w2: part(5, bytes.shared_w2, 3.0 / inner.sqrt()),
-        }
-    }
-
-    /// The values of a range of experts.
-    fn of<'a>(&self, values: &'a [f32], experts: Range<usize>) -> &'a [f32] {
-        let each = values.len() / self.spec.experts().num;
-        &values[experts.start * each..experts.end * each]
+        let parts = Part::ALL.into_iter().map(|part| {
+            let scale = match (part, spec.shape(part).unwrap_or_default().last()) {
+                (Part::LogitBias | Part::ChoiceBias | Part::W13Bias | Part::W2Bias, _) | (_, None) => 0.3,
+                (_, Some(&inner)) => 3.0 / (inner as f32).sqrt(),
+            };
+            (part, random(seed.wrapping_mul(16) + part as u64, spec.elements(part), scale))
+        });
+        Self { spec, parts: parts.collect() }
     }
 }
 
@@ -65,27 +51,19 @@ impl WeightSource for Synthetic {
         &self.spec
     }
 
-    fn fill_router(&self, dtype: FloatType, target: &mut [u8]) -> ascend_moe::Result<()> {
-        fill(&self.router, dtype, target)
-    }
-
-    fn fill_choice_bias(&self, target: &mut [u8]) -> ascend_moe::Result<()> {
-        fill(&self.choice_bias, FloatType::F32, target)
-    }
-
-    fn fill_w13(&self, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> ascend_moe::Result<()> {
-        fill(self.of(&self.w13, experts), dtype, target)
-    }
-
-    fn fill_w2(&self, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> ascend_moe::Result<()> {
-        fill(self.of(&self.w2, experts), dtype, target)
-    }
-
-    fn fill_shared_w13(&self, dtype: FloatType, target: &mut [u8]) -> ascend_moe::Result<()> {
-        fill(&self.shared_w13, dtype, target)
-    }
-
-    fn fill_shared_w2(&self, dtype: FloatType, target: &mut [u8]) -> ascend_moe::Result<()> {
-        fill(&self.shared_w2, dtype, target)
+    fn fill(&self, part: Part, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> ascend_moe::Result<()> {
+        let values = &self.parts[&part];
+        if part.is_integer() {
+            // Each value is between -scale and scale: its place in that range says which expert.
+            let routed = self.spec.experts().routed();
+            let k = self.spec.router().top_k;
+            for (index, bytes) in target.chunks_exact_mut(4).enumerate() {
+                let first = values[index / k * k].to_bits() as usize % routed;
+                bytes.copy_from_slice(&(((first + index % k) % routed) as i32).to_le_bytes());
+            }
+            return Ok(());
+        }
+        let each = values.len() / self.spec.experts().num;
+        fill(if part.per_expert() { &values[experts.start * each..experts.end * each] } else { values }, dtype, target)
     }
 }
