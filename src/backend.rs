@@ -85,6 +85,29 @@ impl Environment {
             simulator: cann_sim::Config::default(),
         }
     }
+
+    /// The same with a simulator that plays another release of CANN.
+    ///
+    /// # Errors
+    /// [`Error::SimulatedRelease`] for one that it cannot play, [`Error::NoSimulator`] where there is none in this build.
+    #[cfg(feature = "sim")]
+    pub fn with_simulated_release(mut self, release: &str) -> Result<Self> {
+        let known = ascend_sys::Release::parse(release).filter(|release| cann_sim::RELEASES.contains(release));
+        self.simulator.release = known.ok_or_else(|| Error::SimulatedRelease {
+            value: release.to_owned(),
+            legal: cann_sim::RELEASES.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        })?;
+        Ok(self)
+    }
+
+    /// The same with a simulator that plays another release of CANN: none here.
+    ///
+    /// # Errors
+    /// [`Error::NoSimulator`].
+    #[cfg(not(feature = "sim"))]
+    pub fn with_simulated_release(self, _release: &str) -> Result<Self> {
+        Err(Error::NoSimulator { asked: "a release of the simulator is asked for" })
+    }
 }
 
 /// A filled call table, and why it is this one.

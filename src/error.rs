@@ -135,15 +135,13 @@ pub enum Error {
         /// How many.
         handles: usize,
     },
-    /// No operator of the loaded release computes this router exactly.
-    #[error("CANN {release} has no operator for a router with {found}; legal is a router with {legal}")]
-    UnsupportedRouter {
-        /// The part of the router.
-        found: &'static str,
-        /// What the operator computes.
-        legal: &'static str,
-        /// The loaded release.
-        release: Release,
+    /// A release of CANN that the simulator does not play.
+    #[error("release {value:?} is none that the simulator plays; legal are {legal}")]
+    SimulatedRelease {
+        /// What was asked for.
+        value: String,
+        /// What it plays.
+        legal: String,
     },
     /// A layer's weights cannot be read.
     #[error(transparent)]

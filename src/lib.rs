@@ -38,7 +38,7 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Family, Result, VendorError};
 pub use event::Event;
 pub use pinned::{Pending, PinnedBuffer};
-pub use scratch::{Footprint, Sequence};
+pub use scratch::{Footprint, PlannedCall, Sequence};
 pub use stream::Stream;
 pub use tensor::{Tensor, TensorView, TensorViewMut};
 

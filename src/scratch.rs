@@ -11,7 +11,7 @@ use std::sync::PoisonError;
 use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
 
-use ascend_sys::aclrtMemcpyKind;
+use ascend_sys::{OperatorId, aclrtMemcpyKind};
 
 use crate::device::{Bound, Device, call};
 use crate::dtype::DType;
@@ -105,11 +105,23 @@ pub struct Sequence<'s> {
     mode: Mode<'s>,
     tensors: Cell<u64>,
     workspace: Cell<u64>,
+    purpose: Cell<&'static str>,
 }
 
 enum Mode<'s> {
     Live { stream: &'s Stream, scratch: RefCell<MutexGuard<'s, Scratch>> },
-    Plan { device: &'s Device },
+    Plan { device: &'s Device, calls: RefCell<Vec<PlannedCall>> },
+}
+
+/// An operator that a plan would run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedCall {
+    /// What it is for.
+    pub purpose: &'static str,
+    /// The operator.
+    pub operator: OperatorId,
+    /// Dtypes and shapes of its inputs and outputs, for people.
+    pub operands: String,
 }
 
 impl Stream {
@@ -131,7 +143,7 @@ impl Stream {
         };
         self.0.scratch_holder.store(this_thread, Ordering::Relaxed);
         let mode = Mode::Live { stream: self, scratch: RefCell::new(scratch) };
-        Ok(Sequence { mode, tensors: Cell::new(0), workspace: Cell::new(0) })
+        Ok(Sequence { mode, tensors: Cell::new(0), workspace: Cell::new(0), purpose: Cell::new("") })
     }
 
     /// Begins a sequence with scratch enough for `footprint`, so that nothing is allocated on the way.
@@ -151,7 +163,8 @@ impl Device {
     /// Begins a plan: calls on it check their arguments and ask CANN for the workspace they would need, and run nothing.
     /// Tensors of a plan, and those of [`TensorView::planned`](crate::TensorView::planned), have no memory.
     pub fn plan(&self) -> Sequence<'_> {
-        Sequence { mode: Mode::Plan { device: self }, tensors: Cell::new(0), workspace: Cell::new(0) }
+        let mode = Mode::Plan { device: self, calls: RefCell::default() };
+        Sequence { mode, tensors: Cell::new(0), workspace: Cell::new(0), purpose: Cell::new("") }
     }
 }
 
@@ -160,7 +173,7 @@ impl<'s> Sequence<'s> {
     pub fn device(&self) -> &'s Device {
         match &self.mode {
             Mode::Live { stream, .. } => stream.device(),
-            Mode::Plan { device } => device,
+            Mode::Plan { device, .. } => device,
         }
     }
 
@@ -169,6 +182,27 @@ impl<'s> Sequence<'s> {
         match &self.mode {
             Mode::Live { stream, .. } => Some(stream),
             Mode::Plan { .. } => None,
+        }
+    }
+
+    /// Says what the calls that follow are for.
+    pub fn purpose(&self, purpose: &'static str) {
+        self.purpose.set(purpose);
+    }
+
+    /// The operators that a plan would run, in order; empty for a sequence of a stream.
+    pub fn planned_calls(&self) -> Vec<PlannedCall> {
+        match &self.mode {
+            Mode::Plan { calls, .. } => calls.borrow().clone(),
+            Mode::Live { .. } => Vec::new(),
+        }
+    }
+
+    /// Notes a call on a plan.
+    pub(crate) fn note(&self, operator: OperatorId, operands: impl FnOnce() -> String) {
+        if let Mode::Plan { calls, .. } = &self.mode {
+            let purpose = self.purpose.get();
+            calls.borrow_mut().push(PlannedCall { purpose, operator, operands: operands() });
         }
     }
 

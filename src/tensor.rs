@@ -155,19 +155,20 @@ impl Region<'_> {
         Ok(self)
     }
 
-    fn rows(mut self, rows: Range<usize>) -> Result<Self> {
-        self.require_nd("row range")?;
-        let (Some(&count), Some(&stride)) = (self.desc.shape.first(), self.desc.strides.first()) else {
-            return Err(Error::shape("row range", "a tensor without dimensions", "at least 1 dimension"));
+    fn narrowed(mut self, axis: usize, range: Range<usize>) -> Result<Self> {
+        self.require_nd("range")?;
+        let (Some(&count), Some(&stride)) = (self.desc.shape.get(axis), self.desc.strides.get(axis)) else {
+            let (found, legal) = (format_args!("axis {axis}"), format_args!("below {}", self.desc.rank()));
+            return Err(Error::shape("range", found, legal));
         };
-        let legal = rows.start <= rows.end && i64::try_from(rows.end).is_ok_and(|end| end <= count);
+        let legal = range.start <= range.end && i64::try_from(range.end).is_ok_and(|end| end <= count);
         if !legal {
-            return Err(Error::shape("row range", format_args!("{rows:?}"), format_args!("within 0..{count}")));
+            return Err(Error::shape("range", format_args!("{range:?}"), format_args!("within 0..{count}")));
         }
         // Both are at most `count`, an i64.
-        self.desc.offset += rows.start as i64 * stride;
-        if let Some(first) = self.desc.shape.as_mut_slice().first_mut() {
-            *first = (rows.end - rows.start) as i64;
+        self.desc.offset += range.start as i64 * stride;
+        if let Some(size) = self.desc.shape.as_mut_slice().get_mut(axis) {
+            *size = (range.end - range.start) as i64;
         }
         Ok(self)
     }
@@ -289,7 +290,15 @@ impl<'a> TensorView<'a> {
     /// # Errors
     /// [`Error::Shape`] for a range outside the tensor and for FRACTAL_NZ.
     pub fn rows(self, rows: Range<usize>) -> Result<Self> {
-        self.0.rows(rows).map(Self)
+        self.0.narrowed(0, rows).map(Self)
+    }
+
+    /// A range of any dimension; no data moves.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a range outside the tensor, a dimension it does not have, and FRACTAL_NZ.
+    pub fn narrow(self, axis: usize, range: Range<usize>) -> Result<Self> {
+        self.0.narrowed(axis, range).map(Self)
     }
 
     /// The same elements in another shape.
@@ -365,7 +374,15 @@ impl<'a> TensorViewMut<'a> {
     /// # Errors
     /// [`Error::Shape`] for a range outside the tensor and for FRACTAL_NZ.
     pub fn rows(self, rows: Range<usize>) -> Result<Self> {
-        self.0.rows(rows).map(|region| Self(region, PhantomData))
+        self.0.narrowed(0, rows).map(|region| Self(region, PhantomData))
+    }
+
+    /// A range of any dimension; no data moves.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a range outside the tensor, a dimension it does not have, and FRACTAL_NZ.
+    pub fn narrow(self, axis: usize, range: Range<usize>) -> Result<Self> {
+        self.0.narrowed(axis, range).map(|region| Self(region, PhantomData))
     }
 
     /// The same elements in another shape.

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use ascend_moe::spec::{
-    ExpertSpec, FloatType, GroupFill, GroupScore, GroupSpec, MoeSpec, Normalise, Precision, RouterSpec, Score,
-    SharedSpec,
+    Activation, ActivationFn, Choice, ClampAt, ExpertSpec, FloatType, GroupFill, GroupScore, GroupSpec, MoeSpec,
+    Normalise, Precision, RouterSpec, Score, SharedSpec, Weigh,
 };
 use serde::Deserialize;
 
@@ -124,16 +124,14 @@ fn yes() -> bool {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
     pub(crate) hidden: usize,
-    pub(crate) experts: usize,
+    /// Rows of the router: experts with weights and without.
+    pub(crate) routed: usize,
     /// Width inside an expert; `None` where the file asks for routing only.
     pub(crate) intermediate: Option<usize>,
     /// Width inside the shared expert.
     pub(crate) shared: Option<usize>,
-}
-
-/// Refuses what this version of the layer cannot express.
-fn only(what: &str, condition: bool) -> Result<()> {
-    if condition { bail!("{what} is not supported by this layer") } else { Ok(()) }
+    /// Rows of the table of experts by token id.
+    pub(crate) vocab: Option<usize>,
 }
 
 impl Meta {
@@ -163,52 +161,78 @@ impl Meta {
         }
         let routing = self.routing.as_ref().context("no routing in the metadata")?;
         let experts = match (&self.expert, sizes.intermediate) {
-            (Some(expert), Some(intermediate)) => {
-                expert.check()?;
-                ExpertSpec::new(sizes.experts, sizes.hidden, intermediate)
-            }
+            (Some(expert), Some(intermediate)) => expert.spec(&sizes, intermediate)?,
             // A file of kind `routing` has no experts; the router is the same whatever their width.
-            _ if self.is_routing_only() => ExpertSpec::new(sizes.experts, sizes.hidden, 1),
+            _ if self.is_routing_only() => ExpertSpec::new(sizes.routed, sizes.hidden, 1),
             _ => bail!("the file has no experts"),
         };
         let shared = match (&self.shared, sizes.shared) {
             (None, None) => None,
-            (Some(shared), Some(intermediate)) => {
-                shared.check()?;
-                Some(SharedSpec::new(intermediate))
-            }
+            (Some(shared), Some(intermediate)) => Some(shared.spec(intermediate)?),
             (Some(_), None) if self.is_routing_only() => None,
             _ => bail!("metadata and tensors disagree on whether there is a shared expert"),
         };
-        Ok(MoeSpec::new(routing.router()?, experts, shared)?)
+        Ok(MoeSpec::new(routing.router(sizes.vocab)?, experts, shared)?)
+    }
+
+    /// How the experts' tensors are stored.
+    pub(crate) fn storage(&self) -> Result<Storage> {
+        match &self.expert {
+            Some(expert) => Ok(Storage { transposed: expert.transposed, interleaved: expert.interleaved()? }),
+            None => Ok(Storage::default()),
+        }
     }
 }
 
+/// How the experts' tensors are stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Storage {
+    /// As `[in, out]`.
+    pub(crate) transposed: bool,
+    /// Gate and up rows (columns, where transposed) in turn.
+    pub(crate) interleaved: bool,
+}
+
 impl Routing {
-    fn router(&self) -> Result<RouterSpec> {
-        only("a hash table of experts", self.hash)?;
-        only("a bias on the router's logits", self.router_logit_bias)?;
-        only("a score in the model's dtype", self.score_dtype_model)?;
-        only("weight arithmetic in the model's dtype", self.weight_math_model)?;
-        only("a lower bound on the sum of the weights", self.norm_min.is_some())?;
-        only("a scale on the routed output", self.output_scale != 1.0)?;
+    fn router(&self, vocab: Option<usize>) -> Result<RouterSpec> {
         let score = match self.score.as_str() {
             "softmax" => Score::Softmax,
             "sigmoid" => Score::Sigmoid,
-            other => bail!("score {other:?} is not supported by this layer"),
+            "sqrtsoftplus" => Score::SqrtSoftplus,
+            "logits" => Score::Logits,
+            other => bail!("score {other:?} is not one of softmax, sigmoid, sqrtsoftplus, logits"),
         };
         let mut router = RouterSpec::new(score, self.top_k);
-        router.choice_bias = self.choice_bias;
-        router.norm = match self.norm.as_deref() {
-            None => Normalise::None,
-            Some("sum") => Normalise::Sum { eps: self.norm_eps },
-            Some(other) => bail!("norm {other:?} is not supported by this layer"),
-        };
-        router.scale = self.scale;
         router.logits = precision("router_dtype", &self.router_dtype)?;
+        router.logit_bias = self.router_logit_bias;
+        router.scores = if self.score_dtype_model { Precision::Model } else { Precision::F32 };
+        router.choice_bias = self.choice_bias;
+        router.choice = self.choice(vocab)?;
+        (router.weigh, router.norm) = match (self.norm.as_deref(), self.norm_min) {
+            (None, None) => (Weigh::Score, Normalise::None),
+            (Some("sum"), None) => (Weigh::Score, Normalise::Sum { eps: self.norm_eps }),
+            (Some("sum"), Some(min)) if self.norm_eps == 0.0 => (Weigh::Score, Normalise::SumFloor { min }),
+            (Some("softmax_topk"), None) => (Weigh::Softmax, Normalise::None),
+            (Some("sigmoid_topk"), None) => (Weigh::Sigmoid, Normalise::None),
+            other => bail!(
+                "norm and norm_min {other:?} with norm_eps {}: legal are null, sum, softmax_topk, sigmoid_topk, and \
+                 norm_min with sum in place of norm_eps",
+                self.norm_eps
+            ),
+        };
+        router.weight_math = if self.weight_math_model { Precision::Model } else { Precision::F32 };
+        router.scale = self.scale;
         router.weights = precision("weight_dtype", &self.weight_dtype)?;
-        router.groups = match (self.n_group, self.topk_group, self.group_score.as_deref()) {
-            (None, None, None) => None,
+        router.output_scale = self.output_scale;
+        Ok(router)
+    }
+
+    fn choice(&self, vocab: Option<usize>) -> Result<Choice> {
+        if self.hash {
+            return Ok(Choice::Table { vocab: vocab.context("hash routing without a tensor tid2eid")? });
+        }
+        Ok(match (self.n_group, self.topk_group, self.group_score.as_deref()) {
+            (None, None, None) => Choice::TopK,
             (Some(n_group), Some(topk_group), Some(score)) => {
                 let score = match score {
                     "max" => GroupScore::Max,
@@ -221,13 +245,12 @@ impl Routing {
                     Some("0") => GroupFill::Zero,
                     other => bail!("group_fill {other:?} is not one of -inf, 0"),
                 };
-                Some(groups)
+                Choice::Groups(groups)
             }
             // A group count without a group score names groups that nothing selects by.
-            (_, _, None) => None,
+            (_, _, None) => Choice::TopK,
             other => bail!("n_group, topk_group and group_score {other:?}: all or none"),
-        };
-        Ok(router)
+        })
     }
 }
 
@@ -240,25 +263,55 @@ fn precision(key: &str, value: &str) -> Result<Precision> {
 }
 
 impl Expert {
-    fn check(&self) -> Result<()> {
-        only(&format!("activation {:?}", self.act), self.act != "silu")?;
-        only("an expert without a gate", !self.gated)?;
-        only("interleaved gate and up projections", self.layout.as_deref().is_some_and(|layout| layout != "halves"))?;
-        only("transposed storage", self.transposed)?;
-        only("a clamp", self.limit.is_some() || self.clamp.is_some())?;
-        only("alpha", self.alpha.is_some())?;
-        only("biases", self.bias)?;
-        only("weights on the experts' input", self.weight_on_input)?;
-        only("zero experts", self.zero_experts != 0)
+    fn spec(&self, sizes: &Sizes, intermediate: usize) -> Result<ExpertSpec> {
+        let num = sizes.routed.checked_sub(self.zero_experts).context("more zero experts than rows of gate_weight")?;
+        let mut experts = ExpertSpec::new(num, sizes.hidden, intermediate);
+        experts.activation = activation(&self.act, self.gated, self.alpha, self.limit, self.clamp.as_deref())?;
+        experts.bias = self.bias;
+        experts.weight_on_input = self.weight_on_input;
+        // Their outputs are their inputs times the weight: what CANN calls copy experts.
+        experts.copy = self.zero_experts;
+        Ok(experts)
+    }
+
+    fn interleaved(&self) -> Result<bool> {
+        match self.layout.as_deref() {
+            None | Some("halves") => Ok(false),
+            Some("interleaved") => Ok(true),
+            Some(other) => bail!("layout {other:?} is not one of halves, interleaved"),
+        }
     }
 }
 
 impl Shared {
-    fn check(&self) -> Result<()> {
-        only(&format!("activation {:?} of the shared expert", self.act), self.act != "silu")?;
-        only("a clamp of the shared expert", self.limit.is_some() || self.clamp.is_some())?;
-        only("alpha of the shared expert", self.alpha.is_some())?;
-        only("a shared expert without a gate projection", !self.gated)?;
-        only("a sigmoid gate of the shared expert", self.sigmoid_gate)
+    fn spec(&self, intermediate: usize) -> Result<SharedSpec> {
+        let mut shared = SharedSpec::new(intermediate);
+        shared.activation = activation(&self.act, self.gated, self.alpha, self.limit, self.clamp.as_deref())?;
+        shared.gate = self.sigmoid_gate;
+        Ok(shared)
     }
+}
+
+fn activation(
+    act: &str,
+    gated: bool,
+    alpha: Option<f64>,
+    limit: Option<f64>,
+    clamp: Option<&str>,
+) -> Result<Activation> {
+    let function = match (act, alpha) {
+        ("silu", None) => ActivationFn::Silu,
+        ("relu2", None) => ActivationFn::Relu2,
+        ("gptoss", Some(alpha)) => ActivationFn::GptOss { alpha },
+        other => bail!("act and alpha {other:?}: legal are silu and relu2 without alpha, gptoss with it"),
+    };
+    let activation = if gated { Activation::new(function) } else { Activation::new(function).ungated() };
+    Ok(match (limit, clamp) {
+        (None, None) => activation,
+        (Some(limit), Some("before")) => activation.clamped(limit, ClampAt::Before),
+        (Some(limit), Some("after")) => activation.clamped(limit, ClampAt::After),
+        // Where a file does not say, the limit stands ahead of the activation.
+        (Some(limit), None) => activation.clamped(limit, ClampAt::Before),
+        other => bail!("limit and clamp {other:?}: legal is a limit, with before or after"),
+    })
 }

@@ -43,6 +43,64 @@ pub fn swiglu<T: Float>(x: &[T], shape: &[usize], axis: usize, out: &mut [T]) ->
     Ok(())
 }
 
+/// Parameters of [`clipped_swiglu`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clipped {
+    /// Factor within the logistic function.
+    pub alpha: f32,
+    /// Upper limit of the gate, limit of the up projection on both sides.
+    pub limit: f32,
+    /// Added to the up projection.
+    pub bias: f32,
+    /// Whether gate and up are the even and odd places of the halved axis, not its halves.
+    pub interleaved: bool,
+}
+
+/// SwiGLU with limits, in parallel: `min(g, limit) * sigmoid(alpha * min(g, limit)) * (clamp(u, -limit, limit) + bias)`, in f32 and
+/// rounded once. NaN stays.
+///
+/// - `x` host `T [rows, 2n]`, `out` host `T [rows, n]`, both contiguous: the halved axis and those behind it are one of `2n`.
+/// - `rows`: how many are computed; those behind are not written.
+///
+/// Source: ops-nn, aclnnClippedSwiglu.
+///
+/// # Errors
+/// [`KernelError::Length`].
+pub fn clipped_swiglu<T: Float>(
+    x: &[T],
+    half: usize,
+    rows: usize,
+    clipped: Clipped,
+    out: &mut [T],
+) -> Result<(), KernelError> {
+    error::length("out", x.len() / 2, out.len())?;
+    if half == 0 {
+        return Ok(());
+    }
+    out.par_chunks_mut(half).zip(x.par_chunks(2 * half)).take(rows).for_each(|(out, x)| {
+        for (i, out) in out.iter_mut().enumerate() {
+            let (gate, up) = if clipped.interleaved { (x[2 * i], x[2 * i + 1]) } else { (x[i], x[half + i]) };
+            *out = T::from_f32(clipped.one(gate.to_f32(), up.to_f32()));
+        }
+    });
+    Ok(())
+}
+
+impl Clipped {
+    #[inline]
+    fn one(self, gate: f32, up: f32) -> f32 {
+        let gate = if gate > self.limit { self.limit } else { gate };
+        let up = if up > self.limit {
+            self.limit
+        } else if up < -self.limit {
+            -self.limit
+        } else {
+            up
+        };
+        gate / (1.0 + (-self.alpha * gate).exp()) * (up + self.bias)
+    }
+}
+
 /// One element of SwiGLU, as the kernel for `T` orders it.
 #[inline]
 fn swiglu_one<T: Float>(gate: f32, up: f32) -> f32 {

@@ -163,6 +163,16 @@ pub enum KernelError {
         /// Whether -1 (nothing there) is legal too.
         minus_one: bool,
     },
+    /// An index names a place that does not exist.
+    #[error("index {position} is {index}, legal are -{size}..{size}")]
+    Index {
+        /// Position in the array of indices.
+        position: usize,
+        /// The place it names.
+        index: i64,
+        /// Size of the axis.
+        size: usize,
+    },
     /// A slot names an expert that does not exist.
     #[error("slot {slot} names expert {expert}, there are {experts}")]
     ExpertId {

@@ -14,8 +14,11 @@ pub mod gating;
 pub mod gemm;
 pub mod group_list;
 pub mod grouped_gemm;
+pub mod index;
 pub mod init_routing;
+pub mod lanes;
 pub mod nz;
+pub mod pointwise;
 pub mod reference;
 pub mod view;
 

@@ -19,7 +19,7 @@ pub enum Mode {
 }
 
 /// CANN releases the simulator can play.
-pub(crate) const RELEASES: &[Release] = &[Release::new(8, 5, 0), Release::new(9, 0, 0), Release::new(9, 1, 0)];
+pub const RELEASES: &[Release] = &[Release::new(8, 5, 0), Release::new(9, 0, 0), Release::new(9, 1, 0)];
 
 /// Most devices one simulator may have: 16 logical devices are a full A3 server.
 pub(crate) const MAX_DEVICES: u32 = 16;

@@ -36,7 +36,7 @@ mod thread;
 mod trace;
 pub mod tree;
 
-pub use config::{Config, ConfigError, Mode};
+pub use config::{Config, ConfigError, Mode, RELEASES};
 pub use fault::{FaultScript, FaultScriptError};
 pub use report::{Finding, FindingKind};
 pub use slot::{MAX_INSTANCES, Sim, SimError};

@@ -52,6 +52,15 @@ pub(super) fn to_f32(tensor: TensorRef<'_>) -> Option<Vec<f32>> {
     Some(values)
 }
 
+/// The values of a tensor of integers, or `None` where its type is neither I32 nor I64.
+pub(super) fn to_i64(tensor: TensorRef<'_>) -> Option<Vec<i64>> {
+    match tensor.dtype {
+        Dtype::I32 => Some(elements(tensor.bytes).map(|bytes| i64::from(i32::from_le_bytes(bytes))).collect()),
+        Dtype::I64 => Some(elements(tensor.bytes).map(i64::from_le_bytes).collect()),
+        _ => None,
+    }
+}
+
 /// Reads at most [`BLOCK`] elements.
 fn decode(src: &[u8], from: FloatType, values: &mut [f32; BLOCK]) {
     match from {

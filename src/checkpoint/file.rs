@@ -105,6 +105,21 @@ impl TensorFile {
         Ok(HostTensor { shape: tensor.shape.to_vec(), data })
     }
 
+    /// Shape and values of a tensor of integers.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoTensor`], or [`CheckpointError::WrongDtype`] if it is not I32 or I64.
+    pub fn integers(&self, name: &str) -> Result<(Vec<usize>, Vec<i64>), CheckpointError> {
+        let tensor = self.tensor(name)?;
+        let values = convert::to_i64(tensor).ok_or_else(|| CheckpointError::WrongDtype {
+            file: self.path.clone(),
+            tensor: name.to_owned(),
+            found: tensor.dtype,
+            legal: "I32 or I64",
+        })?;
+        Ok((tensor.shape.to_vec(), values))
+    }
+
     fn view<'a>(&'a self, name: &'a str, info: &'a TensorInfo) -> TensorRef<'a> {
         let (start, end) = info.data_offsets;
         // The header's check put every tensor inside the map, so neither the sums nor the slice fail.

@@ -21,5 +21,5 @@ mod write;
 pub use error::CheckpointError;
 pub use file::{HostTensor, TensorFile, TensorRef};
 pub use layer::HostLayer;
-pub use open::Checkpoint;
+pub use open::{Checkpoint, read_config};
 pub use write::{NamedTensor, write_tensors};

@@ -34,6 +34,30 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, usize>,
 }
 
+/// The model that the `config.json` of a checkpoint's folder describes; no weight needs to be there.
+///
+/// # Errors
+/// Those of [`Checkpoint::open`] about the folder and the configuration.
+pub fn read_config(dir: &Path) -> Result<ModelSpec, CheckpointError> {
+    read(dir).map(|(_, model)| model)
+}
+
+fn read(dir: &Path) -> Result<(Value, ModelSpec), CheckpointError> {
+    match look(dir)? {
+        Some(found) if found.is_dir() => {}
+        Some(_) => return Err(CheckpointError::NotAFolder { dir: dir.to_path_buf() }),
+        None => return Err(CheckpointError::NoFolder { dir: dir.to_path_buf() }),
+    }
+    let config_file = dir.join(CONFIG);
+    if look(&config_file)?.is_none() {
+        return Err(CheckpointError::NoConfig { dir: dir.to_path_buf() });
+    }
+    let config: Value = read_json(&config_file, MAX_CONFIG)?;
+    let model =
+        ModelSpec::from_config(&config).map_err(|source| CheckpointError::Spec { file: config_file, source })?;
+    Ok((config, model))
+}
+
 impl Checkpoint {
     /// Opens the folder `dir`: `config.json`, and `model.safetensors` or, where that is not there,
     /// `model.safetensors.index.json` with the shards it names. Shards are plain names of files in the folder; these
@@ -45,18 +69,7 @@ impl Checkpoint {
     /// [`CheckpointError`] names the file, the tensor or field, and the rule that is broken.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, CheckpointError> {
         let dir = dir.into();
-        match look(&dir)? {
-            Some(found) if found.is_dir() => {}
-            Some(_) => return Err(CheckpointError::NotAFolder { dir }),
-            None => return Err(CheckpointError::NoFolder { dir }),
-        }
-        let config_file = dir.join(CONFIG);
-        if look(&config_file)?.is_none() {
-            return Err(CheckpointError::NoConfig { dir });
-        }
-        let config: Value = read_json(&config_file, MAX_CONFIG)?;
-        let model =
-            ModelSpec::from_config(&config).map_err(|source| CheckpointError::Spec { file: config_file, source })?;
+        let (config, model) = read(&dir)?;
         let (files, tensors) = open_files(&dir)?;
         Ok(Self { quantised: quantisation_field(&config), dir, model, files, tensors })
     }

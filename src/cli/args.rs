@@ -38,6 +38,8 @@ pub(crate) const MAX_RANDOM: usize = 1 << 30;
 pub(crate) enum Command {
     /// Run mixture-of-experts layers of a Hugging Face checkpoint
     Run(RunArgs),
+    /// Show which operators a model's routers run as, and why
+    PlanRouter(PlanRouterArgs),
     /// Say which backend is usable here, and why, or what is missing
     Doctor(DoctorArgs),
 }
@@ -53,7 +55,8 @@ pub(crate) struct RunArgs {
     #[arg(long = "layer", value_name = "N")]
     pub(crate) layers: Vec<usize>,
 
-    /// Safetensors with `layers.N.mlp.input` [T,H] for each layer, or one `hidden_states` [T,H]; where it also holds
+    /// Safetensors with `layers.N.mlp.input` [T,H] for each layer, or one `hidden_states` [T,H], and `input_ids` [T] for
+    /// layers that choose experts by token id; where it also holds
     /// `layers.N.mlp.output` [T,H], the result is compared with it: it is right where no difference is more than 3e-5
     /// (f32), 4e-3 (f16) or 2e-2 (bf16) of the largest value
     #[arg(long, value_name = "FILE")]
@@ -77,11 +80,43 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "T", conflicts_with = "input")]
     pub(crate) tokens: Option<usize>,
 
+    /// Device bytes that temporary tensors and workspaces may take: a pass that needs more runs in chunks of tokens
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) scratch_limit: Option<u64>,
+
     /// Seed of the random input [default: 0]
     #[arg(long, value_name = "S", conflicts_with = "input")]
     pub(crate) seed: Option<u64>,
 
     /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct PlanRouterArgs {
+    /// Folder with config.json; weights are not read
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+
+    /// Layer whose router to plan, may be repeated [default: all mixture-of-experts layers]
+    #[arg(long = "layer", value_name = "N")]
+    pub(crate) layers: Vec<usize>,
+
+    /// What to plan for [default: auto]
+    #[arg(long, value_name = "BACKEND", value_enum)]
+    pub(crate) backend: Option<BackendArg>,
+
+    /// Release of CANN that the simulator plays: 8.5.0, 9.0.0 or 9.1.0; goes with --backend sim only
+    #[arg(long, value_name = "RELEASE")]
+    pub(crate) release: Option<String>,
+
+    /// Type to run in [default: the checkpoint's]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<DtypeArg>,
+
+    /// Print the plans as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use ascend_moe::checkpoint::{CheckpointError, HostTensor, TensorFile};
+use ascend_moe::spec::{Choice, MoeSpec};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -33,12 +34,15 @@ impl Input {
     }
 
     /// Finds everything that can be wrong for a layer, and gives its number of tokens.
-    pub(crate) fn check(&self, layer: usize, hidden: usize) -> Result<usize> {
+    pub(crate) fn check(&self, layer: usize, spec: &MoeSpec) -> Result<usize> {
+        let hidden = spec.experts().hidden;
         match self {
             Self::File(_) => {
                 let x = self.activations(layer, hidden)?;
                 self.reference(layer, &x.shape)?;
-                Ok(x.data.len() / hidden.max(1))
+                let tokens = x.data.len() / hidden.max(1);
+                self.token_ids(layer, spec, tokens)?;
+                Ok(tokens)
             }
             Self::Random { tokens, .. } => {
                 let most = MAX_RANDOM / hidden.max(1);
@@ -77,6 +81,34 @@ impl Input {
         }
         finite(file, name, &tensor, hidden)?;
         Ok(tensor)
+    }
+
+    /// The token ids `[T]` of a layer that chooses experts by them, each within the layer's table; `None` for other layers.
+    pub(crate) fn token_ids(&self, layer: usize, spec: &MoeSpec, tokens: usize) -> Result<Option<Vec<i64>>> {
+        let Choice::Table { vocab } = spec.router().choice else { return Ok(None) };
+        let file = match self {
+            Self::File(file) => file,
+            Self::Random { seed, .. } => {
+                let mut generator = ChaCha8Rng::seed_from_u64(*seed);
+                return Ok(Some((0..tokens).map(|_| generator.random_range(0..vocab as i64)).collect()));
+            }
+        };
+        let (path, name) = (file.path().display(), "input_ids");
+        let (shape, ids) = match file.integers(name) {
+            Err(CheckpointError::NoTensor { .. }) => bail!(
+                "{path}: tensor `{name}` is not in the file; layer {layer} chooses experts by token id and needs [{tokens}]"
+            ),
+            found => found?,
+        };
+        if shape != [tokens] {
+            bail!("{path}: tensor `{name}` has shape {shape:?}; layer {layer} takes [{tokens}], one for each token");
+        }
+        match ids.iter().enumerate().find(|(_, id)| !usize::try_from(**id).is_ok_and(|id| id < vocab)) {
+            None => Ok(Some(ids)),
+            Some((token, id)) => {
+                bail!("{path}: tensor `{name}` holds {id} at token {token}; legal are 0 to {}", vocab - 1)
+            }
+        }
     }
 
     /// The output `[T, H]` that the layer should have, finite, where the file tells it.

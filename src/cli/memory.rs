@@ -8,12 +8,28 @@ use ascend_moe::spec::MoeSpec;
 
 use super::failure::Failure;
 
-/// Device bytes of a layer and a pass of `tokens`.
+/// What a layer will need.
+#[derive(Clone, Copy)]
+pub(crate) struct Announced {
+    /// Device bytes.
+    pub(crate) bytes: u64,
+    /// Tokens that run at once.
+    pub(crate) chunk: usize,
+}
+
+/// Device bytes of a layer and a pass of `tokens`, in chunks whose scratch keeps to a limit where there is one.
 ///
 /// The simulator keeps device memory in the host's, which its device may exceed: a host that runs out ends processes
 /// without a word, so what is asked for is held against what the host has.
-pub(crate) fn announce(device: &Device, spec: &MoeSpec, options: LayerOptions, tokens: usize) -> Result<u64, Failure> {
-    let bytes = MoeLayer::memory_plan(device, spec, options, tokens)?.device_bytes();
+pub(crate) fn announce(
+    device: &Device,
+    spec: &MoeSpec,
+    options: LayerOptions,
+    tokens: usize,
+    limit: Option<u64>,
+) -> Result<Announced, Failure> {
+    let plan = MoeLayer::chunk_plan(device, spec, options, tokens, limit.unwrap_or(u64::MAX))?;
+    let (bytes, chunk) = (plan.memory.device_bytes(), plan.chunk.max(tokens.min(1)));
     let info = device.memory_info()?;
     if bytes > info.free {
         return Err(Failure::backend(format_args!(
@@ -28,7 +44,7 @@ pub(crate) fn announce(device: &Device, spec: &MoeSpec, options: LayerOptions, t
             "out of memory on this host, where the simulator keeps its device's: {bytes} bytes needed for {tokens} \
              tokens, {available} available"
         ))),
-        _ => Ok(bytes),
+        _ => Ok(Announced { bytes, chunk }),
     }
 }
 

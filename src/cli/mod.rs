@@ -8,6 +8,7 @@ mod failure;
 mod input;
 mod memory;
 mod output;
+mod plan_router;
 mod report;
 mod run;
 
@@ -46,6 +47,7 @@ pub(crate) fn main() -> ExitCode {
     log();
     let (json, result) = match Cli::try_parse() {
         Ok(Cli { command: Command::Run(args) }) => (args.json, run::run(&args)),
+        Ok(Cli { command: Command::PlanRouter(args) }) => (args.json, plan_router::plan_router(&args)),
         Ok(Cli { command: Command::Doctor(args) }) => (args.json, doctor::doctor(&args)),
         Err(error) if error.use_stderr() => {
             // The arguments say nothing else for certain.

@@ -32,6 +32,10 @@ pub(crate) struct LayerReport {
     pub(crate) hidden: usize,
     pub(crate) experts: usize,
     pub(crate) top_k: usize,
+    /// How the router ran; `plan-router` tells more.
+    pub(crate) router: &'static str,
+    /// Tokens that ran at once.
+    pub(crate) chunk: usize,
     /// `null` where the input has no reference, or no tokens.
     pub(crate) comparison: Option<Comparison>,
     pub(crate) output: Summary,

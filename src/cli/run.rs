@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ascend_moe::checkpoint::{Checkpoint, HostLayer, HostTensor};
-use ascend_moe::layer::{LayerOptions, MoeLayer, Probe};
+use ascend_moe::layer::{LayerInput, LayerOptions, MoeLayer, Probe};
 use ascend_moe::spec::FloatType;
 use ascend_moe::{Cann, Device, Stream, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,7 +13,7 @@ use super::backend::BackendReport;
 use super::compare::Comparison;
 use super::failure::Failure;
 use super::input::Input;
-use super::memory;
+use super::memory::{self, Announced};
 use super::output::{Output, Results};
 use super::report::{LayerReport, Load, MemoryReport, OperatorCount, Report, StepReport, Summary};
 use super::{Outcome, print, print_json};
@@ -38,7 +38,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
     let announced = jobs
         .iter()
         .map(|Job { source, tokens }| {
-            memory::announce(&device, source.spec(), options, *tokens).map_err(|f| f.in_layer(source.index()))
+            let (spec, limit) = (source.spec(), args.scratch_limit);
+            memory::announce(&device, spec, options, *tokens, limit).map_err(|f| f.in_layer(source.index()))
         })
         .collect::<Result<Vec<_>, _>>()?;
 
@@ -80,7 +81,7 @@ fn jobs<'c>(args: &RunArgs, checkpoint: &'c Checkpoint, input: &Input) -> Result
                 return Err(Failure::input(format_args!("layer {layer} is asked for twice; legal is each layer once")));
             }
             let source = checkpoint.layer_weights(layer)?;
-            let tokens = input.check(layer, source.spec().experts().hidden)?;
+            let tokens = input.check(layer, source.spec())?;
             Ok(Job { source, tokens })
         })
         .collect()
@@ -91,7 +92,7 @@ fn one_layer(
     Job { source, tokens }: &Job<'_>,
     input: &Input,
     options: LayerOptions,
-    announced: u64,
+    announced: Announced,
 ) -> Result<(LayerReport, Results), Failure> {
     let (layer, spec) = (source.index(), source.spec());
     let (hidden, experts, top_k) = (spec.experts().hidden, spec.experts().num, spec.router().top_k);
@@ -109,8 +110,20 @@ fn one_layer(
     })?;
     bar.finish_and_clear();
     let on_device = Tensor::from_f32(device, options.dtype, &x.data, &x.shape)?;
+    let ids_on_device =
+        input.token_ids(layer, spec, *tokens)?.map(|ids| Tensor::from_slice(device, &ids, &[ids.len()])).transpose()?;
+    let mut on_stream = LayerInput::from(on_device.view());
+    if let Some(ids) = &ids_on_device {
+        on_stream = on_stream.with_token_ids(ids.view());
+    }
     let mut probe = Probe::new();
-    let output = moe.forward_probed(&stream, on_device.view(), &mut probe)?;
+    let output = if announced.chunk < *tokens {
+        let mut output = moe.new_output(*tokens)?;
+        moe.forward_chunked(&stream, on_stream, announced.chunk, &mut output)?;
+        output
+    } else {
+        moe.forward_probed(&stream, on_stream, &mut probe)?
+    };
     let values = output.output.to_f32(&stream)?;
     let ids = output.expert_ids.to_vec::<i32>(&stream)?;
     let weights = output.expert_weights.to_f32(&stream)?;
@@ -128,7 +141,9 @@ fn one_layer(
         load: Load::new(&expert_counts),
         expert_counts,
         steps: steps.iter().map(|step| StepReport { name: step.name, milliseconds: step.milliseconds }).collect(),
-        memory: MemoryReport { announced, peak: device.peak_bytes().saturating_sub(in_use) },
+        router: moe.router().plan().method.name(),
+        chunk: announced.chunk,
+        memory: MemoryReport { announced: announced.bytes, peak: device.peak_bytes().saturating_sub(in_use) },
     };
     let output = HostTensor { shape: x.shape, data: values };
     Ok((report, Results { layer, output, ids, weights, chosen_shape: [*tokens, top_k] }))

@@ -1,18 +1,92 @@
-//! The forward pass: the steps of a layer as operator calls in one sequence. The same code makes the memory plan.
+//! Forward passes: of a layer, of a router, of experts whose tokens were routed elsewhere. The same code plans and runs.
 
+use super::experts::{Operands, drop_padding, experts, shared};
 use super::probe::Probe;
+use super::route::{route, size};
 use super::weights::WeightViews;
 use super::{MoeLayer, Router, RouterPlan, memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::op::{
-    self, CubeMath, DropPadMode, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting, InitRoutingOutputs,
-};
 use crate::scratch::{Footprint, Sequence};
-use crate::spec::{MoeSpec, Part};
+use crate::spec::{Choice, MoeSpec};
 use crate::stream::Stream;
 use crate::sync::lock;
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
+
+/// What a layer works on: `T` tokens of width `H`.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct LayerInput<'a> {
+    /// Device, the layer's dtype, `[T, H]`, contiguous; T may be 0.
+    pub x: TensorView<'a>,
+    /// Device, i32 or i64 `[T]`, each in `0..vocab`: where experts are chosen by token id, and only there. They are read by
+    /// the device, which does not check them; the simulator reports one that is out of range.
+    pub token_ids: Option<TensorView<'a>>,
+    /// Device, i32 `[1]`: how many of the tokens are real. Those behind are padding: they reach no expert and no count, their
+    /// ids are `R`, their weights 0, and what they give is without meaning. `None` for all.
+    pub valid_tokens: Option<TensorView<'a>>,
+}
+
+impl<'a> From<TensorView<'a>> for LayerInput<'a> {
+    fn from(x: TensorView<'a>) -> Self {
+        Self { x, token_ids: None, valid_tokens: None }
+    }
+}
+
+impl<'a> LayerInput<'a> {
+    /// The same with token ids.
+    pub fn with_token_ids(mut self, token_ids: TensorView<'a>) -> Self {
+        self.token_ids = Some(token_ids);
+        self
+    }
+
+    /// The same with a number of real tokens.
+    pub fn with_valid_tokens(mut self, valid_tokens: TensorView<'a>) -> Self {
+        self.valid_tokens = Some(valid_tokens);
+        self
+    }
+
+    pub(super) fn require_token_ids(&self) -> Result<TensorView<'a>> {
+        self.token_ids
+            .ok_or_else(|| Error::shape("token ids", "none", "one per token: this router chooses experts by token id"))
+    }
+
+    /// Some of its tokens; real ones all.
+    pub(super) fn rows(&self, rows: std::ops::Range<usize>) -> Result<Self> {
+        let token_ids = self.token_ids.map(|ids| ids.rows(rows.clone())).transpose()?;
+        Ok(Self { x: self.x.rows(rows)?, token_ids, valid_tokens: None })
+    }
+
+    /// Tokens, where everything fits a layer.
+    pub(super) fn check(&self, spec: &MoeSpec, dtype: DType) -> Result<usize> {
+        let (x, hidden) = (&self.x, spec.experts().hidden);
+        if x.dtype() != dtype {
+            return Err(Error::dtype("x", x.dtype(), dtype));
+        }
+        let tokens = match *x.shape() {
+            [tokens, width] if width == hidden as i64 => size(tokens),
+            _ => return Err(Error::shape("x", format_args!("{:?}", x.shape()), format_args!("[tokens, {hidden}]"))),
+        };
+        match (spec.router().choice, &self.token_ids) {
+            (Choice::Table { .. }, None) => self.require_token_ids().map(drop)?,
+            (Choice::Table { .. }, Some(ids)) => {
+                if !matches!(ids.dtype(), DType::I32 | DType::I64) {
+                    return Err(Error::dtype("token ids", ids.dtype(), "i32 or i64"));
+                }
+                if *ids.shape() != [tokens as i64] {
+                    return Err(Error::shape(
+                        "token ids",
+                        format_args!("{:?}", ids.shape()),
+                        format_args!("[{tokens}]"),
+                    ));
+                }
+            }
+            // Token ids that nobody asks for do no harm: an engine gives them to all layers.
+            (_, _) => {}
+        }
+        Ok(tokens)
+    }
+}
 
 /// What a layer gives for `T` tokens.
 #[derive(Debug)]
@@ -23,8 +97,10 @@ pub struct LayerOutput {
     pub expert_ids: Tensor,
     /// Device, the type the router works in, `[T, k]`: their weights in the same order.
     pub expert_weights: Tensor,
-    /// Device, i64 `[E]`: rows that each expert got.
+    /// Device, i64 `[E]`: rows that each expert got. Read it when it suits: the pass never waits for it.
     pub expert_counts: Tensor,
+    /// What the shared expert gives on a stream of its own, `[T, H]`; made by the first pass that does so.
+    pub(super) shared: Option<Tensor>,
 }
 
 /// What a layer gives for `T` tokens that were routed elsewhere.
@@ -38,10 +114,10 @@ pub struct RoutedOutput {
 
 /// Where a pass writes; views of tensors, or planned ones.
 pub(super) struct Outputs<'a> {
-    output: TensorViewMut<'a>,
-    ids: TensorViewMut<'a>,
-    weights: TensorViewMut<'a>,
-    counts: TensorViewMut<'a>,
+    pub(super) output: TensorViewMut<'a>,
+    pub(super) ids: TensorViewMut<'a>,
+    pub(super) weights: TensorViewMut<'a>,
+    pub(super) counts: TensorViewMut<'a>,
 }
 
 impl Outputs<'static> {
@@ -57,10 +133,19 @@ impl Outputs<'static> {
     }
 }
 
-impl Outputs<'_> {
+impl<'a> Outputs<'a> {
     /// Bytes of each.
     pub(super) fn bytes(&self) -> impl Iterator<Item = usize> {
         [&self.output, &self.ids, &self.weights, &self.counts].map(|view| bytes_of(view)).into_iter()
+    }
+
+    pub(super) fn of(output: &'a mut LayerOutput) -> Self {
+        Self {
+            output: output.output.view_mut(),
+            ids: output.expert_ids.view_mut(),
+            weights: output.expert_weights.view_mut(),
+            counts: output.expert_counts.view_mut(),
+        }
     }
 }
 
@@ -68,46 +153,86 @@ fn bytes_of(view: &TensorViewMut<'_>) -> usize {
     view.desc().elements().and_then(|elements| usize::try_from(elements).ok()).unwrap_or(0) * view.dtype().bytes()
 }
 
+/// What changes the calls of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shape {
+    pub(super) tokens: usize,
+    /// Whether the number of real tokens is given.
+    pub(super) padded: bool,
+    /// Whether the shared expert runs on another stream.
+    pub(super) overlapped: bool,
+}
+
 impl MoeLayer {
     /// Routes `x` and runs the experts. Returns when everything is queued; results are there for what follows on the
     /// stream, and for the host once it reads them.
     ///
-    /// * `x`: device, the layer's dtype, `[T, H]`, contiguous; T may be 0.
+    /// Takes a [`TensorView`] of the activations, or a [`LayerInput`] with more.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::DType`], [`Error::WrongDevice`]; [`Error::Rule`]; [`Error::OutOfMemory`];
     /// [`Error::MissingOperator`]; [`Error::Vendor`] and the states of the device.
-    pub fn forward(&self, stream: &Stream, x: TensorView<'_>) -> Result<LayerOutput> {
+    pub fn forward<'a>(&self, stream: &Stream, input: impl Into<LayerInput<'a>>) -> Result<LayerOutput> {
+        let input = input.into();
+        let tokens = input.check(self.spec(), self.dtype().into())?;
         // SAFETY: the pass below writes every element, or fails and nobody gets the tensors.
-        let mut output = self
-            .allocate(self.router.tokens(&x)?, |dtype, shape| unsafe { Tensor::uninit(self.device(), dtype, shape) })?;
-        self.forward_into(stream, x, &mut output)?;
+        let mut output =
+            self.allocate(tokens, |dtype, shape| unsafe { Tensor::uninit(self.device(), dtype, shape) })?;
+        self.forward_into(stream, input, &mut output)?;
         Ok(output)
     }
 
-    /// The same into tensors of an earlier pass of as many tokens: in steady state nothing is allocated.
+    /// The same into tensors of an earlier pass of as many tokens: in steady state nothing is allocated, and nothing waits,
+    /// so that the pass can be captured into a graph.
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
-    pub fn forward_into(&self, stream: &Stream, x: TensorView<'_>, output: &mut LayerOutput) -> Result<()> {
-        self.pass(stream, x, output, &mut None)
+    pub fn forward_into<'a>(
+        &self,
+        stream: &Stream,
+        input: impl Into<LayerInput<'a>>,
+        output: &mut LayerOutput,
+    ) -> Result<()> {
+        self.pass(stream, None, &input.into(), output, &mut None)
+    }
+
+    /// The same with the shared expert on a second stream, beside routing and the routed experts. Without a shared expert it
+    /// is [`forward_into`](Self::forward_into).
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn forward_overlapped<'a>(
+        &self,
+        stream: &Stream,
+        side: &Stream,
+        input: impl Into<LayerInput<'a>>,
+        output: &mut LayerOutput,
+    ) -> Result<()> {
+        let side = Some(side).filter(|_| self.spec().shared().is_some());
+        self.pass(stream, side, &input.into(), output, &mut None)
     }
 
     /// [`forward`](Self::forward) with a mark after each step.
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
-    pub fn forward_probed(&self, stream: &Stream, x: TensorView<'_>, probe: &mut Probe) -> Result<LayerOutput> {
-        let mut output = self.new_output(self.router.tokens(&x)?)?;
+    pub fn forward_probed<'a>(
+        &self,
+        stream: &Stream,
+        input: impl Into<LayerInput<'a>>,
+        probe: &mut Probe,
+    ) -> Result<LayerOutput> {
+        let input = input.into();
+        let mut output = self.new_output(input.check(self.spec(), self.dtype().into())?)?;
         probe.start(stream)?;
-        self.pass(stream, x, &mut output, &mut Some(probe))?;
+        self.pass(stream, None, &input, &mut output, &mut Some(probe))?;
         Ok(output)
     }
 
     /// Runs the experts for tokens that the caller routed.
     ///
     /// * `x`: device, the layer's dtype, `[T, H]`, contiguous.
-    /// * `ids`: device, i32 `[T, k]`, each in `0..E`. They are read by the device, which does not check them; the
+    /// * `ids`: device, i32 `[T, k]`, each in `0..R`. They are read by the device, which does not check them; the
     ///   simulator reports one that is out of range.
     /// * `weights`: device, `[T, k]`; the layer's dtype, or fp32.
     ///
@@ -120,7 +245,7 @@ impl MoeLayer {
         ids: TensorView<'_>,
         weights: TensorView<'_>,
     ) -> Result<RoutedOutput> {
-        let tokens = self.router.tokens(&x)?;
+        let tokens = rows_of(&x, self.spec(), self.dtype().into())?;
         let legal = format_args!("[{tokens}, k] with k of at least 1").to_string();
         if ids.desc().rank() != 2 || ids.dim(0) != tokens as i64 || ids.dim(1) < 1 {
             return Err(Error::Shape { what: "expert ids", found: format!("{:?}", ids.shape()), legal });
@@ -137,8 +262,8 @@ impl MoeLayer {
         if tokens > 0 {
             let sequence = stream.sequence()?;
             let (output, counts) = (&mut output.view_mut(), &mut counts.view_mut());
-            let views = self.router.weights.views();
-            experts(&sequence, self.spec(), &views, x, ids, weights, output, counts, &mut None)?;
+            let operands = Operands { x, ids, chosen: weights, shared: None, padded: false };
+            experts(&sequence, self.spec(), &self.router.weights.views(), &operands, output, counts, &mut None)?;
         }
         Ok(RoutedOutput { output, expert_counts: counts })
     }
@@ -156,46 +281,67 @@ impl MoeLayer {
         Ok(LayerOutput {
             output: new(self.dtype().into(), &[tokens, experts.hidden])?,
             expert_ids: new(DType::I32, &[tokens, top_k])?,
-            expert_weights: new(self.router.plan.gate.into(), &[tokens, top_k])?,
+            expert_weights: new(self.router.plan.gate_dtype(), &[tokens, top_k])?,
             expert_counts: new(DType::I64, &[experts.num])?,
+            shared: None,
         })
     }
 
     fn pass(
         &self,
         stream: &Stream,
-        x: TensorView<'_>,
+        side: Option<&Stream>,
+        input: &LayerInput<'_>,
         output: &mut LayerOutput,
         probe: &mut Option<&mut Probe>,
     ) -> Result<()> {
-        let tokens = self.router.tokens(&x)?;
-        if output.output.shape().first() != Some(&(tokens as i64)) {
-            let found = format_args!("{:?}", output.output.shape()).to_string();
-            return Err(Error::shape("output", found, format_args!("[{tokens}, {}]", self.spec().experts().hidden)));
-        }
+        let tokens = self.check(input, output)?;
         if tokens == 0 {
             // No operator takes an empty tensor; there is nothing to compute.
             return output.expert_counts.view_mut().zero(&stream.sequence()?);
         }
-        let sequence = stream.sequence_with(self.footprint(tokens)?)?;
-        let mut outputs = Outputs {
-            output: output.output.view_mut(),
-            ids: output.expert_ids.view_mut(),
-            weights: output.expert_weights.view_mut(),
-            counts: output.expert_counts.view_mut(),
-        };
+        let mut before = output.shared.take();
+        if let Some(side) = side {
+            let shared = before.get_or_insert(self.shared_output(tokens)?);
+            self.run_shared(side, input.x, shared)?;
+        }
+        let shape = Shape { tokens, padded: input.valid_tokens.is_some(), overlapped: side.is_some() };
+        let sequence = stream.sequence_with(self.footprint(shape)?)?;
         let Router { spec, plan, weights, .. } = &self.router;
-        run(&sequence, spec, plan, &weights.views(), x, &mut outputs, probe)
+        let shared = side.and(before.as_ref()).map(Tensor::view);
+        let result = run(&sequence, spec, plan, &weights.views(), input, shared, &mut Outputs::of(output), probe);
+        output.shared = before;
+        result
     }
 
-    /// Scratch of a pass of `tokens`, planned once for each number of tokens.
-    fn footprint(&self, tokens: usize) -> Result<Footprint> {
-        if let Some(&known) = lock(&self.footprints).get(&tokens) {
+    /// Tokens, where an input and an output fit the layer and each other.
+    pub(super) fn check(&self, input: &LayerInput<'_>, output: &LayerOutput) -> Result<usize> {
+        let tokens = input.check(self.spec(), self.dtype().into())?;
+        if output.output.shape().first() != Some(&(tokens as i64)) {
+            let found = format_args!("{:?}", output.output.shape()).to_string();
+            return Err(Error::shape("output", found, format_args!("[{tokens}, {}]", self.spec().experts().hidden)));
+        }
+        Ok(tokens)
+    }
+
+    fn shared_output(&self, tokens: usize) -> Result<Tensor> {
+        // SAFETY: `run_shared` writes every element, or the pass fails.
+        unsafe { Tensor::uninit(self.device(), self.dtype().into(), &[tokens, self.spec().experts().hidden]) }
+    }
+
+    fn run_shared(&self, side: &Stream, x: TensorView<'_>, out: &mut Tensor) -> Result<()> {
+        let sequence = side.sequence()?;
+        shared(&sequence, self.spec(), &self.router.weights.views(), x, &mut out.view_mut())
+    }
+
+    /// Scratch of a pass, planned once for each shape.
+    pub(super) fn footprint(&self, shape: Shape) -> Result<Footprint> {
+        if let Some(&known) = lock(&self.footprints).get(&shape) {
             return Ok(known);
         }
         let Router { spec, options, plan, device, .. } = &self.router;
-        let footprint = memory::footprint(device, spec, *options, plan, tokens)?;
-        lock(&self.footprints).insert(tokens, footprint);
+        let footprint = memory::footprint(device, spec, *options, plan, shape)?;
+        lock(&self.footprints).insert(shape, footprint);
         Ok(footprint)
     }
 }
@@ -203,194 +349,86 @@ impl MoeLayer {
 impl Router {
     /// Chooses experts for `x`.
     ///
-    /// * `x`: device, the dtype the router was loaded for, `[T, H]`, contiguous; T may be 0.
+    /// Takes a [`TensorView`] of the activations, or a [`LayerInput`] with more.
     ///
     /// Gives expert ids, i32 `[T, k]`, and their weights `[T, k]` in the type the router works in, the best expert first.
     ///
     /// # Errors
     /// Those of [`MoeLayer::forward`].
-    pub fn route(&self, stream: &Stream, x: TensorView<'_>) -> Result<(Tensor, Tensor)> {
-        let tokens = self.tokens(&x)?;
+    pub fn route<'a>(&self, stream: &Stream, input: impl Into<LayerInput<'a>>) -> Result<(Tensor, Tensor)> {
+        let input = input.into();
+        let tokens = input.check(&self.spec, self.options.dtype.into())?;
         let top_k = self.spec.router().top_k;
         let mut ids = Tensor::zeros(&self.device, DType::I32, &[tokens, top_k])?;
-        let mut weights = Tensor::zeros(&self.device, self.plan.gate.into(), &[tokens, top_k])?;
+        let mut chosen = Tensor::zeros(&self.device, self.plan.gate_dtype(), &[tokens, top_k])?;
         if tokens > 0 {
-            let (ids, weights) = (&mut ids.view_mut(), &mut weights.view_mut());
-            route(&stream.sequence()?, &self.plan, &self.weights.views(), x, ids, weights)?;
+            let (ids, chosen) = (&mut ids.view_mut(), &mut chosen.view_mut());
+            let sequence = stream.sequence()?;
+            choose(&sequence, &self.spec, &self.plan, &self.weights.views(), &input, ids, chosen)?;
         }
-        Ok((ids, weights))
+        Ok((ids, chosen))
     }
+}
 
-    /// Tokens of an input, which must fit.
-    fn tokens(&self, x: &TensorView<'_>) -> Result<usize> {
-        let dtype = DType::from(self.options.dtype);
-        if x.dtype() != dtype {
-            return Err(Error::dtype("x", x.dtype(), dtype));
-        }
-        let hidden = self.spec.experts().hidden;
-        match *x.shape() {
-            [tokens, width] if width == hidden as i64 => Ok(usize::try_from(tokens).unwrap_or(0)),
-            _ => Err(Error::shape("x", format_args!("{:?}", x.shape()), format_args!("[tokens, {hidden}]"))),
-        }
+fn rows_of(x: &TensorView<'_>, spec: &MoeSpec, dtype: DType) -> Result<usize> {
+    let hidden = spec.experts().hidden;
+    if x.dtype() != dtype {
+        return Err(Error::dtype("x", x.dtype(), dtype));
+    }
+    match *x.shape() {
+        [tokens, width] if width == hidden as i64 => Ok(size(tokens)),
+        _ => Err(Error::shape("x", format_args!("{:?}", x.shape()), format_args!("[tokens, {hidden}]"))),
     }
 }
 
 /// Marks the end of a step where a pass is probed.
-fn mark(sequence: &Sequence<'_>, probe: &mut Option<&mut Probe>, name: &'static str) -> Result<()> {
+pub(super) fn mark(sequence: &Sequence<'_>, probe: &mut Option<&mut Probe>, name: &'static str) -> Result<()> {
     match (probe, sequence.stream()) {
         (Some(probe), Some(stream)) => probe.mark(stream, name),
         _ => Ok(()),
     }
 }
 
+/// Routing, and padding taken out of it.
+fn choose(
+    sequence: &Sequence<'_>,
+    spec: &MoeSpec,
+    plan: &RouterPlan,
+    weights: &WeightViews<'_>,
+    input: &LayerInput<'_>,
+    ids: &mut TensorViewMut<'_>,
+    chosen: &mut TensorViewMut<'_>,
+) -> Result<()> {
+    route(sequence, spec.router(), plan, weights, input, ids, chosen)?;
+    match input.valid_tokens {
+        Some(valid) => drop_padding(sequence, valid, spec.experts().routed(), ids, chosen),
+        None => Ok(()),
+    }
+}
+
 /// A whole pass of at least one token.
+///
+/// * `before`: what the shared expert gave, where it was run before.
 #[allow(clippy::too_many_arguments, reason = "the operands of the pass")]
 pub(super) fn run(
     sequence: &Sequence<'_>,
     spec: &MoeSpec,
     plan: &RouterPlan,
     weights: &WeightViews<'_>,
-    x: TensorView<'_>,
+    input: &LayerInput<'_>,
+    before: Option<TensorView<'_>>,
     outputs: &mut Outputs<'_>,
     probe: &mut Option<&mut Probe>,
 ) -> Result<()> {
     let Outputs { output, ids, weights: chosen, counts } = outputs;
-    route(sequence, plan, weights, x, ids, chosen)?;
+    choose(sequence, spec, plan, weights, input, ids, chosen)?;
     mark(sequence, probe, "route")?;
-    experts(sequence, spec, weights, x, ids.as_view(), chosen.as_view(), output, counts, probe)
-}
-
-/// Logits, choice and weights.
-fn route(
-    sequence: &Sequence<'_>,
-    plan: &RouterPlan,
-    weights: &WeightViews<'_>,
-    x: TensorView<'_>,
-    ids: &mut TensorViewMut<'_>,
-    chosen: &mut TensorViewMut<'_>,
-) -> Result<()> {
-    let router = weights.require(Part::Router)?;
-    let (tokens, hidden, experts) = (size(x.dim(0)), size(x.dim(1)), size(router.dim(0)));
-    let logits_type = DType::from(plan.logits);
-    let mut logits = sequence.tensor(logits_type, &[tokens, experts])?;
-    let mut wide_x;
-    let x = if x.dtype() == logits_type {
-        x
-    } else {
-        wide_x = sequence.tensor(logits_type, &[tokens, hidden])?;
-        op::cast(sequence, &x, &mut wide_x)?;
-        wide_x.as_view()
+    let operands = Operands {
+        x: input.x,
+        ids: ids.as_view(),
+        chosen: chosen.as_view(),
+        shared: before,
+        padded: input.valid_tokens.is_some(),
     };
-    op::mm(sequence, &x, &router.transpose()?, CubeMath::KeepDType, &mut logits)?;
-
-    let gate_type = DType::from(plan.gate);
-    let mut wide_logits;
-    let logits = if gate_type == logits_type {
-        logits.as_view()
-    } else {
-        wide_logits = sequence.tensor(gate_type, &[tokens, experts])?;
-        op::cast(sequence, &logits.as_view(), &mut wide_logits)?;
-        wide_logits.as_view()
-    };
-    op::moe_gating_top_k(sequence, &logits, weights.get(Part::ChoiceBias).as_ref(), &plan.gating, chosen, ids, None)?;
-
-    if let Some(rounded) = plan.round_weights {
-        let mut narrow = sequence.tensor(rounded.into(), &[tokens, size(chosen.dim(1))])?;
-        op::cast(sequence, &chosen.as_view(), &mut narrow)?;
-        op::cast(sequence, &narrow.as_view(), chosen)?;
-    }
-    Ok(())
-}
-
-/// Expand, the experts' GEMMs, the shared expert, combine.
-#[allow(clippy::too_many_arguments, reason = "the operands of the step")]
-fn experts(
-    sequence: &Sequence<'_>,
-    spec: &MoeSpec,
-    weights: &WeightViews<'_>,
-    x: TensorView<'_>,
-    ids: TensorView<'_>,
-    chosen: TensorView<'_>,
-    output: &mut TensorViewMut<'_>,
-    counts: &mut TensorViewMut<'_>,
-    probe: &mut Option<&mut Probe>,
-) -> Result<()> {
-    let (tokens, hidden, top_k) = (size(x.dim(0)), size(x.dim(1)), size(ids.dim(1)));
-    let (rows, inner) = (tokens * top_k, spec.experts().intermediate);
-    let dtype = x.dtype();
-
-    // The shared expert first: it only needs x, and combine adds it.
-    let shared = match (weights.get(Part::SharedW13), weights.get(Part::SharedW2)) {
-        (Some(w13), Some(w2)) => {
-            let width = size(w2.dim(1));
-            let mut both = sequence.tensor(dtype, &[tokens, 2 * width])?;
-            op::mm(sequence, &x, &w13.transpose()?, CubeMath::KeepDType, &mut both)?;
-            let mut active = sequence.tensor(dtype, &[tokens, width])?;
-            op::swiglu(sequence, &both.as_view(), -1, &mut active)?;
-            let mut sum = sequence.tensor(dtype, &[tokens, hidden])?;
-            op::mm(sequence, &active.as_view(), &w2.transpose()?, CubeMath::KeepDType, &mut sum)?;
-            mark(sequence, probe, "shared expert")?;
-            Some(sum)
-        }
-        _ => None,
-    };
-
-    let mut expanded = sequence.tensor(dtype, &[rows, hidden])?;
-    let mut row_idx = sequence.tensor(DType::I32, &[rows])?;
-    let routing = InitRouting::dropless(spec.experts().num);
-    {
-        let (mut expanded, mut row_idx, mut counts) = (expanded.reborrow(), row_idx.reborrow(), counts.reborrow());
-        let outputs =
-            InitRoutingOutputs { expanded_x: &mut expanded, row_idx: &mut row_idx, counts: &mut counts, scale: None };
-        op::moe_init_routing_v3(sequence, &x, &ids, None, &routing, outputs)?;
-    }
-    mark(sequence, probe, "expand")?;
-
-    let list = counts.as_view();
-    let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
-    let product = |input: TensorView<'_>, weight: TensorView<'_>, out: &mut TensorViewMut<'_>| {
-        let inputs = GroupedMatmul { x: &[input], weight: &[weight.transpose()?], bias: &[], groups };
-        op::grouped_matmul(sequence, &inputs, std::slice::from_mut(out))
-    };
-    let mut both = sequence.tensor(dtype, &[rows, 2 * inner])?;
-    product(expanded.as_view(), weights.require(Part::W13)?, &mut both)?;
-    mark(sequence, probe, "gate and up")?;
-
-    let mut active = sequence.tensor(dtype, &[rows, inner])?;
-    op::swiglu(sequence, &both.as_view(), -1, &mut active)?;
-    mark(sequence, probe, "activation")?;
-
-    // What the experts give takes the place of what they were given.
-    product(active.as_view(), weights.require(Part::W2)?, &mut expanded)?;
-    mark(sequence, probe, "down")?;
-
-    if dtype == DType::F16 {
-        let (expanded, row_idx) = (expanded.as_view(), row_idx.as_view());
-        match &shared {
-            None => op::moe_token_unpermute(sequence, &expanded, &row_idx, Some(&chosen), output)?,
-            Some(shared) => {
-                let mut routed = sequence.tensor(dtype, &[tokens, hidden])?;
-                op::moe_token_unpermute(sequence, &expanded, &row_idx, Some(&chosen), &mut routed)?;
-                op::add(sequence, &routed.as_view(), &shared.as_view(), 1.0, output)?;
-            }
-        }
-    } else {
-        let combine = FinalizeRouting {
-            expanded_x: expanded.as_view(),
-            row_idx: row_idx.as_view(),
-            x1: shared.as_ref().map(TensorViewMut::as_view),
-            x2: None,
-            bias: None,
-            scales: Some(chosen),
-            expert_idx: None,
-            mode: DropPadMode::DroplessByRow,
-        };
-        op::moe_finalize_routing_v2(sequence, &combine, output)?;
-    }
-    mark(sequence, probe, "combine")
-}
-
-/// A dimension, which no tensor has negative.
-fn size(dim: i64) -> usize {
-    usize::try_from(dim).unwrap_or(0)
+    experts(sequence, spec, weights, &operands, output, counts, probe)
 }

@@ -4,40 +4,46 @@
 //!
 //! | step | operators |
 //! |---|---|
-//! | router logits | `Cast` where types differ, `Mm` |
-//! | choice and weights | `MoeGatingTopK` |
+//! | router logits | `Cast` where types differ, `Mm`, or `Addmm` where logits have a bias |
+//! | choice and weights | `MoeGatingTopK`, or a composition: see [`RouterPlan`] |
 //! | expand | `MoeInitRoutingV3`, unquantised, dropless |
-//! | gate and up | `GroupedMatmulV5` (or V4) |
-//! | activation | `SwiGlu` |
-//! | down | `GroupedMatmulV5` (or V4) |
-//! | shared expert | `Mm`, `SwiGlu`, `Mm` |
-//! | combine | `MoeFinalizeRoutingV2`, which adds the shared expert; fp16: `MoeTokenUnpermute` and `Add` |
+//! | gate and up | `GroupedMatmulV5` (or an older one) |
+//! | activation | `SwiGlu`, `ClippedSwiglu`, or a composition |
+//! | down | `GroupedMatmulV5` (or an older one) |
+//! | shared expert | `Mm`, the activation, `Mm` |
+//! | combine | `MoeFinalizeRoutingV2`, which adds the shared expert; else `MoeTokenUnpermute` and `Add` |
 //!
 //! fp16 is combined by `MoeTokenUnpermute` because the fp16 kernels of `MoeFinalizeRoutingV2` round after every step
-//! (ops-transformer 9.1.0, moe/moe_finalize_routing_v2), where `MoeTokenUnpermute` sums in fp32.
+//! (ops-transformer 9.1.0, moe/moe_finalize_routing_v2), where `MoeTokenUnpermute` sums in fp32. So are layers in which a
+//! choice may have no row, which `MoeFinalizeRoutingV2` does not take.
 //!
 //! Not run on hardware yet: what is known of the operators comes from CANN's public sources.
 
+mod activation;
+mod experts;
 mod forward;
 mod memory;
 mod probe;
+mod route;
 mod router;
 mod weights;
 
-pub use forward::{LayerOutput, RoutedOutput};
-pub use memory::MemoryPlan;
+pub use forward::{LayerInput, LayerOutput, RoutedOutput};
+pub use memory::{ChunkPlan, MemoryPlan};
 pub use probe::{Probe, Step};
-pub use router::RouterPlan;
+pub use router::{RouterMethod, RouterPlan};
 pub use weights::WeightSource;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::scratch::Footprint;
 use crate::spec::{FloatType, MoeSpec, Part};
 use crate::stream::Stream;
+use forward::Shape;
 use weights::{Upload, Weights};
 
 /// How a layer is held and run.
@@ -71,13 +77,9 @@ impl Router {
     /// # Errors
     /// Those of [`MoeLayer::load`].
     pub fn load(stream: &Stream, source: &dyn WeightSource, options: LayerOptions) -> Result<Self> {
-        let plan = Self::plan_for(stream.device(), source.spec(), options)?;
+        let plan = RouterPlan::new(stream.device(), source.spec(), options)?;
         let weights = Upload::new(stream, source, options, &mut |_, _| {})?.all(Part::of_router)?;
         Ok(Self { spec: *source.spec(), options, plan, weights, device: stream.device().clone() })
-    }
-
-    fn plan_for(device: &Device, spec: &MoeSpec, options: LayerOptions) -> Result<RouterPlan> {
-        RouterPlan::new(spec.router(), options.dtype, device.cann().release())
     }
 
     /// How it is mapped to operators.
@@ -98,8 +100,7 @@ impl std::fmt::Debug for Router {
 /// one another. Layers on one stream share its scratch.
 pub struct MoeLayer {
     router: Router,
-    /// By number of tokens.
-    footprints: Mutex<BTreeMap<usize, Footprint>>,
+    footprints: Mutex<BTreeMap<Shape, Footprint>>,
 }
 
 impl MoeLayer {
@@ -109,8 +110,7 @@ impl MoeLayer {
     /// `tokens` is the greatest number of tokens of a forward pass.
     ///
     /// # Errors
-    /// [`Error::UnsupportedRouter`](crate::Error::UnsupportedRouter) where no operator of the loaded release computes
-    /// the router, [`Error::Rule`](crate::Error::Rule) where a size breaks a rule of an operator,
+    /// [`Error::Rule`](crate::Error::Rule) where a size breaks a rule of an operator,
     /// [`Error::MissingOperator`](crate::Error::MissingOperator) and [`Error::Vendor`](crate::Error::Vendor).
     pub fn memory_plan(device: &Device, spec: &MoeSpec, options: LayerOptions, tokens: usize) -> Result<MemoryPlan> {
         memory::plan(device, spec, options, tokens)
@@ -121,8 +121,8 @@ impl MoeLayer {
     /// `progress` is told the bytes done and the bytes in all.
     ///
     /// # Errors
-    /// [`Error::UnsupportedRouter`](crate::Error::UnsupportedRouter),
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), and those of the source.
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), those of the source, and those of
+    /// [`memory_plan`](Self::memory_plan).
     pub fn load(
         stream: &Stream,
         source: &dyn WeightSource,
@@ -131,10 +131,37 @@ impl MoeLayer {
     ) -> Result<Self> {
         let device = stream.device().clone();
         let spec = *source.spec();
-        let plan = Router::plan_for(&device, &spec, options)?;
+        let plan = RouterPlan::new(&device, &spec, options)?;
         let weights = Upload::new(stream, source, options, progress)?.all(|_| true)?;
         let router = Router { spec, options, plan, weights, device };
         Ok(Self { router, footprints: Mutex::default() })
+    }
+
+    /// Replaces a part of the weights, or of one that comes expert by expert those of a range, once what is queued has used
+    /// them. What is queued later sees the new ones.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) where the source is of another layer, the layer has no such part or the range is
+    /// none of its experts; and those of the source.
+    pub fn replace_weights(
+        &mut self,
+        stream: &Stream,
+        source: &dyn WeightSource,
+        part: Part,
+        experts: Range<usize>,
+    ) -> Result<()> {
+        let Router { spec, options, weights, .. } = &mut self.router;
+        if source.spec() != spec {
+            return Err(Error::shape("weight source", "weights of another layer", "those of a layer of this spec"));
+        }
+        let num = spec.experts().num;
+        if part.per_expert() && (experts.start > experts.end || experts.end > num) {
+            return Err(Error::shape("experts", format_args!("{experts:?}"), format_args!("within 0..{num}")));
+        }
+        let Some(tensor) = weights.get_mut(part) else {
+            return Err(Error::shape("part of the weights", part.name(), "one that the layer has"));
+        };
+        Upload::new(stream, source, *options, &mut |_, _| {})?.part(part, experts, tensor)
     }
 
     /// What the layer computes.

@@ -1,111 +1,218 @@
-//! How a router is mapped to operators: what the fused gating operator computes exactly, and in which types.
+//! How a router is mapped to operators of the loaded release: the ways there are, which one is taken, and why.
+//!
+//! A way is taken when it computes exactly what the router says, and when a plan of it passes: its operators are there,
+//! and neither a rule of their rows nor CANN itself refuses their arguments. A symbol that is there can still lack its
+//! kernel, which only a call tells.
 
-use ascend_sys::{OperatorId, Release};
+use ascend_sys::ops::Refusal;
 
+use super::route;
+use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{self, GatingTopK, Normalisation};
-use crate::spec::{FloatType, GroupFill, GroupScore, Normalise, Precision, RouterSpec, Score};
+use crate::scratch::PlannedCall;
+use crate::spec::{Choice, FloatType, GroupFill, GroupScore, MoeSpec, Normalise, Precision, RouterSpec, Score, Weigh};
+
+use super::LayerOptions;
+
+/// A way to run a router, the first that can be taken is the best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RouterMethod {
+    /// One operator, `aclnnMoeGatingTopK`, gives experts and weights.
+    Fused,
+    /// `aclnnMoeGatingTopK` gives experts and scores; weights are gathered from the scores.
+    FusedChoice,
+    /// Scores, choice and weights by operators that each do one step.
+    Composed,
+}
+
+impl RouterMethod {
+    const ALL: [Self; 3] = [Self::Fused, Self::FusedChoice, Self::Composed];
+
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fused => "fused",
+            Self::FusedChoice => "fused choice, gathered weights",
+            Self::Composed => "composed",
+        }
+    }
+}
 
 /// A router as operators run it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RouterPlan {
+    /// The way taken.
+    pub method: RouterMethod,
+    /// The better ways that were not taken, each with the reason.
+    pub rejected: Vec<(RouterMethod, String)>,
+    /// The operators, in order, with what each is for.
+    pub calls: Vec<PlannedCall>,
     /// Type of the activations; they are cast to the type of the logits' product where that is another one.
     pub input: FloatType,
     /// Type of the logits' product and of the router weight.
     pub logits: FloatType,
-    /// Type that the gating operator works on and gives its weights in; logits are cast to it where it is another one.
+    /// Type that weights are given in; with [`RouterMethod::Fused`] also the type the gating operator works on.
     pub gate: FloatType,
-    /// Type the weights are rounded to after the operator, where the family rounds them and the operator does not.
+    /// Type the weights are rounded to at the end, where the family rounds them and [`gate`](Self::gate) is wider.
     pub round_weights: Option<FloatType>,
-    /// Parameters of the gating operator.
+    /// Parameters of the gating operator, of no account where it is not used.
     pub gating: GatingTopK,
 }
 
 impl RouterPlan {
-    /// Maps a router to `aclnnMoeGatingTopK` of a release.
+    /// Maps the router of a layer to operators that the device's libraries have.
     ///
-    /// The operator's facts: ops-transformer 8.5.0 to 9.1.0, moe/moe_gating_top_k.
+    /// The gating operator's facts: ops-transformer 8.5.0 to 9.1.0, moe/moe_gating_top_k.
     ///
     /// # Errors
-    /// [`Error::UnsupportedRouter`] says which part of the router the operator does not compute exactly.
-    pub fn new(router: &RouterSpec, model: FloatType, release: Release) -> Result<Self> {
-        let unsupported = |found: &'static str, legal: &'static str| Error::UnsupportedRouter { found, legal, release };
-        let (normalisation, renormalise) = match (router.score, router.norm) {
-            (Score::Sigmoid, Normalise::Sum { .. }) => (Normalisation::Sigmoid, false),
-            (Score::Sigmoid, _) => {
-                return Err(unsupported(
-                    "sigmoid scores that are not normalised",
-                    "sigmoid scores divided by their sum: the operator always does so",
-                ));
-            }
-            (Score::Softmax, Normalise::None) => (Normalisation::Softmax, false),
-            (Score::Softmax, Normalise::Sum { .. }) if release >= Release::new(9, 0, 0) => {
-                (Normalisation::Softmax, true)
-            }
-            (Score::SqrtSoftplus | Score::Logits, _) => {
-                return Err(unsupported("scores of another kind", "softmax or sigmoid scores"));
-            }
-            (Score::Softmax, _) => {
-                return Err(unsupported(
-                    "softmax scores that are divided by their sum",
-                    "softmax scores as they are: the operator of this release refuses renorm 1",
-                ));
-            }
-        };
-        let eps = match router.norm {
-            Normalise::Sum { eps } => eps,
-            _ => 0.0,
-        };
-        // Scores are never negative: filled with zero, an expert of a dropped group is chosen before none of a kept
-        // one, unless a negative bias makes room for it.
-        if router.groups().is_some_and(|groups| groups.fill == GroupFill::Zero) && router.choice_bias {
-            return Err(unsupported(
-                "dropped groups filled with 0 beside a bias",
-                "dropped groups that are never chosen: the operator removes them",
-            ));
-        }
-        let (groups, kept_groups, group_score) = match router.groups() {
-            Some(groups) => (
-                groups.n_group,
-                groups.topk_group,
-                match groups.score {
-                    GroupScore::Top2Sum => op::GroupScore::TopTwo,
-                    GroupScore::Max => op::GroupScore::Max,
+    /// What the composition of single operators is refused with, where no better way can be taken:
+    /// [`Error::MissingOperator`], [`Error::Rule`] or [`Error::Vendor`].
+    pub fn new(device: &Device, spec: &MoeSpec, options: LayerOptions) -> Result<Self> {
+        let (router, model) = (spec.router(), options.dtype);
+        let mut rejected = Vec::new();
+        for method in RouterMethod::ALL {
+            let mut plan = Self::of(router, model, method);
+            match inexact(router, model, method) {
+                Some(reason) => rejected.push((method, reason.to_owned())),
+                None => match route::planned_calls(device, spec, options, &plan) {
+                    Ok(calls) => {
+                        (plan.calls, plan.rejected) = (calls, rejected);
+                        return Ok(plan);
+                    }
+                    Err(error) if method != RouterMethod::Composed && is_refusal(&error) => {
+                        rejected.push((method, error.to_string()));
+                    }
+                    Err(error) => return Err(error),
                 },
-            ),
-            None => (1, 1, op::GroupScore::Max),
-        };
-        let logits = router.logits.resolve(model);
-        let rounded = router.weights == Precision::Model && model != FloatType::F32;
-        // The operator wants the bias in the type of the logits, and rounding a bias could change a choice. So it works
-        // in fp32, but for families that have neither a bias nor fp32 weights: there it rounds the weights itself.
-        let gate = if rounded && !router.choice_bias { logits } else { FloatType::F32 };
-        let gating = GatingTopK {
-            k: router.top_k,
-            groups,
-            kept_groups,
-            group_score,
-            renormalise,
-            normalisation,
-            scale: router.scale,
-            eps,
-        };
-        Ok(Self { input: model, logits, gate, round_weights: (rounded && gate != model).then_some(model), gating })
+            }
+        }
+        // The last way is exact for every router and returns.
+        Err(Error::shape("router", format_args!("{router:?}"), "a router that operators compute"))
     }
 
-    /// The operators the router runs, in order, for people.
-    pub fn operators(&self) -> Vec<OperatorId> {
-        let mut operators = vec![OperatorId::Mm, OperatorId::MoeGatingTopK];
-        if self.gate != self.logits {
-            operators.insert(1, OperatorId::Cast);
+    fn of(router: &RouterSpec, model: FloatType, method: RouterMethod) -> Self {
+        let logits = router.logits.resolve(model);
+        let rounded = router.weights == Precision::Model && model != FloatType::F32;
+        // The fused operator wants the bias in the type of the logits, and rounding a bias could change a choice. So it
+        // works in fp32, but for families that have neither a bias nor fp32 weights: there it rounds the weights itself.
+        let gate =
+            if method == RouterMethod::Fused && rounded && !router.choice_bias { logits } else { FloatType::F32 };
+        Self {
+            method,
+            rejected: Vec::new(),
+            calls: Vec::new(),
+            input: model,
+            logits,
+            gate,
+            round_weights: (rounded && gate != model).then_some(model),
+            gating: gating(router),
         }
-        if self.input != self.logits {
-            operators.insert(0, OperatorId::Cast);
+    }
+}
+
+/// Parameters of the gating operator that do what the router says, as far as it can.
+fn gating(router: &RouterSpec) -> GatingTopK {
+    let (groups, kept_groups, group_score) = match router.choice {
+        Choice::Groups(groups) => {
+            let score = match groups.score {
+                GroupScore::Top2Sum => op::GroupScore::TopTwo,
+                GroupScore::Max => op::GroupScore::Max,
+            };
+            (groups.n_group, groups.topk_group, score)
         }
-        if self.round_weights.is_some() {
-            // To the narrow type and back.
-            operators.extend([OperatorId::Cast, OperatorId::Cast]);
+        _ => (1, 1, op::GroupScore::Max),
+    };
+    let (normalisation, normalised) = match router.score {
+        Score::Sigmoid => (Normalisation::Sigmoid, false),
+        _ => (Normalisation::Softmax, router.norm != Normalise::None),
+    };
+    let eps = match router.norm {
+        Normalise::Sum { eps } => eps,
+        _ => 0.0,
+    };
+    GatingTopK {
+        k: router.top_k,
+        groups,
+        kept_groups,
+        group_score,
+        renormalise: normalised,
+        normalisation,
+        scale: router.scale,
+        eps,
+    }
+}
+
+impl GatingTopK {
+    /// The same choice without anything done to the weights: what every release takes, and what is least that sigmoid
+    /// scores need, whose weights the operator always divides by their sum.
+    pub(super) fn choice_only(self) -> Self {
+        Self { renormalise: false, scale: 1.0, ..self }
+    }
+}
+
+/// Why a way would not compute exactly what the router says.
+fn inexact(router: &RouterSpec, model: FloatType, method: RouterMethod) -> Option<&'static str> {
+    if method == RouterMethod::Composed {
+        return None;
+    }
+    let narrow = |precision: Precision| precision.resolve(model) != FloatType::F32;
+    match router.score {
+        Score::Softmax | Score::Sigmoid => {}
+        Score::SqrtSoftplus => return Some("the operator has no square root of softplus on Atlas A3"),
+        Score::Logits => return Some("the operator cannot choose by the logits themselves"),
+    }
+    if narrow(router.scores) {
+        return Some("the operator computes scores in fp32, the router in the model's type");
+    }
+    match router.choice {
+        Choice::TopK => {}
+        // Scores are never negative: filled with zero, an expert of a dropped group is chosen before none of a kept one,
+        // unless a negative bias makes room for it.
+        Choice::Groups(groups) if groups.fill == GroupFill::Zero && router.choice_bias => {
+            return Some("the operator removes dropped groups, the router fills them with 0 beside a bias");
         }
-        operators
+        Choice::Groups(_) => {}
+        Choice::EachGroup { .. } => return Some("the operator does not choose inside each group"),
+        Choice::Table { .. } => return Some("the operator does not choose by a table of token ids"),
+    }
+    if method == RouterMethod::FusedChoice {
+        return None;
+    }
+    match (router.weigh, router.score, router.norm) {
+        (Weigh::Softmax | Weigh::Sigmoid, ..) => {
+            return Some("the operator weighs by scores, the router by a function of the chosen ones");
+        }
+        (_, Score::Sigmoid, Normalise::None) => {
+            return Some("the operator always divides sigmoid scores by their sum, the router does not");
+        }
+        (_, _, Normalise::SumFloor { .. }) => {
+            return Some("the operator has no least divisor of the weights");
+        }
+        _ => {}
+    }
+    if narrow(router.weight_math) {
+        return Some("the operator normalises in fp32, the router in the model's type");
+    }
+    None
+}
+
+/// Whether an error says that a way cannot be taken, rather than that the device is in trouble.
+fn is_refusal(error: &Error) -> bool {
+    match error {
+        Error::MissingOperator { .. } | Error::MissingFunction(_) => true,
+        Error::Rule(violation) => matches!(violation.refusal, Refusal::Cann | Refusal::NotCarried),
+        // 561xxx: an operator's own refusal, such as a kernel that is not there.
+        Error::Vendor(vendor) => (561_000..562_000).contains(&vendor.code),
+        _ => false,
+    }
+}
+
+/// The type of a tensor of weights.
+impl RouterPlan {
+    pub(super) fn gate_dtype(&self) -> DType {
+        self.gate.into()
     }
 }

@@ -4,7 +4,7 @@ use ascend_sys::OperatorId;
 use ascend_sys::aclDataType;
 use ascend_sys::ops::{Arg, ScalarValue};
 
-use super::launch::{input, launch, output};
+use super::launch::{input, launch, optional, output};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::scratch::Sequence;
@@ -109,6 +109,55 @@ pub fn swiglu(sequence: &Sequence<'_>, x: &TensorView<'_>, dim: i64, out: &mut T
     }
     let args = [input(x), Arg::Int(dim), output(out)];
     launch(sequence, &[OperatorId::SwiGlu], &args, [x.0].into_iter(), [out.0].into_iter())?;
+    Ok(())
+}
+
+/// Parameters of [`clipped_swiglu`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClippedSwiglu {
+    /// Factor within the logistic function.
+    pub alpha: f64,
+    /// Upper limit of the gate, limit of the other half on both sides; above 0.
+    pub limit: f64,
+    /// Added to the other half.
+    pub bias: f64,
+    /// Whether gate and the other are the even and odd places along `dim`, not its halves.
+    pub interleaved: bool,
+}
+
+/// With A the gate and B the other half of x along `dim`, `A = min(A, limit)` and `B = clamp(B, -limit, limit)`:
+/// `out = A * sigmoid(alpha * A) * (B + bias)` (`aclnnClippedSwiglu`), in f32 and rounded once.
+///
+/// * `x`: f32, f16 or bf16, `[.., 2 * n, ..]`, contiguous.
+/// * `group_index`: i64, `[G]`, G at most 1024: rows behind their sum are not written.
+/// * `dim`: counted from the end where negative.
+/// * `out`: dtype of x, `[.., n, ..]`, contiguous.
+///
+/// # Errors
+/// [`Error::Rule`] and those common to all operators, see [`cast`].
+pub fn clipped_swiglu(
+    sequence: &Sequence<'_>,
+    x: &TensorView<'_>,
+    group_index: Option<&TensorView<'_>>,
+    dim: i64,
+    params: &ClippedSwiglu,
+    out: &mut TensorViewMut<'_>,
+) -> Result<()> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let args = [
+        input(x),
+        optional(group_index),
+        Arg::Int(dim),
+        Arg::Float(params.alpha),
+        Arg::Float(params.limit),
+        Arg::Float(params.bias),
+        Arg::Bool(params.interleaved),
+        output(out),
+    ];
+    let reads = [x.0].into_iter().chain(group_index.map(|groups| groups.0));
+    launch(sequence, &[OperatorId::ClippedSwiglu], &args, reads, [out.0].into_iter())?;
     Ok(())
 }
 

@@ -88,7 +88,18 @@ pub(super) fn launch<'r>(
     if let Some(stream) = sequence.stream() {
         prepared.run(workspace, stream.raw())?;
     }
+    sequence.note(operator, || operands(args));
     Ok(operator)
+}
+
+/// Dtypes and shapes of a call's tensors.
+fn operands(args: &[Arg<'_>]) -> String {
+    let tensors = args.iter().flat_map(|arg| match arg {
+        Arg::Tensor(Some(tensor)) => std::slice::from_ref(*tensor).iter().map(Some).collect::<Vec<_>>(),
+        Arg::Tensors(Some(list)) => list.iter().map(Option::as_ref).collect(),
+        _ => Vec::new(),
+    });
+    tensors.flatten().map(|tensor| format!("{:?}{}", tensor.dtype, tensor.shape)).collect::<Vec<_>>().join(" ")
 }
 
 /// Memory must be of the sequence's device; scratch of its stream.
@@ -210,6 +221,35 @@ fn raw(bound: &Bound<'_>, arg: &Arg<'_>) -> Result<RawArg> {
         Arg::Bool(value) => RawArg::Bool(value),
         Arg::DType(value) => RawArg::DType(value),
     })
+}
+
+/// An `aclIntArray` of its own, for calls that are no operators.
+pub(super) struct IntArray<'b> {
+    bound: &'b Bound<'b>,
+    handle: *mut aclIntArray,
+}
+
+impl<'b> IntArray<'b> {
+    pub(super) fn new(bound: &'b Bound<'b>, values: &[i64]) -> Result<Self> {
+        match raw(bound, &Arg::Ints(Some(values)))? {
+            RawArg::Ints(handle) => Ok(Self { bound, handle }),
+            _ => Ok(Self { bound, handle: ptr::null_mut() }),
+        }
+    }
+
+    pub(super) fn handle(&self) -> *const aclIntArray {
+        self.handle
+    }
+}
+
+impl Drop for IntArray<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by this value and destroyed once; no call holds it.
+        let result = unsafe { self.bound.table().aclDestroyIntArray(self.handle) };
+        if let Err(error) = self.bound.check_status(FunctionId::aclDestroyIntArray, result) {
+            self.bound.device().keep(error);
+        }
+    }
 }
 
 fn tensor(bound: &Bound<'_>, desc: &TensorDesc) -> Result<*mut aclTensor> {

@@ -142,6 +142,8 @@ macro_rules! vendor_functions {
         Hccl Should "8.1" HcclBroadcast(buf: *mut c_void, count: u64, dataType: HcclDataType, root: u32, comm: HcclComm, stream: aclrtStream) -> HcclResult;
         Hccl Should "8.1" HcclBarrier(comm: HcclComm, stream: aclrtStream) -> HcclResult;
         OpsMath Operator "8.5.0" aclnnNpuFormatCastCalculateSizeAndFormat(srcTensor: *const aclTensor, dstFormat: c_int, additionalDtype: c_int, dstShape: *mut *mut i64, dstShapeSize: *mut u64, actualFormat: *mut c_int) -> aclnnStatus;
+        OpsMath Operator "8.1" aclnnCalculateMatmulWeightSize(tensorShape: *const aclIntArray, weightTensorSize: *mut u64) -> aclnnStatus;
+        OpsMath Operator "8.1" aclnnCalculateMatmulWeightSizeV2(tensorShape: *const aclIntArray, dataType: aclDataType, weightTensorSize: *mut u64) -> aclnnStatus;
         }
         operators {
         OpsNn "8.1" Mm: aclnnMmGetWorkspaceSize, aclnnMm(self_: *const aclTensor, mat2: *const aclTensor, out: *mut aclTensor, cubeMathType: i8);
@@ -158,6 +160,50 @@ macro_rules! vendor_functions {
         OpsTransformer "8.1" MoeFinalizeRoutingV2: aclnnMoeFinalizeRoutingV2GetWorkspaceSize, aclnnMoeFinalizeRoutingV2(expandedX: *const aclTensor, expandedRowIdx: *const aclTensor, x1Optional: *const aclTensor, x2Optional: *const aclTensor, biasOptional: *const aclTensor, scalesOptional: *const aclTensor, expertIdxOptional: *const aclTensor, dropPadMode: i64, out: *const aclTensor);
         OpsTransformer "8.1" MoeTokenUnpermute: aclnnMoeTokenUnpermuteGetWorkspaceSize, aclnnMoeTokenUnpermute(permutedTokens: *const aclTensor, sortedIndices: *const aclTensor, probsOptional: *const aclTensor, paddedMode: bool, restoreShapeOptional: *const aclIntArray, out: *mut aclTensor);
         OpsMath "8.5.0" NpuFormatCast: aclnnNpuFormatCastGetWorkspaceSize, aclnnNpuFormatCast(srcTensor: *const aclTensor, dstTensor: *mut aclTensor);
+        OpsMath "8.1" Adds: aclnnAddsGetWorkspaceSize, aclnnAdds(self_: *const aclTensor, other: *const aclScalar, alpha: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" Sub: aclnnSubGetWorkspaceSize, aclnnSub(self_: *const aclTensor, other: *const aclTensor, alpha: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" Div: aclnnDivGetWorkspaceSize, aclnnDiv(self_: *const aclTensor, other: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" Abs: aclnnAbsGetWorkspaceSize, aclnnAbs(self_: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" Neg: aclnnNegGetWorkspaceSize, aclnnNeg(self_: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" Exp: aclnnExpGetWorkspaceSize, aclnnExp(self_: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" Sqrt: aclnnSqrtGetWorkspaceSize, aclnnSqrt(self_: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" Maximum: aclnnMaximumGetWorkspaceSize, aclnnMaximum(self_: *const aclTensor, other: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" Minimum: aclnnMinimumGetWorkspaceSize, aclnnMinimum(self_: *const aclTensor, other: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" Clamp: aclnnClampGetWorkspaceSize, aclnnClamp(self_: *const aclTensor, clipValueMin: *const aclScalar, clipValueMax: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" ClampMin: aclnnClampMinGetWorkspaceSize, aclnnClampMin(self_: *const aclTensor, clipValueMin: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" EqScalar: aclnnEqScalarGetWorkspaceSize, aclnnEqScalar(self_: *const aclTensor, other: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" LtScalar: aclnnLtScalarGetWorkspaceSize, aclnnLtScalar(self_: *const aclTensor, other: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" GeScalar: aclnnGeScalarGetWorkspaceSize, aclnnGeScalar(self_: *const aclTensor, other: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" SWhere: aclnnSWhereGetWorkspaceSize, aclnnSWhere(condition: *const aclTensor, self_: *const aclTensor, other: *const aclTensor, out: *mut aclTensor);
+        OpsMath "8.1" InplaceMaskedFillScalar: aclnnInplaceMaskedFillScalarGetWorkspaceSize, aclnnInplaceMaskedFillScalar(selfRef: *mut aclTensor, mask: *const aclTensor, value: *const aclScalar);
+        OpsMath "8.1" InplaceZero: aclnnInplaceZeroGetWorkspaceSize, aclnnInplaceZero(selfRef: *mut aclTensor);
+        OpsMath "8.1" InplaceCopy: aclnnInplaceCopyGetWorkspaceSize, aclnnInplaceCopy(selfRef: *mut aclTensor, src: *const aclTensor);
+        OpsMath "8.1" Arange: aclnnArangeGetWorkspaceSize, aclnnArange(start: *const aclScalar, end: *const aclScalar, step: *const aclScalar, out: *mut aclTensor);
+        OpsMath "8.1" Sort: aclnnSortGetWorkspaceSize, aclnnSort(self_: *const aclTensor, stable: bool, dim: i64, descending: bool, valuesOut: *mut aclTensor, indicesOut: *mut aclTensor);
+        OpsMath "8.1" Argsort: aclnnArgsortGetWorkspaceSize, aclnnArgsort(self_: *const aclTensor, dim: i64, descending: bool, out: *mut aclTensor);
+        OpsMath "8.1" Cumsum: aclnnCumsumGetWorkspaceSize, aclnnCumsum(self_: *const aclTensor, dim: i64, dtype: aclDataType, out: *mut aclTensor);
+        OpsMath "8.1" ReduceSum: aclnnReduceSumGetWorkspaceSize, aclnnReduceSum(self_: *const aclTensor, dims: *const aclIntArray, keepDims: bool, dtype: aclDataType, out: *mut aclTensor);
+        OpsMath "8.1" Amax: aclnnAmaxGetWorkspaceSize, aclnnAmax(self_: *const aclTensor, dim: *const aclIntArray, keepDim: bool, out: *mut aclTensor);
+        OpsMath "8.1" Cat: aclnnCatGetWorkspaceSize, aclnnCat(tensors: *const aclTensorList, dim: i64, out: *mut aclTensor);
+        OpsMath "8.1" Permute: aclnnPermuteGetWorkspaceSize, aclnnPermute(self_: *const aclTensor, dims: *const aclIntArray, out: *mut aclTensor);
+        OpsNn "8.1" Sigmoid: aclnnSigmoidGetWorkspaceSize, aclnnSigmoid(self_: *const aclTensor, out: *mut aclTensor);
+        OpsNn "8.1" Silu: aclnnSiluGetWorkspaceSize, aclnnSilu(self_: *const aclTensor, out: *mut aclTensor);
+        OpsNn "8.1" Softplus: aclnnSoftplusGetWorkspaceSize, aclnnSoftplus(self_: *const aclTensor, beta: *const aclScalar, threshold: *const aclScalar, out: *mut aclTensor);
+        OpsNn "8.1" Relu: aclnnReluGetWorkspaceSize, aclnnRelu(self_: *const aclTensor, out: *const aclTensor);
+        OpsNn "8.1" Gelu: aclnnGeluGetWorkspaceSize, aclnnGelu(self_: *const aclTensor, out: *mut aclTensor);
+        OpsNn "8.1" Softmax: aclnnSoftmaxGetWorkspaceSize, aclnnSoftmax(self_: *const aclTensor, dim: i64, out: *mut aclTensor);
+        OpsNn "8.1" Topk: aclnnTopkGetWorkspaceSize, aclnnTopk(self_: *const aclTensor, k: i64, dim: i64, largest: bool, sorted: bool, valuesOut: *mut aclTensor, indicesOut: *mut aclTensor);
+        OpsNn "8.1" Gather: aclnnGatherGetWorkspaceSize, aclnnGather(self_: *const aclTensor, dim: i64, index: *const aclTensor, out: *mut aclTensor);
+        OpsNn "8.1" GatherV2: aclnnGatherV2GetWorkspaceSize, aclnnGatherV2(self_: *const aclTensor, dim: i64, index: *const aclTensor, out: *mut aclTensor);
+        OpsNn "8.1" Scatter: aclnnScatterGetWorkspaceSize, aclnnScatter(self_: *const aclTensor, dim: i64, index: *const aclTensor, src: *const aclTensor, reduce: i64, out: *mut aclTensor);
+        OpsNn "8.1" IndexSelect: aclnnIndexSelectGetWorkspaceSize, aclnnIndexSelect(self_: *const aclTensor, dim: i64, index: *const aclTensor, out: *mut aclTensor);
+        OpsNn "8.1" Embedding: aclnnEmbeddingGetWorkspaceSize, aclnnEmbedding(weight: *const aclTensor, indices: *const aclTensor, out: *const aclTensor);
+        OpsNn "8.1" RmsNorm: aclnnRmsNormGetWorkspaceSize, aclnnRmsNorm(x: *const aclTensor, gamma: *const aclTensor, epsilon: f64, yOut: *const aclTensor, rstdOut: *const aclTensor);
+        OpsNn "8.1" AddRmsNorm: aclnnAddRmsNormGetWorkspaceSize, aclnnAddRmsNorm(x1: *const aclTensor, x2: *const aclTensor, gamma: *const aclTensor, epsilon: f64, yOut: *mut aclTensor, rstdOut: *mut aclTensor, xOut: *mut aclTensor);
+        OpsNn "8.1" BatchMatMul: aclnnBatchMatMulGetWorkspaceSize, aclnnBatchMatMul(self_: *const aclTensor, mat2: *const aclTensor, out: *mut aclTensor, cubeMathType: i8);
+        OpsNn "8.1" Addmm: aclnnAddmmGetWorkspaceSize, aclnnAddmm(self_: *const aclTensor, mat1: *const aclTensor, mat2: *const aclTensor, beta: *const aclScalar, alpha: *const aclScalar, out: *mut aclTensor, cubeMathType: i8);
+        OpsNn "8.5.0" ClippedSwiglu: aclnnClippedSwigluGetWorkspaceSize, aclnnClippedSwiglu(x: *const aclTensor, groupIndexOptional: *const aclTensor, dim: i64, alpha: f64, limit: f64, bias: f64, interleaved: bool, out: *const aclTensor);
+        OpsMath "8.1" TransMatmulWeight: aclnnTransMatmulWeightGetWorkspaceSize, aclnnTransMatmulWeight(mmWeightRef: *mut aclTensor);
         }
     } };
 }

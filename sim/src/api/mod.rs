@@ -17,7 +17,9 @@ pub(crate) use device::*;
 pub(crate) use event::*;
 pub(crate) use init::*;
 pub(crate) use memory::*;
-pub(crate) use op::aclnnNpuFormatCastCalculateSizeAndFormat;
+pub(crate) use op::{
+    aclnnCalculateMatmulWeightSize, aclnnCalculateMatmulWeightSizeV2, aclnnNpuFormatCastCalculateSizeAndFormat,
+};
 pub(crate) use stream::*;
 pub(crate) use version::*;
 

@@ -222,6 +222,71 @@ fn runtime_error(sim: &Instance, call: &'static str, code: aclError) -> aclnnSta
     aclnnStatus::ERR_RUNTIME_ERROR
 }
 
+/// Elements that a weight of a shape takes in the layout the cube unit likes best: both last dimensions in blocks, `columns` wide.
+///
+/// # Safety
+/// `size` must be writable unless null.
+unsafe fn matmul_weight_size(
+    sim: &Arc<Instance>,
+    call: &'static str,
+    shape: *const aclIntArray,
+    columns: u64,
+    size: *mut u64,
+) -> aclnnStatus {
+    if shape.is_null() || size.is_null() {
+        sim.say(format!("EZ1001: {call}: a null pointer"));
+        return aclnnStatus::ERR_PARAM_NULLPTR;
+    }
+    let Some(shape) = object::<IntArrayObject>(sim, call, shape.cast()) else { return aclnnStatus::ERR_INNER_NULLPTR };
+    let dims: Option<Vec<u64>> = shape.0.iter().map(|&dim| u64::try_from(dim).ok()).collect();
+    let elements = dims.as_deref().and_then(|dims| match dims {
+        [batch @ .., rows, cols] if batch.len() <= 4 => {
+            let blocks = rows.checked_next_multiple_of(16)?.checked_mul(cols.checked_next_multiple_of(columns)?)?;
+            batch.iter().try_fold(blocks, |all, &dim| all.checked_mul(dim))
+        }
+        _ => None,
+    });
+    let Some(elements) = elements else {
+        sim.say(format!("EZ1001: {call}: shape {:?}; legal are 2 to 6 dimensions, none negative", shape.0));
+        return aclnnStatus::ERR_PARAM_INVALID;
+    };
+    // SAFETY: not null, and writable by the C contract.
+    unsafe { size.write(elements) };
+    aclnnStatus::SUCCESS
+}
+
+/// # Safety
+/// `weightTensorSize` must be writable unless null.
+pub(crate) unsafe fn aclnnCalculateMatmulWeightSize(
+    sim: &Arc<Instance>,
+    tensorShape: *const aclIntArray,
+    weightTensorSize: *mut u64,
+) -> aclnnStatus {
+    // SAFETY: the caller's.
+    unsafe { matmul_weight_size(sim, "aclnnCalculateMatmulWeightSize", tensorShape, 16, weightTensorSize) }
+}
+
+/// # Safety
+/// `weightTensorSize` must be writable unless null.
+pub(crate) unsafe fn aclnnCalculateMatmulWeightSizeV2(
+    sim: &Arc<Instance>,
+    tensorShape: *const aclIntArray,
+    dataType: aclDataType,
+    weightTensorSize: *mut u64,
+) -> aclnnStatus {
+    const CALL: &str = "aclnnCalculateMatmulWeightSizeV2";
+    let columns = match dataType {
+        aclDataType::FLOAT16 | aclDataType::BF16 => 16,
+        aclDataType::INT8 => 32,
+        other => {
+            sim.say(format!("EZ1001: {CALL}: dtype {other:?}; legal are FLOAT16, BF16 and INT8"));
+            return aclnnStatus::ERR_PARAM_INVALID;
+        }
+    };
+    // SAFETY: the caller's.
+    unsafe { matmul_weight_size(sim, CALL, tensorShape, columns, weightTensorSize) }
+}
+
 /// Storage shape and format of a tensor after `aclnnNpuFormatCast`.
 ///
 /// # Safety

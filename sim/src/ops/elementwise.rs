@@ -2,7 +2,9 @@
 
 use ascend_sys::aclDataType;
 use ascend_sys::ops::TensorDesc;
+use moe_kernels::activation::{Clipped, clipped_swiglu as clipped_swiglu_of};
 use moe_kernels::elementwise::{self, Number};
+use moe_kernels::pointwise::{self, Pair};
 use moe_kernels::view::{NdView, NdViewMut};
 
 use super::OpError;
@@ -13,18 +15,24 @@ use crate::executor::Args;
 macro_rules! with_number {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
-            aclDataType::INT32 => {
+            ascend_sys::aclDataType::INT32 => {
                 type $T = i32;
                 $body
             }
-            aclDataType::INT64 => {
+            ascend_sys::aclDataType::INT64 => {
                 type $T = i64;
                 $body
             }
-            other => with_float!(other, $T => $body),
+            ascend_sys::aclDataType::BOOL => {
+                type $T = moe_kernels::pointwise::Bool;
+                $body
+            }
+            other => super::view::with_float!(other, $T => $body),
         }
     };
 }
+
+pub(super) use with_number;
 
 /// `out = self` in another dtype.
 pub(super) fn cast(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
@@ -48,9 +56,10 @@ pub(super) fn mul(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
 }
 
 #[derive(Clone, Copy)]
-enum Binary {
+pub(super) enum Binary {
     Add(f64),
     Mul,
+    Pair(Pair),
 }
 
 impl Binary {
@@ -63,17 +72,22 @@ impl Binary {
         match self {
             Self::Add(alpha) => elementwise::add(a, b, T::scalar(alpha), out)?,
             Self::Mul => elementwise::mul(a, b, out)?,
+            Self::Pair(pair) => pointwise::binary(pair, a, b, out)?,
         }
         Ok(())
     }
 }
 
 /// Both inputs in their common dtype, the result in the output's.
-fn binary(args: &Args, device: &Device<'_>, operation: Binary) -> Result<(), OpError> {
+pub(super) fn binary(args: &Args, device: &Device<'_>, operation: Binary) -> Result<(), OpError> {
     let left = args.tensor("self").ok_or(OpError::Null("self"))?;
     let right = args.tensor("other").ok_or(OpError::Null("other"))?;
     let out = args.tensor("out").ok_or(OpError::Null("out"))?;
-    with_number!(promote(left.dtype, right.dtype), T => {
+    let computed = match (operation, promote(left.dtype, right.dtype)) {
+        (Binary::Pair(Pair::Divide), aclDataType::INT32 | aclDataType::INT64) => aclDataType::FLOAT,
+        (_, dtype) => dtype,
+    };
+    with_number!(computed, T => {
         let a = Operand::<T>::load(device, "self", left, out)?;
         let b = Operand::<T>::load(device, "other", right, out)?;
         result::<T>(device, out, |view| operation.apply(&a.view()?, &b.view()?, view))
@@ -111,8 +125,37 @@ pub(super) fn swiglu(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     })
 }
 
+/// SwiGLU with limits along one dimension, of as many rows as the groups sum to.
+pub(super) fn clipped_swiglu(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let x = args.tensor("x").ok_or(OpError::Null("x"))?;
+    let out = args.tensor("out").ok_or(OpError::Null("out"))?;
+    super::view::check_outputs(args, &["out"])?;
+    let (shape, _) = sizes(x);
+    let axis = super::lanes::axis(args.int("dim"), x);
+    let half = shape.get(axis..).unwrap_or_default().iter().product::<usize>() / 2;
+    let rows = match args.tensor("groupIndexOptional") {
+        None => usize::MAX,
+        Some(groups) => {
+            let counts = device.read::<i64>("groupIndex", groups)?;
+            let sum = counts.iter().try_fold(0i64, |sum, &count| if count < 0 { None } else { sum.checked_add(count) });
+            let most = shape.iter().product::<usize>().checked_div(2 * half).unwrap_or(0);
+            let rows = sum.and_then(|sum| usize::try_from(sum).ok()).filter(|&rows| rows <= most);
+            rows.ok_or(OpError::Groups { rows: most })?
+        }
+    };
+    let clipped = Clipped {
+        alpha: args.float("alpha") as f32,
+        limit: args.float("limit") as f32,
+        bias: args.float("bias") as f32,
+        interleaved: args.bool("interleaved"),
+    };
+    with_float!(x.dtype, T => {
+        Ok(clipped_swiglu_of(device.read::<T>("x", x)?, half, rows, clipped, device.write::<T>("out", out)?)?)
+    })
+}
+
 /// Conversion of a host scalar.
-trait FromF64: Number {
+pub(super) trait FromF64: Number {
     fn scalar(value: f64) -> Self::Scalar;
 }
 
@@ -126,11 +169,11 @@ macro_rules! from_f64 {
     )*};
 }
 
-from_f64! { f32 => f32; half::f16 => f32; half::bf16 => f32; i32 => i32; i64 => i64; }
+from_f64! { moe_kernels::pointwise::Bool => i64; f32 => f32; half::f16 => f32; half::bf16 => f32; i32 => i32; i64 => i64; }
 
 /// The dtype that two operands are computed in: floating point before integer, the wider before the narrower, fp16
 /// with bf16 in fp32.
-fn promote(a: aclDataType, b: aclDataType) -> aclDataType {
+pub(super) fn promote(a: aclDataType, b: aclDataType) -> aclDataType {
     use aclDataType as T;
     let float = |t| matches!(t, T::FLOAT | T::FLOAT16 | T::BF16);
     match (float(a), float(b)) {
@@ -144,13 +187,18 @@ fn promote(a: aclDataType, b: aclDataType) -> aclDataType {
 
 /// An input in the dtype of the computation: where it lies, or a contiguous copy when the dtype differs or the output
 /// shares its memory (elementwise operators may work in place).
-enum Operand<'a, T> {
+pub(super) enum Operand<'a, T> {
     InPlace(NdView<'a, T>),
     Copied(Vec<T>, Vec<usize>),
 }
 
 impl<'a, T: Number> Operand<'a, T> {
-    fn load(device: &Device<'a>, name: &'static str, tensor: &TensorDesc, out: &TensorDesc) -> Result<Self, OpError> {
+    pub(super) fn load(
+        device: &Device<'a>,
+        name: &'static str,
+        tensor: &TensorDesc,
+        out: &TensorDesc,
+    ) -> Result<Self, OpError> {
         let (shape, _) = sizes(tensor);
         with_number!(tensor.dtype, A => {
             let view = device.nd::<A>(name, tensor)?;
@@ -163,7 +211,7 @@ impl<'a, T: Number> Operand<'a, T> {
         })
     }
 
-    fn view(&self) -> Result<NdView<'_, T>, OpError> {
+    pub(super) fn view(&self) -> Result<NdView<'_, T>, OpError> {
         match self {
             Self::InPlace(view) => Ok(*view),
             Self::Copied(values, shape) => Ok(NdView::contiguous(values, shape)?),
@@ -172,7 +220,7 @@ impl<'a, T: Number> Operand<'a, T> {
 }
 
 /// Computes into the output, through a buffer where its dtype is another one.
-fn result<T: Number>(
+pub(super) fn result<T: Number>(
     device: &Device<'_>,
     out: &TensorDesc,
     compute: impl FnOnce(&mut NdViewMut<'_, T>) -> Result<(), OpError>,

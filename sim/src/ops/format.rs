@@ -54,3 +54,13 @@ fn blocks<T>(shape: &[usize]) -> Result<usize, OpError> {
     let [batch @ .., rows, cols] = shape else { return Ok(0) };
     Ok(batch.iter().product::<usize>() * nz::NzLayout::new(*rows, *cols, size_of::<T>())?.storage_len())
 }
+
+/// TransMatmulWeight: which layout the cube unit likes best is CANN's choice; the simulator leaves a weight as it is.
+pub(super) fn keep(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let weight = args.tensor("mmWeightRef").ok_or(OpError::Null("mmWeightRef"))?;
+    // The buffer must be there as long as the weight says.
+    match weight.dtype.bytes() {
+        Some(1) => device.read::<u8>("mmWeightRef", weight).map(drop),
+        _ => device.read::<u16>("mmWeightRef", weight).map(drop),
+    }
+}

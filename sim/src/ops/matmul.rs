@@ -9,6 +9,7 @@ use moe_kernels::grouped_gemm::{Expert, grouped_gemm};
 use moe_kernels::view::Mat;
 
 use super::OpError;
+use super::elementwise::Operand;
 use super::view::{Device, check_outputs, sizes, weights, with_float};
 use crate::executor::Args;
 
@@ -66,6 +67,30 @@ fn multiply<X: Float, O: Float>(
         gemm(left.at(&at)?, Weight::Strided(right.at(&at)?), None, target)?;
     }
     Ok(())
+}
+
+/// `out = beta * self + alpha * (mat1 @ mat2)`, in fp32 and rounded once.
+pub(super) fn addmm(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let addend = args.tensor("self").ok_or(OpError::Null("self"))?;
+    let left = args.tensor("mat1").ok_or(OpError::Null("mat1"))?;
+    let right = args.tensor("mat2").ok_or(OpError::Null("mat2"))?;
+    let out = args.tensor("out").ok_or(OpError::Null("out"))?;
+    let scalar = |name| args.scalar(name).map(|scalar| scalar.value as f32).ok_or(OpError::Null(name));
+    let (beta, alpha) = (scalar("beta")?, scalar("alpha")?);
+    let (shape, _) = sizes(out);
+    if out.is_empty() {
+        return Ok(());
+    }
+    with_float!(left.dtype, T => {
+        let mut product = vec![0f32; shape.iter().product()];
+        let target = moe_kernels::view::MatMut::row_major(&mut product, shape[0], shape[1])?;
+        let weight = Weight::Strided(device.mat::<T>("mat2", right)?);
+        gemm(device.mat::<T>("mat1", left)?, weight, None, target)?;
+        let addend = Operand::<T>::load(device, "self", addend, out)?;
+        let product = moe_kernels::view::NdView::contiguous(&product, &shape)?;
+        let out = &mut device.nd_mut::<T>("out", out)?;
+        Ok(moe_kernels::pointwise::add_product(&addend.view()?, beta, &product, alpha, out)?)
+    })
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -3,7 +3,10 @@
 
 mod elementwise;
 mod format;
+mod index;
+mod lanes;
 mod matmul;
+mod pointwise;
 mod routing;
 mod view;
 
@@ -61,6 +64,12 @@ pub(crate) enum OpError {
     /// A group list read from the device does not fit.
     #[error("group list: {0}")]
     GroupList(KernelError),
+    /// Counts of rows read from the device are negative or more than there are.
+    #[error("group index: counts that are negative, or more than {rows} rows")]
+    Groups {
+        /// Rows that there are.
+        rows: usize,
+    },
     /// Values read from the device do not fit.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -79,7 +88,7 @@ impl OpError {
             Self::View { .. } => FindingKind::OutOfBounds,
             Self::ForeignDevice { .. } => FindingKind::ForeignContext,
             Self::Overlap { .. } => FindingKind::Overlap,
-            Self::GroupList(_) => FindingKind::GroupList,
+            Self::GroupList(_) | Self::Groups { .. } => FindingKind::GroupList,
             Self::Kernel(_) => FindingKind::OutOfBounds,
             Self::DType(_) | Self::Null(_) => FindingKind::Internal,
         }
@@ -128,6 +137,50 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::MoeFinalizeRoutingV2 => (System, routing::finalize_routing),
         Id::MoeTokenUnpermute => (System, routing::token_unpermute),
         Id::NpuFormatCast => (Nothing, format::format_cast),
+        Id::Abs => (Copies, pointwise::abs),
+        Id::Neg => (Copies, pointwise::neg),
+        Id::Exp => (Copies, pointwise::exp),
+        Id::Sqrt => (Copies, pointwise::sqrt),
+        Id::Sigmoid => (Copies, pointwise::sigmoid),
+        Id::Silu => (Copies, pointwise::silu),
+        Id::Relu => (Copies, pointwise::relu),
+        Id::Gelu => (Copies, pointwise::gelu),
+        Id::Softplus => (Copies, pointwise::softplus),
+        Id::Adds => (Copies, pointwise::adds),
+        Id::Sub => (Copies, pointwise::sub),
+        Id::Div => (Copies, pointwise::div),
+        Id::Maximum => (Copies, pointwise::maximum),
+        Id::Minimum => (Copies, pointwise::minimum),
+        Id::Clamp => (Copies, pointwise::clamp),
+        Id::ClampMin => (Copies, pointwise::clamp_min),
+        Id::EqScalar => (Copies, pointwise::eq_scalar),
+        Id::LtScalar => (Copies, pointwise::lt_scalar),
+        Id::GeScalar => (Copies, pointwise::ge_scalar),
+        Id::SWhere => (Copies, pointwise::select),
+        Id::InplaceMaskedFillScalar => (Copies, pointwise::masked_fill),
+        Id::InplaceZero => (Copies, pointwise::zero),
+        Id::InplaceCopy => (Copies, pointwise::copy),
+        Id::Arange => (Copies, pointwise::arange),
+        Id::Softmax => (Copies, lanes::softmax),
+        Id::Topk => (Copies, lanes::top_k),
+        Id::Sort => (Copies, lanes::sort),
+        Id::Argsort => (Copies, lanes::sort),
+        Id::Cumsum => (Copies, lanes::cumsum),
+        Id::ReduceSum => (Copies, lanes::reduce_sum),
+        Id::Amax => (Copies, lanes::amax),
+        Id::AddRmsNorm => (Copies, lanes::add_rms_norm),
+        Id::RmsNorm => (System, lanes::rms_norm),
+        Id::Gather => (Copies, index::gather),
+        Id::Scatter => (Copies, index::scatter),
+        Id::IndexSelect => (Copies, index::index_select),
+        Id::GatherV2 => (Copies, index::index_select),
+        Id::Embedding => (Copies, index::embedding),
+        Id::Cat => (Copies, index::cat),
+        Id::Permute => (Copies, index::permute),
+        Id::BatchMatMul => (SystemAndCopies, matmul::matmul),
+        Id::Addmm => (SystemAndCopies, matmul::addmm),
+        Id::TransMatmulWeight => (Nothing, format::keep),
+        Id::ClippedSwiglu => (System, elementwise::clipped_swiglu),
     };
     Implementation { workspace, run }
 }

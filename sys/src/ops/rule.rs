@@ -50,7 +50,7 @@ impl Arg<'_> {
             Self::Tensors(_) => object == Some("aclTensorList"),
             Self::Scalar(_) => object == Some("aclScalar"),
             Self::Ints(_) => object == Some("aclIntArray"),
-            Self::Int(_) => matches!(parameter_type, "i64" | "i32" | "i8"),
+            Self::Int(_) => matches!(parameter_type, "i64" | "i32" | "u32" | "i8"),
             Self::Float(_) => matches!(parameter_type, "f64" | "f32"),
             Self::Bool(_) => parameter_type == "bool",
             Self::DType(_) => parameter_type == "aclDataType",
@@ -295,7 +295,7 @@ impl Param {
 pub enum Refusal {
     /// CANN does, with the code of the violation.
     Cann,
-    /// CANN takes the call, but this version of the row does not carry it: neither the simulator nor the safe layer
+    /// CANN takes the call as far as is known, but this version of the row does not carry it: neither the simulator nor the safe layer
     /// does it. The code is [`aclnnStatus::ERR_INNER_FIND_KERNEL_ERROR`], what CANN says where it has no kernel.
     NotCarried,
 }
@@ -397,7 +397,7 @@ impl fmt::Display for Violation {
         match self.refusal {
             Refusal::Cann => write!(f, "{} breaks rule `{}`: {}", self.found, self.rule, self.legal),
             Refusal::NotCarried => {
-                write!(f, "{} is legal on CANN but not carried here (`{}`): {}", self.found, self.rule, self.legal)
+                write!(f, "{} is not carried here (`{}`): {}", self.found, self.rule, self.legal)
             }
         }
     }

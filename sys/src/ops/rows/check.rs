@@ -1,5 +1,6 @@
 //! What the rows share: dtype lists and the small checks that rules are made of.
 
+use super::elementwise::{category, common_category, converts};
 use crate::constants::aclDataType;
 use crate::ops::desc::{Dims, TensorDesc};
 use crate::ops::rule::Call;
@@ -8,6 +9,20 @@ pub(super) const FLOATS: &[aclDataType] = &[aclDataType::FLOAT, aclDataType::FLO
 pub(super) const F32: &[aclDataType] = &[aclDataType::FLOAT];
 pub(super) const I32: &[aclDataType] = &[aclDataType::INT32];
 pub(super) const I64: &[aclDataType] = &[aclDataType::INT64];
+
+/// Sets of tensor dtypes that rows here carry: floats; floats and integers; these and BOOL.
+pub(super) const CARRIED: [&[aclDataType]; 3] = [
+    FLOATS,
+    &[aclDataType::FLOAT, aclDataType::FLOAT16, aclDataType::BF16, aclDataType::INT32, aclDataType::INT64],
+    &[
+        aclDataType::FLOAT,
+        aclDataType::FLOAT16,
+        aclDataType::BF16,
+        aclDataType::INT32,
+        aclDataType::INT64,
+        aclDataType::BOOL,
+    ],
+];
 
 /// What a rule's check answers.
 pub(super) type Checked = Result<(), String>;
@@ -61,4 +76,59 @@ pub(super) fn broadcast(a: &[i64], b: &[i64]) -> Option<Dims> {
 /// The members of a list that are there.
 pub(super) fn members(list: &[Option<TensorDesc>]) -> impl Iterator<Item = &TensorDesc> {
     list.iter().flatten()
+}
+
+/// Every tensor of the call is of a set of [`CARRIED`].
+pub(super) fn carried<const SET: usize>(call: &Call<'_>) -> Checked {
+    let set = CARRIED.get(SET).copied().unwrap_or_default();
+    let lists = (0..call.args.len()).flat_map(|index| call.tensors(index).iter().flatten());
+    let mut tensors = (0..call.args.len()).filter_map(|index| call.tensor(index)).chain(lists);
+    tensors.try_for_each(|tensor| require(set.contains(&tensor.dtype), || format!("a tensor of {:?}", tensor.dtype)))
+}
+
+/// Tensors `A` and `B`, where both are there, have one shape.
+pub(super) fn same_shape<const A: usize, const B: usize>(call: &Call<'_>) -> Checked {
+    match (call.tensor(A), call.tensor(B)) {
+        (Some(a), Some(b)) => require(a.shape == b.shape, || format!("shapes {} and {}", a.shape, b.shape)),
+        _ => Ok(()),
+    }
+}
+
+/// Tensors `A` and `B` broadcast.
+pub(super) fn operands_broadcast<const A: usize, const B: usize>(call: &Call<'_>) -> Checked {
+    match (call.tensor(A), call.tensor(B)) {
+        (Some(a), Some(b)) => {
+            require(broadcast(&a.shape, &b.shape).is_some(), || format!("shapes {} and {}", a.shape, b.shape))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tensor `OUT` has the shape that `A` and `B` broadcast to.
+pub(super) fn out_is_broadcast<const A: usize, const B: usize, const OUT: usize>(call: &Call<'_>) -> Checked {
+    let (Some(a), Some(b), Some(out)) = (call.tensor(A), call.tensor(B), call.tensor(OUT)) else { return Ok(()) };
+    match broadcast(&a.shape, &b.shape) {
+        Some(shape) => require(out.shape == shape, || format!("out of shape {} where {shape} is due", out.shape)),
+        None => Ok(()),
+    }
+}
+
+/// The common dtype of tensors `A` and `B` converts to that of `OUT`.
+pub(super) fn result_dtype<const A: usize, const B: usize, const OUT: usize>(call: &Call<'_>) -> Checked {
+    let (Some(common), Some(out)) = (common_category(call, A, B), call.tensor(OUT)) else { return Ok(()) };
+    let legal = category(out.dtype).is_some_and(|out| converts(common, out));
+    require(legal, || format!("operands of {common:?} and out of {:?}", out.dtype))
+}
+
+/// A dimension named by the integer at `dim`, counted from the end where negative; `None` where tensor `tensor` does not
+/// have it. A tensor without dimensions counts as one of one.
+pub(super) fn axis(call: &Call<'_>, tensor: usize, dim: i64) -> Option<usize> {
+    let rank = i64::try_from(call.tensor(tensor)?.rank()).ok()?.max(1);
+    usize::try_from(if dim < 0 { dim + rank } else { dim }).ok().filter(|&axis| (axis as i64) < rank)
+}
+
+/// The integer at `DIM` names a dimension of tensor `TENSOR`.
+pub(super) fn dim_in_range<const TENSOR: usize, const DIM: usize>(call: &Call<'_>) -> Checked {
+    let (dim, rank) = (call.int(DIM), call.tensor(TENSOR).map_or(0, TensorDesc::rank));
+    require(call.tensor(TENSOR).is_none() || axis(call, TENSOR, dim).is_some(), || format!("dim {dim} of {rank}"))
 }

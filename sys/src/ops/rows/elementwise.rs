@@ -1,12 +1,12 @@
 //! Rows of the elementwise operators of ops-math.
 
-use super::check::{Checked, broadcast, require};
+use super::check::{carried, operands_broadcast, out_is_broadcast, require, result_dtype, same_shape};
 use crate::constants::aclDataType;
 use crate::info::OperatorId;
 use crate::ops::rule::{Call, Codes, OpRow, Param, Rule};
 
 /// Operands of Add, Mul and Muls on Atlas A3.
-const NUMBERS: &[aclDataType] = &[
+pub(super) const NUMBERS: &[aclDataType] = &[
     aclDataType::FLOAT,
     aclDataType::FLOAT16,
     aclDataType::BF16,
@@ -40,17 +40,9 @@ const CASTABLE: &[aclDataType] = &[
     aclDataType::COMPLEX128,
 ];
 
-/// Tensor dtypes that this version of the rows carries.
-const CARRIED: &[aclDataType] =
-    &[aclDataType::FLOAT, aclDataType::FLOAT16, aclDataType::BF16, aclDataType::INT32, aclDataType::INT64];
-
 /// The last rule of every row here.
 const CARRIED_DTYPES: Rule =
-    Rule::not_carried("carried-dtypes", "every tensor is FLOAT, FLOAT16, BF16, INT32 or INT64", |call| {
-        (0..call.args.len()).filter_map(|index| call.tensor(index)).try_for_each(|tensor| {
-            require(CARRIED.contains(&tensor.dtype), || format!("a tensor of {:?}", tensor.dtype))
-        })
-    });
+    Rule::not_carried("carried-dtypes", "every tensor is FLOAT, FLOAT16, BF16, INT32 or INT64", carried::<1>);
 
 /// Positions of the parameters of `aclnnCast`.
 mod cast {
@@ -72,7 +64,7 @@ pub(super) static CAST: OpRow = OpRow {
             let dtype = call.dtype(cast::DTYPE);
             require(CASTABLE.contains(&dtype), || format!("dtype {dtype:?}"))
         }),
-        Rule::new("out-shape", "out has the shape of self", |call| equal_shapes(call, cast::SELF, cast::OUT)),
+        Rule::new("out-shape", "out has the shape of self", same_shape::<{ cast::SELF }, { cast::OUT }>),
         Rule::dtype("out-dtype", "out is of the dtype that the call names", |call| match call.tensor(cast::OUT) {
             Some(out) => {
                 let dtype = call.dtype(cast::DTYPE);
@@ -120,13 +112,17 @@ pub(super) static ADD: OpRow = OpRow {
             };
             require(legal, || format!("alpha is {:?} and the operands are {common:?}", alpha.dtype))
         }),
-        Rule::dtype("out-dtype", "the common dtype of self and other converts to the dtype of out", |call| {
-            result_dtype(call, add::SELF, add::OTHER, add::OUT)
-        }),
-        Rule::new("broadcast", "self and other broadcast", |call| operands_broadcast(call, add::SELF, add::OTHER)),
-        Rule::new("out-shape", "out has the shape that self and other broadcast to", |call| {
-            broadcast_shape(call, add::SELF, add::OTHER, add::OUT)
-        }),
+        Rule::dtype(
+            "out-dtype",
+            "the common dtype of self and other converts to the dtype of out",
+            result_dtype::<{ add::SELF }, { add::OTHER }, { add::OUT }>,
+        ),
+        Rule::new("broadcast", "self and other broadcast", operands_broadcast::<{ add::SELF }, { add::OTHER }>),
+        Rule::new(
+            "out-shape",
+            "out has the shape that self and other broadcast to",
+            out_is_broadcast::<{ add::SELF }, { add::OTHER }, { add::OUT }>,
+        ),
         CARRIED_DTYPES,
     ],
     source: "ops-math, math/add (docs, op_api), dtype tables of docs/context; opbase, shape_utils",
@@ -149,13 +145,17 @@ pub(super) static MUL: OpRow = OpRow {
     codes: Codes::HAND_WRITTEN,
     params: &[Param::input("self_", NUMBERS), Param::input("other", NUMBERS), Param::output("out", NUMBERS)],
     rules: &[
-        Rule::dtype("out-dtype", "the common dtype of self and other converts to the dtype of out", |call| {
-            result_dtype(call, mul::SELF, mul::OTHER, mul::OUT)
-        }),
-        Rule::new("broadcast", "self and other broadcast", |call| operands_broadcast(call, mul::SELF, mul::OTHER)),
-        Rule::new("out-shape", "out has the shape that self and other broadcast to", |call| {
-            broadcast_shape(call, mul::SELF, mul::OTHER, mul::OUT)
-        }),
+        Rule::dtype(
+            "out-dtype",
+            "the common dtype of self and other converts to the dtype of out",
+            result_dtype::<{ mul::SELF }, { mul::OTHER }, { mul::OUT }>,
+        ),
+        Rule::new("broadcast", "self and other broadcast", operands_broadcast::<{ mul::SELF }, { mul::OTHER }>),
+        Rule::new(
+            "out-shape",
+            "out has the shape that self and other broadcast to",
+            out_is_broadcast::<{ mul::SELF }, { mul::OTHER }, { mul::OUT }>,
+        ),
         CARRIED_DTYPES,
     ],
     source: "ops-math, math/mul (op_api), dtype tables of docs/context; opbase, shape_utils",
@@ -179,7 +179,7 @@ pub(super) static MULS: OpRow = OpRow {
     codes: Codes::HAND_WRITTEN,
     params: &[Param::input("self_", NUMBERS), Param::required("other"), Param::output("out", NUMBERS)],
     rules: &[
-        Rule::new("out-shape", "out has the shape of self", |call| equal_shapes(call, muls::SELF, muls::OUT)),
+        Rule::new("out-shape", "out has the shape of self", same_shape::<{ muls::SELF }, { muls::OUT }>),
         CARRIED_DTYPES,
         Rule::not_carried("carried-scalar", "the scalar is a real number or BOOL", |call| {
             match call.scalar(muls::OTHER) {
@@ -195,51 +195,21 @@ pub(super) static MULS: OpRow = OpRow {
                no number does was not seen.",
 };
 
-fn equal_shapes(call: &Call<'_>, a: usize, b: usize) -> Checked {
-    match (call.tensor(a), call.tensor(b)) {
-        (Some(a), Some(b)) => require(a.shape == b.shape, || format!("shapes {} and {}", a.shape, b.shape)),
-        _ => Ok(()),
-    }
-}
-
-fn operands_broadcast(call: &Call<'_>, a: usize, b: usize) -> Checked {
-    match (call.tensor(a), call.tensor(b)) {
-        (Some(a), Some(b)) => {
-            require(broadcast(&a.shape, &b.shape).is_some(), || format!("shapes {} and {}", a.shape, b.shape))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn broadcast_shape(call: &Call<'_>, a: usize, b: usize, out: usize) -> Checked {
-    let (Some(a), Some(b), Some(out)) = (call.tensor(a), call.tensor(b), call.tensor(out)) else { return Ok(()) };
-    match broadcast(&a.shape, &b.shape) {
-        Some(shape) => require(out.shape == shape, || format!("out of shape {} where {shape} is due", out.shape)),
-        None => Ok(()),
-    }
-}
-
 /// The kind of number that two operands are computed in: the higher one (ops-nn, docs/context).
-fn common_category(call: &Call<'_>, a: usize, b: usize) -> Option<Category> {
+pub(super) fn common_category(call: &Call<'_>, a: usize, b: usize) -> Option<Category> {
     Some(category(call.tensor(a)?.dtype)?.max(category(call.tensor(b)?.dtype)?))
-}
-
-fn result_dtype(call: &Call<'_>, a: usize, b: usize, out: usize) -> Checked {
-    let (Some(common), Some(out)) = (common_category(call, a, b), call.tensor(out)) else { return Ok(()) };
-    let legal = category(out.dtype).is_some_and(|out| converts(common, out));
-    require(legal, || format!("operands of {common:?} and out of {:?}", out.dtype))
 }
 
 /// Kinds of numbers, in the order of promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Category {
+pub(super) enum Category {
     Bool,
     Integer,
     Float,
     Complex,
 }
 
-fn category(dtype: aclDataType) -> Option<Category> {
+pub(super) fn category(dtype: aclDataType) -> Option<Category> {
     use aclDataType as T;
     Some(match dtype {
         T::BOOL => Category::Bool,
@@ -252,7 +222,7 @@ fn category(dtype: aclDataType) -> Option<Category> {
 
 /// Whether numbers of a kind convert to an output of another: BOOL takes only BOOL, reals take no complex numbers,
 /// everything else converts (ops-math, docs/context).
-fn converts(from: Category, to: Category) -> bool {
+pub(super) fn converts(from: Category, to: Category) -> bool {
     match (from, to) {
         (from, Category::Bool) => from == Category::Bool,
         (Category::Complex, to) => to == Category::Complex,

@@ -7,7 +7,10 @@ mod elementwise;
 mod format;
 mod gating;
 mod grouped_matmul;
+mod index;
+mod lanes;
 mod matmul;
+mod pointwise;
 mod routing;
 
 pub use format::format_cast_storage;
@@ -32,5 +35,49 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeFinalizeRoutingV2 => &combine::MOE_FINALIZE_ROUTING_V2,
         OperatorId::MoeTokenUnpermute => &combine::MOE_TOKEN_UNPERMUTE,
         OperatorId::NpuFormatCast => &format::NPU_FORMAT_CAST,
+        OperatorId::Abs => &pointwise::ABS,
+        OperatorId::Neg => &pointwise::NEG,
+        OperatorId::Exp => &pointwise::EXP,
+        OperatorId::Sqrt => &pointwise::SQRT,
+        OperatorId::Sigmoid => &pointwise::SIGMOID,
+        OperatorId::Silu => &pointwise::SILU,
+        OperatorId::Relu => &pointwise::RELU,
+        OperatorId::Gelu => &pointwise::GELU,
+        OperatorId::Softplus => &pointwise::SOFTPLUS,
+        OperatorId::Adds => &pointwise::ADDS,
+        OperatorId::Sub => &pointwise::SUB,
+        OperatorId::Div => &pointwise::DIV,
+        OperatorId::Maximum => &pointwise::MAXIMUM,
+        OperatorId::Minimum => &pointwise::MINIMUM,
+        OperatorId::Clamp => &pointwise::CLAMP,
+        OperatorId::ClampMin => &pointwise::CLAMP_MIN,
+        OperatorId::EqScalar => &pointwise::EQ_SCALAR,
+        OperatorId::LtScalar => &pointwise::LT_SCALAR,
+        OperatorId::GeScalar => &pointwise::GE_SCALAR,
+        OperatorId::SWhere => &pointwise::S_WHERE,
+        OperatorId::InplaceMaskedFillScalar => &pointwise::INPLACE_MASKED_FILL_SCALAR,
+        OperatorId::InplaceZero => &pointwise::INPLACE_ZERO,
+        OperatorId::InplaceCopy => &pointwise::INPLACE_COPY,
+        OperatorId::Arange => &pointwise::ARANGE,
+        OperatorId::Softmax => &lanes::SOFTMAX,
+        OperatorId::Topk => &lanes::TOPK,
+        OperatorId::Sort => &lanes::SORT,
+        OperatorId::Argsort => &lanes::ARGSORT,
+        OperatorId::Cumsum => &lanes::CUMSUM,
+        OperatorId::ReduceSum => &lanes::REDUCE_SUM,
+        OperatorId::Amax => &lanes::AMAX,
+        OperatorId::RmsNorm => &lanes::RMS_NORM,
+        OperatorId::AddRmsNorm => &lanes::ADD_RMS_NORM,
+        OperatorId::Gather => &index::GATHER,
+        OperatorId::Scatter => &index::SCATTER,
+        OperatorId::IndexSelect => &index::INDEX_SELECT,
+        OperatorId::GatherV2 => &index::GATHER_V2,
+        OperatorId::Embedding => &index::EMBEDDING,
+        OperatorId::Cat => &index::CAT,
+        OperatorId::Permute => &index::PERMUTE,
+        OperatorId::BatchMatMul => &matmul::BATCH_MAT_MUL,
+        OperatorId::Addmm => &matmul::ADDMM,
+        OperatorId::TransMatmulWeight => &matmul::TRANS_MATMUL_WEIGHT,
+        OperatorId::ClippedSwiglu => &activation::CLIPPED_SWIGLU,
     }
 }

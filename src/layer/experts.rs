@@ -1,0 +1,349 @@
+//! The experts as operator calls: expand, the grouped GEMMs, the shared expert, combine. The same code runs and plans.
+//!
+//! Rows that no expert with weights serves - those of experts without weights, and of padding - get no row in the
+//! experts' GEMMs: their ids lie behind the range that is expanded, and their weights are 0 when rows are combined.
+
+use super::activation::activate;
+use super::forward::mark;
+use super::probe::Probe;
+use super::route::size;
+use super::weights::WeightViews;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::op::{
+    self, CubeMath, DropPadMode, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting, InitRoutingOutputs,
+};
+use crate::scratch::Sequence;
+use crate::spec::{MoeSpec, Part};
+use crate::tensor::{TensorView, TensorViewMut};
+
+/// What the experts work on.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    /// `[T, H]`.
+    pub(super) x: TensorView<'a>,
+    /// i32 `[T, k]`.
+    pub(super) ids: TensorView<'a>,
+    /// `[T, k]`.
+    pub(super) chosen: TensorView<'a>,
+    /// What the shared expert gave, `[T, H]`, where it was run before.
+    pub(super) shared: Option<TensorView<'a>>,
+    /// Whether ids may name none of the experts: be the number of those that the router knows.
+    pub(super) padded: bool,
+}
+
+/// The shared expert `[T, H]`.
+pub(super) fn shared(
+    sequence: &Sequence<'_>,
+    spec: &MoeSpec,
+    weights: &WeightViews<'_>,
+    x: TensorView<'_>,
+    out: &mut TensorViewMut<'_>,
+) -> Result<()> {
+    let Some(shared) = spec.shared() else { return Ok(()) };
+    sequence.purpose("shared expert");
+    let (tokens, inner, dtype) = (size(x.dim(0)), shared.intermediate, x.dtype());
+    let linear = |x: &TensorView<'_>, part, out: &mut TensorViewMut<'_>| {
+        op::mm(sequence, x, &weights.require(part)?.transpose()?, CubeMath::KeepDType, out)
+    };
+    let mut first = sequence.tensor(dtype, &[tokens, shared.activation.width(inner)])?;
+    linear(&x, Part::SharedW13, &mut first)?;
+    let mut active = sequence.tensor(dtype, &[tokens, inner])?;
+    activate(sequence, &shared.activation, first.as_view(), None, &mut active)?;
+    if !shared.gate {
+        return linear(&active.as_view(), Part::SharedW2, out);
+    }
+    let mut ungated = sequence.tensor(dtype, &[tokens, size(out.dim(1))])?;
+    linear(&active.as_view(), Part::SharedW2, &mut ungated)?;
+    let mut logit = sequence.tensor(dtype, &[tokens, 1])?;
+    linear(&x, Part::SharedGate, &mut logit)?;
+    let mut gate = sequence.tensor(dtype, &[tokens, 1])?;
+    op::sigmoid(sequence, &logit.as_view(), &mut gate)?;
+    op::mul(sequence, &ungated.as_view(), &gate.as_view(), out)
+}
+
+/// Expand, the experts, the shared expert where it was not run before, combine.
+pub(super) fn experts(
+    sequence: &Sequence<'_>,
+    spec: &MoeSpec,
+    weights: &WeightViews<'_>,
+    operands: &Operands<'_>,
+    output: &mut TensorViewMut<'_>,
+    counts: &mut TensorViewMut<'_>,
+    probe: &mut Option<&mut Probe>,
+) -> Result<()> {
+    let Operands { x, ids, chosen, .. } = *operands;
+    let (tokens, top_k, width) = (size(x.dim(0)), size(ids.dim(1)), spec.experts().width());
+    let dtype = x.dtype();
+
+    let mut own_shared;
+    let shared_out = match (operands.shared, spec.shared()) {
+        (None, Some(_)) => {
+            own_shared = sequence.tensor(dtype, &[tokens, spec.experts().hidden])?;
+            shared(sequence, spec, weights, x, &mut own_shared)?;
+            mark(sequence, probe, "shared expert")?;
+            Some(own_shared.as_view())
+        }
+        (given, _) => given,
+    };
+
+    let mut latent;
+    let inner_x = match weights.get(Part::LatentIn) {
+        None => x,
+        Some(weight) => {
+            sequence.purpose("latent projection");
+            latent = sequence.tensor(dtype, &[tokens, width])?;
+            op::mm(sequence, &x, &weight.transpose()?, CubeMath::KeepDType, &mut latent)?;
+            latent.as_view()
+        }
+    };
+
+    let mut expanded = sequence.tensor(dtype, &[tokens * top_k, width])?;
+    let mut row_idx = sequence.tensor(DType::I32, &[tokens * top_k])?;
+    {
+        let weighted;
+        let (rows, ids) = if spec.experts().weight_on_input {
+            weighted = weighted_input(sequence, inner_x, chosen)?;
+            (weighted.as_view(), ids.reshape(&[tokens * top_k, 1])?)
+        } else {
+            (inner_x, ids)
+        };
+        sequence.purpose("expand");
+        let known = spec.experts().routed() + usize::from(operands.padded);
+        let routing = InitRouting { range: (0, spec.experts().num), ..InitRouting::dropless(known) };
+        let (mut expanded, mut row_idx, mut counts) = (expanded.reborrow(), row_idx.reborrow(), counts.reborrow());
+        let outputs =
+            InitRoutingOutputs { expanded_x: &mut expanded, row_idx: &mut row_idx, counts: &mut counts, scale: None };
+        op::moe_init_routing_v3(sequence, &rows, &ids, None, &routing, outputs)?;
+    }
+    mark(sequence, probe, "expand")?;
+
+    mlp(sequence, spec, weights, &mut expanded, counts.as_view(), probe)?;
+    let rows = Rows { expanded: expanded.as_view(), row_idx: row_idx.as_view() };
+    combine(sequence, spec, weights, operands, &rows, shared_out, output)?;
+    mark(sequence, probe, "combine")
+}
+
+/// Each choice's copy of its token, times its weight: `[T * k, L]`. The weight is rounded to the layer's type first.
+fn weighted_input<'s>(
+    sequence: &'s Sequence<'_>,
+    x: TensorView<'_>,
+    chosen: TensorView<'_>,
+) -> Result<TensorViewMut<'s>> {
+    sequence.purpose("weights on the input");
+    let (tokens, top_k, width) = (size(x.dim(0)), size(chosen.dim(1)), size(x.dim(1)));
+    let mut narrow;
+    let chosen = if chosen.dtype() == x.dtype() {
+        chosen
+    } else {
+        narrow = sequence.tensor(x.dtype(), &[tokens, top_k])?;
+        op::cast(sequence, &chosen, &mut narrow)?;
+        narrow.as_view()
+    };
+    let (x, chosen) = (x.reshape(&[tokens, 1, width])?, chosen.reshape(&[tokens, top_k, 1])?);
+    let mut weighted = sequence.tensor(x.dtype(), &[tokens, top_k, width])?;
+    op::mul(sequence, &x, &chosen, &mut weighted)?;
+    weighted.reshape(&[tokens * top_k, width])
+}
+
+/// The experts' projections and activation. What they give takes the place of what they were given.
+fn mlp(
+    sequence: &Sequence<'_>,
+    spec: &MoeSpec,
+    weights: &WeightViews<'_>,
+    rows: &mut TensorViewMut<'_>,
+    counts: TensorView<'_>,
+    probe: &mut Option<&mut Probe>,
+) -> Result<()> {
+    let (experts, dtype) = (spec.experts(), rows.dtype());
+    let (count, inner) = (size(rows.dim(0)), experts.intermediate);
+    let groups = Groups::Rows { list: &counts, kind: GroupListKind::Count };
+    let product = |input: TensorView<'_>, (weight, bias), out: &mut TensorViewMut<'_>| {
+        let (weight, bias) = (weights.require(weight)?.transpose()?, weights.get(bias));
+        let bias = bias.as_ref().map_or(&[][..], std::slice::from_ref);
+        let inputs = GroupedMatmul { x: &[input], weight: &[weight], bias, groups };
+        op::grouped_matmul(sequence, &inputs, std::slice::from_mut(out)).map(drop)
+    };
+    sequence.purpose("gate and up");
+    let mut first = sequence.tensor(dtype, &[count, experts.activation.width(inner)])?;
+    product(rows.as_view(), (Part::W13, Part::W13Bias), &mut first)?;
+    mark(sequence, probe, "gate and up")?;
+
+    sequence.purpose("activation");
+    let mut active = sequence.tensor(dtype, &[count, inner])?;
+    activate(sequence, &experts.activation, first.as_view(), Some(&counts), &mut active)?;
+    mark(sequence, probe, "activation")?;
+
+    sequence.purpose("down");
+    product(active.as_view(), (Part::W2, Part::W2Bias), rows)?;
+    mark(sequence, probe, "down")
+}
+
+/// The experts' rows, and where each choice's row is.
+struct Rows<'a> {
+    /// `[T * k, L]`.
+    expanded: TensorView<'a>,
+    /// i32 `[T * k]`, -1 for a choice without a row.
+    row_idx: TensorView<'a>,
+}
+
+/// The last steps write into the output, those before them into scratch.
+struct Steps<'a, 's> {
+    sequence: &'a Sequence<'s>,
+    output: Option<TensorViewMut<'a>>,
+    left: usize,
+}
+
+impl<'a> Steps<'a, '_> {
+    /// Where the next step writes: the output for the last of them.
+    fn target(&mut self, dtype: DType, shape: &[usize]) -> Result<TensorViewMut<'a>> {
+        self.left = self.left.saturating_sub(1);
+        match self.output.take_if(|_| self.left == 0) {
+            Some(output) => Ok(output),
+            None => self.sequence.tensor(dtype, shape),
+        }
+    }
+}
+
+/// The weighted sum of each token's rows, with all that is added to it.
+fn combine(
+    sequence: &Sequence<'_>,
+    spec: &MoeSpec,
+    weights: &WeightViews<'_>,
+    operands: &Operands<'_>,
+    rows: &Rows<'_>,
+    shared: Option<TensorView<'_>>,
+    output: &mut TensorViewMut<'_>,
+) -> Result<()> {
+    sequence.purpose("combine");
+    let (experts, scale) = (spec.experts(), spec.router().output_scale);
+    let Operands { x, ids, chosen, padded, .. } = *operands;
+    let (tokens, top_k) = (size(ids.dim(0)), size(ids.dim(1)));
+    let (dtype, width) = (x.dtype(), experts.width());
+    let without_rows = padded || experts.routed() > experts.num;
+    let latent = weights.get(Part::LatentOut);
+
+    let ones;
+    let probs = if experts.weight_on_input {
+        ones = all_ones(sequence, chosen.dtype(), &[tokens, top_k])?;
+        ones.as_view()
+    } else {
+        chosen
+    };
+    // The fp16 kernels of FinalizeRoutingV2 round after every step; it takes no slot without a row.
+    if !without_rows && latent.is_none() && scale == 1.0 && dtype != DType::F16 {
+        let combine = FinalizeRouting {
+            expanded_x: rows.expanded,
+            row_idx: rows.row_idx,
+            x1: shared,
+            x2: None,
+            bias: None,
+            scales: Some(probs),
+            expert_idx: None,
+            mode: DropPadMode::DroplessByRow,
+        };
+        return op::moe_finalize_routing_v2(sequence, &combine, output);
+    }
+
+    let steps = [true, scale != 1.0, latent.is_some(), experts.copy > 0, shared.is_some()];
+    let left = steps.into_iter().filter(|step| *step).count();
+    let mut steps = Steps { sequence, output: Some(output.reborrow()), left };
+    let mut sum = steps.target(dtype, &[tokens, width])?;
+    if without_rows {
+        // Choices without a row: weight 0, so that theirs is skipped whatever it holds, and no negative index.
+        let masked = masked_from(sequence, probs, ids, experts.num)?;
+        let mut row_idx = sequence.tensor(DType::I32, &[tokens * top_k])?;
+        op::abs(sequence, &rows.row_idx, &mut row_idx)?;
+        let (probs, row_idx) = (masked.as_view(), row_idx.as_view());
+        op::moe_token_unpermute(sequence, &rows.expanded, &row_idx, Some(&probs), &mut sum)?;
+    } else {
+        op::moe_token_unpermute(sequence, &rows.expanded, &rows.row_idx, Some(&probs), &mut sum)?;
+    }
+    if scale != 1.0 {
+        let mut scaled = steps.target(dtype, &[tokens, width])?;
+        op::muls(sequence, &sum.as_view(), scale, &mut scaled)?;
+        sum = scaled;
+    }
+    if let Some(weight) = latent {
+        let mut wide = steps.target(dtype, &[tokens, experts.hidden])?;
+        op::mm(sequence, &sum.as_view(), &weight.transpose()?, CubeMath::KeepDType, &mut wide)?;
+        sum = wide;
+    }
+    if experts.copy > 0 {
+        let copies = copied(sequence, spec, operands)?;
+        let mut added = steps.target(dtype, &[tokens, experts.hidden])?;
+        op::add(sequence, &sum.as_view(), &copies.as_view(), 1.0, &mut added)?;
+        sum = added;
+    }
+    if let Some(shared) = shared {
+        let mut added = steps.target(dtype, &[tokens, experts.hidden])?;
+        op::add(sequence, &sum.as_view(), &shared, 1.0, &mut added)?;
+    }
+    Ok(())
+}
+
+/// What copy experts give: each token times the sum of the weights that chose one, `[T, H]`.
+fn copied<'s>(sequence: &'s Sequence<'_>, spec: &MoeSpec, operands: &Operands<'_>) -> Result<TensorViewMut<'s>> {
+    let Operands { x, ids, chosen, .. } = *operands;
+    let (experts, tokens, dtype) = (spec.experts(), size(ids.dim(0)), chosen.dtype());
+    let shape = [tokens, size(ids.dim(1))];
+    let mut weights = sequence.tensor(dtype, &shape)?;
+    op::copy(sequence, &chosen, &mut weights)?;
+    let mut others = sequence.tensor(DType::Bool, &shape)?;
+    op::lt_scalar(sequence, &ids, (experts.num + experts.zero) as f64, &mut others)?;
+    op::masked_fill(sequence, &mut weights, &others.as_view(), 0.0)?;
+    let mut sum = sequence.tensor(dtype, &[tokens, 1])?;
+    op::reduce_sum(sequence, &weights.as_view(), &[-1], true, &mut sum)?;
+    let mut copies = sequence.tensor(x.dtype(), &[tokens, experts.hidden])?;
+    op::mul(sequence, &x, &sum.as_view(), &mut copies)?;
+    Ok(copies)
+}
+
+/// The weights, 0 where the id is `first` or above.
+fn masked_from<'s>(
+    sequence: &'s Sequence<'_>,
+    weights: TensorView<'_>,
+    ids: TensorView<'_>,
+    first: usize,
+) -> Result<TensorViewMut<'s>> {
+    let shape = [size(ids.dim(0)), size(ids.dim(1))];
+    let mut masked = sequence.tensor(weights.dtype(), &shape)?;
+    op::copy(sequence, &weights, &mut masked)?;
+    let mut above = sequence.tensor(DType::Bool, &shape)?;
+    op::ge_scalar(sequence, &ids, first as f64, &mut above)?;
+    op::masked_fill(sequence, &mut masked, &above.as_view(), 0.0)?;
+    Ok(masked)
+}
+
+/// A tensor of ones.
+pub(super) fn all_ones<'s>(sequence: &'s Sequence<'_>, dtype: DType, shape: &[usize]) -> Result<TensorViewMut<'s>> {
+    let (mut zeros, mut ones) = (sequence.tensor(dtype, shape)?, sequence.tensor(dtype, shape)?);
+    op::zero_fill(sequence, &mut zeros)?;
+    op::adds(sequence, &zeros.as_view(), 1.0, &mut ones)?;
+    Ok(ones)
+}
+
+/// Gives the rows from `valid` on no expert: their ids become `none`, their weights 0.
+///
+/// * `valid`: i32 `[1]`.
+pub(super) fn drop_padding(
+    sequence: &Sequence<'_>,
+    valid: TensorView<'_>,
+    none: usize,
+    ids: &mut TensorViewMut<'_>,
+    chosen: &mut TensorViewMut<'_>,
+) -> Result<()> {
+    if valid.dtype() != DType::I32 || *valid.shape() != [1] {
+        return Err(Error::shape("valid tokens", valid.desc(), "i32 of shape [1]"));
+    }
+    sequence.purpose("padding");
+    let tokens = size(ids.dim(0));
+    let (mut rows, mut behind) = (sequence.tensor(DType::I32, &[tokens])?, sequence.tensor(DType::I32, &[tokens])?);
+    op::arange(sequence, 0.0, tokens as f64, 1.0, &mut rows)?;
+    op::sub(sequence, &rows.as_view(), &valid, 1.0, &mut behind)?;
+    let mut mask = sequence.tensor(DType::Bool, &[tokens])?;
+    op::ge_scalar(sequence, &behind.as_view(), 0.0, &mut mask)?;
+    let mask = mask.as_view().reshape(&[tokens, 1])?;
+    op::masked_fill(sequence, ids, &mask, none as f64)?;
+    op::masked_fill(sequence, chosen, &mask, 0.0)
+}

@@ -1,0 +1,347 @@
+//! The router as operator calls: logits, scores, choice, weights. The same code runs and plans.
+//!
+//! Everything stays on the device. What each step rounds is [`RouterSpec`]'s; a step that says nothing is in fp32.
+
+use super::router::{RouterMethod, RouterPlan};
+use super::weights::{WeightShapes, WeightViews};
+use super::{LayerInput, LayerOptions};
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::op::{self, AddmmFactors, CubeMath, ScatterReduce};
+use crate::scratch::{PlannedCall, Sequence};
+use crate::spec::{Choice, GroupFill, GroupScore, GroupSpec, MoeSpec, Normalise, Part, RouterSpec, Score, Weigh};
+use crate::tensor::{TensorView, TensorViewMut};
+
+/// Softplus is the identity above this, where the difference is below fp32's resolution (PyTorch's default).
+const SOFTPLUS_THRESHOLD: f64 = 20.0;
+
+/// Tokens of the plan that tells a router's operators; any number gives the same.
+const PLANNED_TOKENS: usize = 2;
+
+/// The operators that a plan would run.
+pub(super) fn planned_calls(
+    device: &Device,
+    spec: &MoeSpec,
+    options: LayerOptions,
+    plan: &RouterPlan,
+) -> Result<Vec<PlannedCall>> {
+    let sequence = device.plan();
+    let weights = WeightShapes::new(spec, options, Part::of_router)?.planned()?;
+    let top_k = spec.router().top_k;
+    let x = TensorView::planned(options.dtype.into(), &[PLANNED_TOKENS, spec.experts().hidden])?;
+    let mut ids = TensorViewMut::planned(DType::I32, &[PLANNED_TOKENS, top_k])?;
+    let mut chosen = TensorViewMut::planned(plan.gate_dtype(), &[PLANNED_TOKENS, top_k])?;
+    let mut input = LayerInput::from(x);
+    if let Choice::Table { .. } = spec.router().choice {
+        input.token_ids = Some(TensorView::planned(DType::I32, &[PLANNED_TOKENS])?);
+    }
+    route(&sequence, spec.router(), plan, &weights, &input, &mut ids, &mut chosen)?;
+    Ok(sequence.planned_calls())
+}
+
+/// Logits, choice and weights of at least one token.
+///
+/// * `ids`: out, i32 `[T, k]`; `chosen`: out, [`RouterPlan::gate`] `[T, k]`, in the same order.
+pub(super) fn route(
+    sequence: &Sequence<'_>,
+    router: &RouterSpec,
+    plan: &RouterPlan,
+    weights: &WeightViews<'_>,
+    input: &LayerInput<'_>,
+    ids: &mut TensorViewMut<'_>,
+    chosen: &mut TensorViewMut<'_>,
+) -> Result<()> {
+    let route = Route { sequence, router, plan, tokens: size(input.x.dim(0)), experts: experts(weights)? };
+    let logits = route.logits(weights, input.x)?;
+    match plan.method {
+        RouterMethod::Fused => {
+            sequence.purpose("choice and weights");
+            let logits = route.cast(logits.as_view(), plan.gate_dtype())?;
+            let bias = weights.get(Part::ChoiceBias);
+            let logits = logits.view();
+            op::moe_gating_top_k(sequence, &logits, bias.as_ref(), &plan.gating, chosen, ids, None)?;
+        }
+        RouterMethod::FusedChoice => {
+            sequence.purpose("choice and scores");
+            let logits = route.cast(logits.as_view(), DType::F32)?;
+            let bias = weights.get(Part::ChoiceBias);
+            let mut unused = sequence.tensor(DType::F32, &[route.tokens, router.top_k])?;
+            let mut scores = sequence.tensor(DType::F32, &[route.tokens, route.experts])?;
+            let (gating, logits) = (plan.gating.choice_only(), logits.view());
+            let wanted = Some(&mut scores);
+            op::moe_gating_top_k(sequence, &logits, bias.as_ref(), &gating, &mut unused, ids, wanted)?;
+            let picked = route.gather(scores.as_view(), ids.as_view())?;
+            route.weigh(picked, chosen)?;
+        }
+        RouterMethod::Composed => {
+            let scores = route.scores(logits)?;
+            let wide = route.cast(scores.as_view(), DType::F32)?;
+            route.choose(weights, input, wide.view(), ids)?;
+            sequence.purpose("weights");
+            let picked = route.gather(scores.as_view(), ids.as_view())?;
+            route.weigh(picked, chosen)?;
+        }
+    }
+    if let Some(rounded) = plan.round_weights {
+        sequence.purpose("rounding of the weights");
+        let mut narrow = sequence.tensor(rounded.into(), &[route.tokens, router.top_k])?;
+        op::cast(sequence, &chosen.as_view(), &mut narrow)?;
+        op::cast(sequence, &narrow.as_view(), chosen)?;
+    }
+    Ok(())
+}
+
+/// Experts the router knows.
+fn experts(weights: &WeightViews<'_>) -> Result<usize> {
+    Ok(size(weights.require(Part::Router)?.dim(0)))
+}
+
+/// A tensor that was there, or one that was made from it.
+enum Maybe<'s> {
+    Same(TensorView<'s>),
+    Made(TensorViewMut<'s>),
+}
+
+impl Maybe<'_> {
+    fn view(&self) -> TensorView<'_> {
+        match self {
+            Self::Same(view) => *view,
+            Self::Made(tensor) => tensor.as_view(),
+        }
+    }
+}
+
+/// What the steps of one pass share.
+struct Route<'a, 's> {
+    sequence: &'a Sequence<'s>,
+    router: &'a RouterSpec,
+    plan: &'a RouterPlan,
+    tokens: usize,
+    experts: usize,
+}
+
+impl<'a> Route<'a, '_> {
+    fn tensor(&self, dtype: DType, shape: &[usize]) -> Result<TensorViewMut<'a>> {
+        self.sequence.tensor(dtype, shape)
+    }
+
+    /// The same values in a type.
+    fn cast<'t>(&self, x: TensorView<'t>, dtype: DType) -> Result<Maybe<'t>>
+    where
+        'a: 't,
+    {
+        if x.dtype() == dtype {
+            return Ok(Maybe::Same(x));
+        }
+        let (rows, cols) = (size(x.dim(0)), size(x.dim(1)));
+        let mut wide = self.tensor(dtype, &[rows, cols])?;
+        op::cast(self.sequence, &x, &mut wide)?;
+        Ok(Maybe::Made(wide))
+    }
+
+    /// `x . W^T`, plus a bias where there is one, `[T, R]` in the type of the logits.
+    fn logits(&self, weights: &WeightViews<'_>, x: TensorView<'_>) -> Result<TensorViewMut<'a>> {
+        self.sequence.purpose("logits");
+        let dtype = DType::from(self.plan.logits);
+        let x = self.cast(x, dtype)?;
+        let weight = weights.require(Part::Router)?.transpose()?;
+        let mut logits = self.tensor(dtype, &[self.tokens, self.experts])?;
+        match weights.get(Part::LogitBias) {
+            None => op::mm(self.sequence, &x.view(), &weight, CubeMath::KeepDType, &mut logits)?,
+            Some(bias) => {
+                let factors = AddmmFactors::default();
+                op::addmm(self.sequence, &bias, &x.view(), &weight, factors, CubeMath::KeepDType, &mut logits)?;
+            }
+        }
+        Ok(logits)
+    }
+
+    /// Scores `[T, R]`, each step rounded to the type of the scores.
+    fn scores(&self, logits: TensorViewMut<'a>) -> Result<TensorViewMut<'a>> {
+        self.sequence.purpose("scores");
+        let dtype = DType::from(self.router.scores.resolve(self.plan.input));
+        let shape = [self.tokens, self.experts];
+        let logits = if logits.dtype() == dtype {
+            logits
+        } else {
+            let mut wide = self.tensor(dtype, &shape)?;
+            op::cast(self.sequence, &logits.as_view(), &mut wide)?;
+            wide
+        };
+        if self.router.score == Score::Logits {
+            return Ok(logits);
+        }
+        let mut scores = self.tensor(dtype, &shape)?;
+        let logits = logits.as_view();
+        match self.router.score {
+            Score::Softmax => op::softmax(self.sequence, &logits, -1, &mut scores)?,
+            Score::SqrtSoftplus => {
+                let mut soft = self.tensor(dtype, &shape)?;
+                op::softplus(self.sequence, &logits, 1.0, SOFTPLUS_THRESHOLD, &mut soft)?;
+                op::sqrt(self.sequence, &soft.as_view(), &mut scores)?;
+            }
+            _ => op::sigmoid(self.sequence, &logits, &mut scores)?,
+        }
+        Ok(scores)
+    }
+
+    /// Chosen experts `[T, k]`, from fp32 scores `[T, R]`.
+    fn choose(
+        &self,
+        weights: &WeightViews<'_>,
+        input: &LayerInput<'_>,
+        scores: TensorView<'_>,
+        ids: &mut TensorViewMut<'_>,
+    ) -> Result<()> {
+        let (sequence, tokens, top_k) = (self.sequence, self.tokens, self.router.top_k);
+        sequence.purpose("choice");
+        if let Choice::Table { .. } = self.router.choice {
+            let (table, tokens) = (weights.require(Part::ExpertTable)?, input.require_token_ids()?);
+            return op::embedding(sequence, &table, &tokens, ids);
+        }
+        let mut biased;
+        let scores = match weights.get(Part::ChoiceBias) {
+            None => scores,
+            Some(bias) => {
+                biased = self.tensor(DType::F32, &[tokens, self.experts])?;
+                op::add(sequence, &scores, &bias, 1.0, &mut biased)?;
+                biased.as_view()
+            }
+        };
+        let mut best = self.tensor(DType::I64, &[tokens, top_k])?;
+        match self.router.choice {
+            Choice::Groups(groups) if groups.topk_group < groups.n_group => {
+                let kept = self.keep_groups(scores, groups)?;
+                self.top_k(kept.as_view(), top_k, 1, best.reborrow())?;
+            }
+            Choice::EachGroup { n_group } => {
+                let (per_group, each) = (self.experts / n_group, top_k / n_group);
+                let mut local = self.tensor(DType::I64, &[tokens, n_group, each])?;
+                let scores = scores.reshape(&[tokens, n_group, per_group])?;
+                self.top_k(scores, each, 2, local.reborrow())?;
+                // The first expert of each group.
+                let mut first = self.tensor(DType::I64, &[n_group])?;
+                op::arange(sequence, 0.0, self.experts as f64, per_group as f64, &mut first)?;
+                let first = first.as_view().reshape(&[n_group, 1])?;
+                let mut best = best.reborrow().reshape(&[tokens, n_group, each])?;
+                op::add(sequence, &local.as_view(), &first, 1.0, &mut best)?;
+            }
+            _ => self.top_k(scores, top_k, 1, best.reborrow())?,
+        }
+        op::cast(sequence, &best.as_view(), ids)
+    }
+
+    /// Indices of the `k` greatest along a dimension.
+    fn top_k(&self, x: TensorView<'_>, k: usize, dim: i64, mut indices: TensorViewMut<'_>) -> Result<()> {
+        let mut shape = [0; 3];
+        let sizes = shape.get_mut(..x.desc().rank()).unwrap_or_default();
+        sizes.iter_mut().zip(indices.shape()).for_each(|(size, &dim)| *size = usize::try_from(dim).unwrap_or(0));
+        let mut values = self.tensor(x.dtype(), sizes)?;
+        op::top_k(self.sequence, &x, k, dim, true, &mut values, &mut indices)
+    }
+
+    /// The scores with those of dropped groups filled.
+    fn keep_groups(&self, scores: TensorView<'_>, groups: GroupSpec) -> Result<TensorViewMut<'a>> {
+        let (sequence, tokens, n_group) = (self.sequence, self.tokens, groups.n_group);
+        let per_group = self.experts / n_group;
+        let by_group = scores.reshape(&[tokens, n_group, per_group])?;
+        let mut group_scores = self.tensor(DType::F32, &[tokens, n_group])?;
+        match groups.score {
+            GroupScore::Max => op::amax(sequence, &by_group, &[-1], false, &mut group_scores)?,
+            GroupScore::Top2Sum => {
+                let mut best = self.tensor(DType::F32, &[tokens, n_group, 2])?;
+                let mut unused = self.tensor(DType::I64, &[tokens, n_group, 2])?;
+                op::top_k(sequence, &by_group, 2, 2, true, &mut best, &mut unused)?;
+                op::reduce_sum(sequence, &best.as_view(), &[-1], false, &mut group_scores)?;
+            }
+        }
+        let mut kept = self.tensor(DType::I64, &[tokens, groups.topk_group])?;
+        self.top_k(group_scores.as_view(), groups.topk_group, 1, kept.reborrow())?;
+
+        // 1 for each group that is kept, then a mask of those that are not.
+        let mut none = self.tensor(DType::F32, &[tokens, n_group])?;
+        op::zero_fill(sequence, &mut none)?;
+        let mut ones = self.tensor(DType::F32, &[tokens, groups.topk_group])?;
+        let zeros = none.as_view().narrow(1, 0..groups.topk_group)?;
+        op::adds(sequence, &zeros, 1.0, &mut ones)?;
+        let mut marks = self.tensor(DType::F32, &[tokens, n_group])?;
+        let (index, ones) = (kept.as_view(), ones.as_view());
+        op::scatter(sequence, &none.as_view(), 1, &index, &ones, ScatterReduce::Replace, &mut marks)?;
+        let mut dropped = self.tensor(DType::Bool, &[tokens, n_group])?;
+        op::eq_scalar(sequence, &marks.as_view(), 0.0, &mut dropped)?;
+
+        let mut filled = self.tensor(DType::F32, &[tokens, self.experts])?;
+        op::copy(sequence, &scores, &mut filled)?;
+        {
+            let mut by_group = filled.reborrow().reshape(&[tokens, n_group, per_group])?;
+            let dropped = dropped.as_view().reshape(&[tokens, n_group, 1])?;
+            let fill = match groups.fill {
+                GroupFill::NegInf => f64::NEG_INFINITY,
+                GroupFill::Zero => 0.0,
+            };
+            op::masked_fill(sequence, &mut by_group, &dropped, fill)?;
+        }
+        Ok(filled)
+    }
+
+    /// Scores of the chosen experts, in the type that weights are computed in.
+    fn gather(&self, scores: TensorView<'_>, ids: TensorView<'_>) -> Result<TensorViewMut<'a>> {
+        self.sequence.purpose("weights");
+        let shape = [self.tokens, self.router.top_k];
+        let mut picked = self.tensor(scores.dtype(), &shape)?;
+        op::gather(self.sequence, &scores, 1, &ids, &mut picked)?;
+        let dtype = DType::from(self.router.weight_math.resolve(self.plan.input));
+        if picked.dtype() == dtype {
+            return Ok(picked);
+        }
+        let mut cast = self.tensor(dtype, &shape)?;
+        op::cast(self.sequence, &picked.as_view(), &mut cast)?;
+        Ok(cast)
+    }
+
+    /// Weights from what the chosen experts scored.
+    fn weigh(&self, picked: TensorViewMut<'a>, chosen: &mut TensorViewMut<'_>) -> Result<()> {
+        let (sequence, dtype, shape) = (self.sequence, picked.dtype(), [self.tokens, self.router.top_k]);
+        let step = |x: TensorViewMut<'a>, run: &dyn Fn(&TensorView<'_>, &mut TensorViewMut<'_>) -> Result<()>| {
+            let mut out = self.tensor(dtype, &shape)?;
+            run(&x.as_view(), &mut out)?;
+            Ok::<_, Error>(out)
+        };
+        let mut weights = match self.router.weigh {
+            Weigh::Score => picked,
+            Weigh::Softmax => step(picked, &|x, out| op::softmax(sequence, x, -1, out))?,
+            Weigh::Sigmoid => step(picked, &|x, out| op::sigmoid(sequence, x, out))?,
+        };
+        if self.router.norm != Normalise::None {
+            let mut sum = self.tensor(dtype, &[self.tokens, 1])?;
+            op::reduce_sum(sequence, &weights.as_view(), &[-1], true, &mut sum)?;
+            let mut divisor = self.tensor(dtype, &[self.tokens, 1])?;
+            let divisor = match self.router.norm {
+                Normalise::Sum { eps } if eps > 0.0 => {
+                    op::adds(sequence, &sum.as_view(), eps, &mut divisor)?;
+                    divisor
+                }
+                Normalise::SumFloor { min } => {
+                    op::clamp_min(sequence, &sum.as_view(), min, &mut divisor)?;
+                    divisor
+                }
+                _ => sum,
+            };
+            weights = step(weights, &|x, out| op::div(sequence, x, &divisor.as_view(), out))?;
+        }
+        if self.router.scale != 1.0 {
+            weights = step(weights, &|x, out| op::muls(sequence, x, self.router.scale, out))?;
+        }
+        if dtype == chosen.dtype() {
+            op::copy(sequence, &weights.as_view(), chosen)
+        } else {
+            op::cast(sequence, &weights.as_view(), chosen)
+        }
+    }
+}
+
+/// A dimension, which no tensor has negative.
+pub(super) fn size(dim: i64) -> usize {
+    usize::try_from(dim).unwrap_or(0)
+}
