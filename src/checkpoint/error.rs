@@ -269,6 +269,18 @@ pub enum CheckpointError {
         /// Those that are.
         moe_layers: Vec<usize>,
     },
+    /// A table of experts by token id names one that is not there.
+    #[error("tensor `{tensor}`, row {row}, names expert {id}; legal are 0 to {last}", last = experts.saturating_sub(1))]
+    ExpertId {
+        /// The tensor.
+        tensor: String,
+        /// The token id.
+        row: usize,
+        /// What it names.
+        id: i64,
+        /// Experts that the router knows.
+        experts: usize,
+    },
     /// A range of experts that the layer does not have.
     #[error("experts {start}..{end} are asked for; legal is a range within 0..{experts}")]
     ExpertRange {

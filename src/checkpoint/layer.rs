@@ -1,53 +1,86 @@
 //! The weights of one mixture-of-experts layer: found, checked, and copied out in the layout a device takes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use super::convert::{convert, float_type};
+use super::convert::{convert, float_type, to_i64};
 use super::{Checkpoint, CheckpointError, TensorRef};
-use crate::spec::{FloatType, MoeSpec, Part, Projection};
+use crate::spec::{Activation, FloatType, MoeSpec, Part, TensorNames, names};
 
 /// What stands next to a quantised weight, in place of `weight` in its name.
 const QUANTISED: [&str; 5] = ["weight_scale_inv", "weight_scale", "weight_packed", "qweight", "scales"];
 
-/// A checked weight and the type it is stored in.
+/// A float weight of two axes as it lies in a mapped file: any strides, so that transposed, stacked and alternating storage are
+/// one thing.
 #[derive(Debug, Clone, Copy)]
-struct Weight<'a> {
+struct Matrix<'a> {
     bytes: &'a [u8],
     dtype: FloatType,
+    rows: usize,
+    cols: usize,
+    /// Elements from the start of `bytes` to the first one.
+    first: usize,
+    row_stride: usize,
+    col_stride: usize,
 }
 
-impl Weight<'_> {
-    /// `dst` holds the same number of elements.
-    fn copy_to(self, dst: &mut [u8], dtype: FloatType) {
-        convert(self.bytes, self.dtype, dst, dtype);
+impl<'a> Matrix<'a> {
+    /// Row after row.
+    fn packed(bytes: &'a [u8], dtype: FloatType, rows: usize, cols: usize) -> Self {
+        Self { bytes, dtype, rows, cols, first: 0, row_stride: cols, col_stride: 1 }
+    }
+
+    /// `dst` holds as many elements.
+    fn copy_to(&self, dst: &mut [u8], dtype: FloatType) {
+        let size = self.dtype.bytes();
+        let element = |index: usize| self.bytes.get(index * size..(index + 1) * size).unwrap_or_default();
+        if self.col_stride == 1 && self.row_stride == self.cols {
+            let all = self.bytes.get(self.first * size..(self.first + self.rows * self.cols) * size);
+            return convert(all.unwrap_or_default(), self.dtype, dst, dtype);
+        }
+        dst.par_chunks_mut((self.cols * dtype.bytes()).max(1)).enumerate().for_each(|(row, dst)| {
+            let first = self.first + row * self.row_stride;
+            if self.col_stride == 1 {
+                let row = self.bytes.get(first * size..(first + self.cols) * size).unwrap_or_default();
+                return convert(row, self.dtype, dst, dtype);
+            }
+            let row: Vec<u8> = (0..self.cols).flat_map(|col| element(first + col * self.col_stride)).copied().collect();
+            convert(&row, self.dtype, dst, dtype);
+        });
     }
 }
 
-/// The projections of one expert: gate and up `[I, H]`, down `[H, I]`.
+/// An expert: its projections, and their biases as matrices of one row.
 #[derive(Debug, Clone, Copy)]
 struct Mlp<'a> {
-    gate: Weight<'a>,
-    up: Weight<'a>,
-    down: Weight<'a>,
+    /// `[I, L]`.
+    gate: Option<Matrix<'a>>,
+    /// `[I, L]`.
+    up: Matrix<'a>,
+    /// `[L, I]`.
+    down: Matrix<'a>,
+    gate_bias: Option<Matrix<'a>>,
+    up_bias: Option<Matrix<'a>>,
+    down_bias: Option<Matrix<'a>>,
 }
 
 /// All weights of one layer, still in the mapped files. Each is there, has its shape, and is F32, F16 or BF16.
 ///
-/// `fill_*` write into buffers of the caller's, in the type asked for: host memory, row-major, little-endian, no
-/// alignment needed, rounded to the nearest even. Experts are written range by range, so that a caller with a small
-/// staging buffer never holds more than that and the destination; [`MoeSpec::weight_bytes`] has the sizes. A part the
-/// layer does not have takes an empty buffer.
+/// [`fill`](Self::fill) writes into buffers of the caller's, in the type asked for: host memory, row-major, little-endian, no
+/// alignment needed, rounded to the nearest even. Experts are written range by range, so that a caller with a small staging
+/// buffer never holds more than that and the destination; [`MoeSpec::fill_bytes`] has the sizes.
 #[derive(Debug, Clone)]
 pub struct HostLayer<'a> {
     index: usize,
     spec: &'a MoeSpec,
-    router: Weight<'a>,
-    choice_bias: Option<Weight<'a>>,
+    /// Parts that are one matrix or vector.
+    parts: BTreeMap<Part, Matrix<'a>>,
+    /// Experts by token id, and the tensor's name.
+    table: Option<(String, TensorRef<'a>)>,
     experts: Vec<Mlp<'a>>,
     shared: Option<Mlp<'a>>,
 }
@@ -63,21 +96,7 @@ impl Checkpoint {
         let Some(spec) = self.model().moe(layer) else {
             return Err(CheckpointError::NotAMoeLayer { layer, moe_layers: self.moe_layers().to_vec() });
         };
-        let names = self.model().names();
-        let (num, hidden) = (spec.experts().num, spec.experts().hidden);
-        let mut finder = Finder { checkpoint: self, used: HashSet::new() };
-        let router = finder.weight(names.router(layer), &[num, hidden])?;
-        let choice_bias =
-            spec.router().choice_bias.then(|| finder.weight(names.choice_bias(layer), &[num])).transpose()?;
-        let experts = (0..num)
-            .map(|expert| finder.mlp(|p| names.expert(layer, expert, p), hidden, spec.experts().intermediate))
-            .collect::<Result<_, _>>()?;
-        let shared = spec
-            .shared()
-            .map(|shared| finder.mlp(|p| names.shared(layer, p), hidden, shared.intermediate))
-            .transpose()?;
-        finder.nothing_else(&names.block(layer))?;
-        Ok(HostLayer { index: layer, spec, router, choice_bias, experts, shared })
+        Finder::new(self, layer, spec).layer(layer)
     }
 }
 
@@ -97,7 +116,8 @@ impl HostLayer<'_> {
     ///
     /// # Errors
     /// [`CheckpointError::ExpertRange`], or [`CheckpointError::Destination`] if `dst` has another size than
-    /// [`MoeSpec::fill_bytes`] says; a part the layer does not have takes an empty one.
+    /// [`MoeSpec::fill_bytes`] says; a part the layer does not have takes an empty one. [`CheckpointError::ExpertId`] if a
+    /// table names an expert that is not there.
     pub fn fill(
         &self,
         part: Part,
@@ -106,23 +126,37 @@ impl HostLayer<'_> {
         dst: &mut [u8],
     ) -> Result<(), CheckpointError> {
         let each = self.spec.fill_bytes(part, dtype);
-        if !part.per_expert() {
-            check_size(part.name(), dst, each)?;
+        if part.per_expert() {
+            let experts = self.range(part.name(), experts, each, dst)?;
+            dst.par_chunks_mut(each.max(1)).zip(experts).for_each(|(dst, mlp)| mlp.fill(part, dtype, dst));
+            return Ok(());
         }
-        match (part, self.choice_bias, self.shared) {
-            (Part::Router, ..) => self.router.copy_to(dst, dtype),
-            (Part::ChoiceBias, Some(bias), _) => bias.copy_to(dst, dtype),
-            (Part::W13, ..) => {
-                let experts = self.range(part.name(), experts, each, dst)?;
-                dst.par_chunks_mut(each).zip(experts).for_each(|(dst, mlp)| mlp.fill_w13(dtype, dst));
+        check_size(part.name(), dst, each)?;
+        match (part, &self.table, self.shared) {
+            (Part::ExpertTable, Some((name, table)), _) => self.fill_table(name, *table, dst)?,
+            (Part::SharedW13, _, Some(shared)) => shared.fill(Part::W13, dtype, dst),
+            (Part::SharedW2, _, Some(shared)) => shared.fill(Part::W2, dtype, dst),
+            _ => {
+                if let Some(matrix) = self.parts.get(&part) {
+                    matrix.copy_to(dst, dtype);
+                }
             }
-            (Part::W2, ..) => {
-                let experts = self.range(part.name(), experts, each, dst)?;
-                dst.par_chunks_mut(each).zip(experts).for_each(|(dst, mlp)| mlp.down.copy_to(dst, dtype));
-            }
-            (Part::SharedW13, _, Some(shared)) => shared.fill_w13(dtype, dst),
-            (Part::SharedW2, _, Some(shared)) => shared.down.copy_to(dst, dtype),
-            _ => {}
+        }
+        Ok(())
+    }
+
+    fn fill_table(&self, name: &str, table: TensorRef<'_>, dst: &mut [u8]) -> Result<(), CheckpointError> {
+        let (experts, top_k) = (self.spec.experts().routed(), self.spec.router().top_k.max(1));
+        let ids = to_i64(table).unwrap_or_default();
+        for (index, (dst, id)) in dst.as_chunks_mut::<4>().0.iter_mut().zip(ids).enumerate() {
+            let known = usize::try_from(id).is_ok_and(|id| id < experts);
+            let narrow = i32::try_from(id).ok().filter(|_| known).ok_or_else(|| CheckpointError::ExpertId {
+                tensor: name.to_owned(),
+                row: index / top_k,
+                id,
+                experts,
+            })?;
+            *dst = narrow.to_le_bytes();
         }
         Ok(())
     }
@@ -146,11 +180,21 @@ impl HostLayer<'_> {
 }
 
 impl Mlp<'_> {
-    /// `dst` is `[2I, H]`.
-    fn fill_w13(&self, dtype: FloatType, dst: &mut [u8]) {
-        let (gate, up) = dst.split_at_mut(dst.len() / 2);
-        self.gate.copy_to(gate, dtype);
-        self.up.copy_to(up, dtype);
+    fn fill(&self, part: Part, dtype: FloatType, dst: &mut [u8]) {
+        let (gate, up) = match part {
+            Part::W13 => (self.gate, Some(self.up)),
+            Part::W13Bias => (self.gate_bias, self.up_bias),
+            Part::W2 => (None, Some(self.down)),
+            _ => (None, self.down_bias),
+        };
+        let split = if gate.is_some() { dst.len() / 2 } else { 0 };
+        let (above, below) = dst.split_at_mut(split);
+        if let Some(gate) = gate {
+            gate.copy_to(above, dtype);
+        }
+        if let Some(up) = up {
+            up.copy_to(below, dtype);
+        }
     }
 }
 
@@ -161,39 +205,275 @@ fn check_size(what: &'static str, dst: &[u8], needed: usize) -> Result<(), Check
 /// Finds the tensors of a layer and remembers which.
 struct Finder<'a> {
     checkpoint: &'a Checkpoint,
+    spec: &'a MoeSpec,
+    names: TensorNames,
+    /// What the names of the layer's block start with, and those beside the block.
+    block: String,
+    beside: String,
     used: HashSet<String>,
 }
 
 impl<'a> Finder<'a> {
-    fn mlp(
+    fn new(checkpoint: &'a Checkpoint, layer: usize, spec: &'a MoeSpec) -> Self {
+        let places =
+            || names::LAYERS.iter().flat_map(|layers| names::BLOCKS.iter().map(move |block| (*layers, *block)));
+        let has_router = |&(layers, block): &(&str, &str)| {
+            names::ROUTER.iter().any(|router| checkpoint.find(&format!("{layers}.{layer}.{block}.{router}")).is_some())
+        };
+        let holds_any = |&(layers, block): &(&str, &str)| {
+            checkpoint.names_below(&format!("{layers}.{layer}.{block}.")).next().is_some()
+        };
+        let place = places().find(has_router).or_else(|| places().find(holds_any));
+        let (layers, block) = place.unwrap_or(("model.layers", "mlp"));
+        Self {
+            checkpoint,
+            spec,
+            names: *checkpoint.model().names(),
+            block: format!("{layers}.{layer}.{block}."),
+            beside: format!("{layers}.{layer}."),
+            used: HashSet::new(),
+        }
+    }
+
+    fn layer(mut self, layer: usize) -> Result<HostLayer<'a>, CheckpointError> {
+        let spec = self.spec;
+        let mut parts = BTreeMap::new();
+        for (part, candidates) in [
+            (Part::Router, names::ROUTER),
+            (Part::LogitBias, names::LOGIT_BIAS),
+            (Part::ChoiceBias, names::CHOICE_BIAS),
+            (Part::LatentIn, names::LATENT[0]),
+            (Part::LatentOut, names::LATENT[1]),
+            (Part::SharedGate, names::SHARED_GATE),
+        ] {
+            if let Some(shape) = spec.shape(part) {
+                let name = self.first(candidates);
+                parts.insert(part, self.matrix(name, &shape)?);
+            }
+        }
+        let table = match spec.shape(Part::ExpertTable) {
+            None => None,
+            Some(shape) => Some(self.table(&shape)?),
+        };
+        let experts = self.experts()?;
+        let shared = spec.shared().map(|shared| self.shared(shared.intermediate, &shared.activation)).transpose()?;
+        self.nothing_else()?;
+        Ok(HostLayer { index: layer, spec, parts, table, experts, shared })
+    }
+
+    /// The first of the names in the block that is there, or the first of them.
+    fn first(&self, candidates: &[&str]) -> String {
+        let name = |candidate: &&str| format!("{}{candidate}", self.block);
+        let there = candidates.iter().map(name).find(|name| self.checkpoint.find(name).is_some());
+        there.or_else(|| candidates.first().map(name)).unwrap_or_default()
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        self.checkpoint.find(&format!("{}{name}", self.block)).is_some()
+    }
+
+    fn table(&mut self, shape: &[usize]) -> Result<(String, TensorRef<'a>), CheckpointError> {
+        let name = self.first(names::TABLE);
+        let tensor = self.checkpoint.tensor(&name)?;
+        if to_i64(TensorRef { bytes: &[], ..tensor }).is_none() {
+            let (file, legal) = (self.file(&name), "I32 or I64");
+            return Err(CheckpointError::WrongDtype { file, tensor: name, found: tensor.dtype, legal });
+        }
+        self.has_shape(&name, tensor.shape, shape)?;
+        self.used.insert(name.clone());
+        Ok((name, tensor))
+    }
+
+    /// The routed experts, from whichever storage is there.
+    fn experts(&mut self) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+        let experts = *self.spec.experts();
+        let fused = names::FUSED.iter().find(|[gate_up, _]| self.is_there(gate_up));
+        if let Some([gate_up, down]) = fused.filter(|_| experts.activation.gated) {
+            return self.fused(gate_up, down);
+        }
+        if let Some(stacked) = names::STACKED.iter().find(|[_, up, _]| self.is_there(up)) {
+            return self.stacked(stacked);
+        }
+        let one = |finder: &mut Self, expert: usize| {
+            let prefix = format!("{}experts.{expert}.", finder.block);
+            finder.mlp(&prefix, experts.width(), experts.intermediate, &experts.activation)
+        };
+        (0..experts.num).map(|expert| one(self, expert)).collect()
+    }
+
+    /// Gate and up of all experts in one tensor, down in another.
+    fn fused(&mut self, gate_up: &str, down: &str) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+        let experts = *self.spec.experts();
+        let (inner, width) = (experts.intermediate, experts.width());
+        let both = self.stack(gate_up, 2 * inner, width)?;
+        let down = self.stack(down, width, inner)?;
+        let [gate_up_bias, down_bias] = names::FUSED_BIASES.first().copied().unwrap_or_default();
+        let biases = if experts.bias {
+            let both = self.matrix(format!("{}{gate_up_bias}", self.block), &[experts.num, 2 * inner])?;
+            Some((both, self.matrix(format!("{}{down_bias}", self.block), &[experts.num, width])?))
+        } else {
+            None
+        };
+        // Gate rows are the even ones, or the first half.
+        let (step, second) = if self.names.interleaved() { (2, 1) } else { (1, inner) };
+        let rows = |matrix: Matrix<'a>, first: usize| Matrix {
+            rows: inner,
+            first: matrix.first + first * matrix.row_stride,
+            row_stride: step * matrix.row_stride,
+            ..matrix
+        };
+        let columns = |matrix: Matrix<'a>, expert: usize, first: usize, cols: usize, step: usize| Matrix {
+            rows: 1,
+            cols,
+            first: matrix.first + expert * matrix.row_stride + first,
+            row_stride: matrix.row_stride,
+            col_stride: step,
+            ..matrix
+        };
+        Ok((0..experts.num)
+            .map(|expert| Mlp {
+                gate: Some(rows(both(expert), 0)),
+                up: rows(both(expert), second),
+                down: down(expert),
+                gate_bias: biases.map(|(both, _)| columns(both, expert, 0, inner, step)),
+                up_bias: biases.map(|(both, _)| columns(both, expert, second, inner, step)),
+                down_bias: biases.map(|(_, down)| columns(down, expert, 0, width, 1)),
+            })
+            .collect())
+    }
+
+    /// Each projection of all experts in a tensor.
+    fn stacked(&mut self, [gate, up, down]: &[&str; 3]) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+        let experts = *self.spec.experts();
+        let (inner, width) = (experts.intermediate, experts.width());
+        let gates = if experts.activation.gated { Some(self.stack(gate, inner, width)?) } else { None };
+        let (ups, downs) = (self.stack(up, inner, width)?, self.stack(down, width, inner)?);
+        let one = |expert| Mlp {
+            gate: gates.as_ref().map(|gates| gates(expert)),
+            up: ups(expert),
+            down: downs(expert),
+            gate_bias: None,
+            up_bias: None,
+            down_bias: None,
+        };
+        Ok((0..experts.num).map(one).collect())
+    }
+
+    /// Matrices `[rows, cols]` of all experts in one tensor, stored so or as `[cols, rows]`. Experts without weights may have
+    /// rows there, which nothing uses.
+    fn stack(
         &mut self,
-        name: impl Fn(Projection) -> String,
-        hidden: usize,
-        inner: usize,
-    ) -> Result<Mlp<'a>, CheckpointError> {
-        Ok(Mlp {
-            gate: self.weight(name(Projection::Gate), &[inner, hidden])?,
-            up: self.weight(name(Projection::Up), &[inner, hidden])?,
-            down: self.weight(name(Projection::Down), &[hidden, inner])?,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<impl Fn(usize) -> Matrix<'a> + use<'a>, CheckpointError> {
+        let experts = self.spec.experts();
+        let name = format!("{}{name}", self.block);
+        let (tensor, dtype) = self.float(&name)?;
+        let count = if tensor.shape.first() == Some(&experts.routed()) { experts.routed() } else { experts.num };
+        let (plain, turned) = ([count, rows, cols], [count, cols, rows]);
+        let is_turned = tensor.shape == turned && (tensor.shape != plain || self.names.transposed());
+        if !is_turned {
+            self.has_shape(&name, tensor.shape, &plain)?;
+        }
+        self.used.insert(name);
+        let (row_stride, col_stride) = if is_turned { (1, rows) } else { (cols, 1) };
+        let bytes = tensor.bytes;
+        Ok(move |expert: usize| Matrix {
+            bytes,
+            dtype,
+            rows,
+            cols,
+            first: expert * rows * cols,
+            row_stride,
+            col_stride,
         })
     }
 
-    fn weight(&mut self, name: String, shape: &[usize]) -> Result<Weight<'a>, CheckpointError> {
-        let found = self.checkpoint.find(&name);
-        if let Some(evidence) = self.quantisation(&name, found) {
-            return Err(CheckpointError::Quantised { tensor: name, evidence });
-        }
-        let tensor = found.map_or_else(|| self.checkpoint.tensor(&name), Ok)?;
-        let Some(dtype) = float_type(tensor.dtype) else {
-            let (file, legal) = (self.file(&name), "F32, F16 or BF16");
-            return Err(CheckpointError::WrongDtype { file, tensor: name, found: tensor.dtype, legal });
+    /// The shared expert, by whichever name it goes.
+    fn shared(&mut self, inner: usize, activation: &Activation) -> Result<Mlp<'a>, CheckpointError> {
+        let hidden = self.spec.experts().hidden;
+        let place = |name: &&str| match name.strip_prefix('^') {
+            Some(name) => format!("{}{name}.", self.beside),
+            None => format!("{}{name}.", self.block),
         };
-        if tensor.shape != shape {
-            let (found, legal) = (tensor.shape.to_vec(), shape.to_vec());
-            return Err(CheckpointError::WrongShape { file: self.file(&name), tensor: name, found, legal });
-        }
+        let there = names::SHARED.iter().map(place).find(|prefix| self.checkpoint.names_below(prefix).next().is_some());
+        let prefix = there.unwrap_or_else(|| format!("{}shared_experts.", self.block));
+        let fused =
+            names::SHARED_FUSED.iter().find(|[both, _]| self.checkpoint.find(&format!("{prefix}{both}")).is_some());
+        let Some([both, down]) = fused.filter(|_| activation.gated) else {
+            return self.mlp(&prefix, hidden, inner, activation);
+        };
+        let both = self.matrix(format!("{prefix}{both}"), &[2 * inner, hidden])?;
+        Ok(Mlp {
+            gate: Some(Matrix { rows: inner, ..both }),
+            up: Matrix { rows: inner, first: both.first + inner * both.row_stride, ..both },
+            down: self.matrix(format!("{prefix}{down}"), &[hidden, inner])?,
+            gate_bias: None,
+            up_bias: None,
+            down_bias: None,
+        })
+    }
+
+    /// An expert of a tensor for each projection.
+    fn mlp(
+        &mut self,
+        prefix: &str,
+        hidden: usize,
+        inner: usize,
+        activation: &Activation,
+    ) -> Result<Mlp<'a>, CheckpointError> {
+        let projections = names::PROJECTIONS;
+        let there =
+            projections.iter().find(|[_, up, _]| self.checkpoint.find(&format!("{prefix}{up}.weight")).is_some());
+        let [gate, up, down] = there.or(projections.first()).copied().unwrap_or_default();
+        let gate = activation.gated.then(|| self.matrix(format!("{prefix}{gate}.weight"), &[inner, hidden]));
+        Ok(Mlp {
+            gate: gate.transpose()?,
+            up: self.matrix(format!("{prefix}{up}.weight"), &[inner, hidden])?,
+            down: self.matrix(format!("{prefix}{down}.weight"), &[hidden, inner])?,
+            gate_bias: None,
+            up_bias: None,
+            down_bias: None,
+        })
+    }
+
+    /// A tensor of one or two axes as a matrix.
+    fn matrix(&mut self, name: String, shape: &[usize]) -> Result<Matrix<'a>, CheckpointError> {
+        let (tensor, dtype) = self.float(&name)?;
+        self.has_shape(&name, tensor.shape, shape)?;
         self.used.insert(name);
-        Ok(Weight { bytes: tensor.bytes, dtype })
+        let (rows, cols) = match *shape {
+            [rows, cols] => (rows, cols),
+            _ => (1, shape.iter().product()),
+        };
+        Ok(Matrix::packed(tensor.bytes, dtype, rows, cols))
+    }
+
+    fn float(&self, name: &str) -> Result<(TensorRef<'a>, FloatType), CheckpointError> {
+        let found = self.checkpoint.find(name);
+        if let Some(evidence) = self.quantisation(name, found) {
+            return Err(CheckpointError::Quantised { tensor: name.to_owned(), evidence });
+        }
+        let tensor = found.map_or_else(|| self.checkpoint.tensor(name), Ok)?;
+        match float_type(tensor.dtype) {
+            Some(dtype) => Ok((tensor, dtype)),
+            None => Err(CheckpointError::WrongDtype {
+                file: self.file(name),
+                tensor: name.to_owned(),
+                found: tensor.dtype,
+                legal: "F32, F16 or BF16",
+            }),
+        }
+    }
+
+    /// A vector may also be stored as a matrix of one row.
+    fn has_shape(&self, name: &str, found: &[usize], legal: &[usize]) -> Result<(), CheckpointError> {
+        if found == legal || matches!((found, legal), ([1, a], [b]) if a == b) {
+            return Ok(());
+        }
+        let (found, legal) = (found.to_vec(), legal.to_vec());
+        Err(CheckpointError::WrongShape { file: self.file(name), tensor: name.to_owned(), found, legal })
     }
 
     /// What says that a weight is quantised: a tensor next to it; or, if it is not there or not of a float type, the
@@ -209,9 +489,9 @@ impl<'a> Finder<'a> {
         self.checkpoint.quantised().map(str::to_owned).or_else(|| by_type.map(|dtype| dtype.to_string()))
     }
 
-    /// No tensor of the layer is left that nothing asked for.
-    fn nothing_else(&self, block: &str) -> Result<(), CheckpointError> {
-        match self.checkpoint.names_below(block).find(|name| !self.used.contains(*name)) {
+    /// No tensor of the layer's block is left that nothing asked for.
+    fn nothing_else(&self) -> Result<(), CheckpointError> {
+        match self.checkpoint.names_below(&self.block).find(|name| !self.used.contains(*name)) {
             None => Ok(()),
             Some(name) => Err(CheckpointError::UnexpectedTensor { file: self.file(name), tensor: name.to_owned() }),
         }

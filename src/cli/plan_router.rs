@@ -128,7 +128,7 @@ impl fmt::Display for Plans {
                 writeln!(f, "  not {method}: {reason}")?;
             }
             let mut table = Table::new();
-            table.load_preset(presets::NOTHING).set_header(["operator", "for", "operands of two tokens"]);
+            table.load_style(presets::NOTHING).set_header(["operator", "for", "operands of two tokens"]);
             for Operator { name, purpose, operands } in &plan.operators {
                 table.add_row([name.as_str(), purpose, operands]);
             }

@@ -1,5 +1,7 @@
 //! Reading fields of a `config.json`, each with its JSON type and its legal values checked.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -7,43 +9,52 @@ use serde_json::{Map, Value};
 
 use super::SpecError;
 
-/// The fields of a configuration. A field that is `null` counts as absent, as in the modelling code.
-#[derive(Clone, Copy)]
-pub(super) struct Fields<'a>(&'a Map<String, Value>);
+/// The fields of a configuration, and which of them were looked at. A field that is `null` counts as absent, as in the
+/// modelling code.
+pub(super) struct Fields<'a> {
+    map: &'a Map<String, Value>,
+    seen: RefCell<BTreeSet<String>>,
+}
 
 impl<'a> Fields<'a> {
     pub(super) fn new(field: &'static str, value: &'a Value) -> Result<Self, SpecError> {
         match value {
-            Value::Object(map) => Ok(Self(map)),
+            Value::Object(map) => Ok(Self { map, seen: RefCell::default() }),
             other => Err(SpecError::NotAnObject { field, found: json_type(other) }),
         }
     }
 
     /// Whether the field is written at all, be it as `null`.
-    pub(super) fn is_written(self, field: &str) -> bool {
-        self.0.contains_key(field)
+    pub(super) fn is_written(&self, field: &str) -> bool {
+        self.map.contains_key(field)
     }
 
-    pub(super) fn get(self, field: &str) -> Option<&'a Value> {
-        self.0.get(field).filter(|value| !value.is_null())
+    /// Notes that a field was looked at, or is of no account.
+    pub(super) fn seen(&self, field: &str) {
+        self.seen.borrow_mut().insert(field.to_owned());
     }
 
-    pub(super) fn nested(self, field: &'static str) -> Result<Self, SpecError> {
+    pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
+        self.seen(field);
+        self.map.get(field).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn nested(&self, field: &'static str) -> Result<Self, SpecError> {
         Self::new(field, self.require(field, || "a JSON object".to_owned())?)
     }
 
-    pub(super) fn text(self, field: &'static str, legal: impl Fn() -> String) -> Result<&'a str, SpecError> {
+    pub(super) fn text(&self, field: &'static str, legal: impl Fn() -> String) -> Result<&'a str, SpecError> {
         let value = self.require(field, legal)?;
         value.as_str().ok_or_else(|| wrong_type(field, value, "a string"))
     }
 
-    pub(super) fn size(self, field: &'static str, legal: RangeInclusive<usize>) -> Result<usize, SpecError> {
+    pub(super) fn size(&self, field: &'static str, legal: RangeInclusive<usize>) -> Result<usize, SpecError> {
         let value = self.require(field, || format!("an integer, {} to {}", legal.start(), legal.end()))?;
         as_size(field, value, legal)
     }
 
     pub(super) fn size_or(
-        self,
+        &self,
         field: &'static str,
         default: usize,
         legal: RangeInclusive<usize>,
@@ -51,21 +62,44 @@ impl<'a> Fields<'a> {
         self.get(field).map_or(Ok(default), |value| as_size(field, value, legal))
     }
 
-    /// A size that goes by two names; if both are written they agree.
-    pub(super) fn size_of_either(
-        self,
-        names: [&'static str; 2],
+    /// A size that goes by several names; those that are written agree.
+    pub(super) fn size_of(
+        &self,
+        names: &'static [&'static str],
         legal: RangeInclusive<usize>,
     ) -> Result<usize, SpecError> {
-        let [first, second] = names;
-        match (self.get(first), self.get(second)) {
-            (Some(a), Some(b)) if a != b => Err(conflict(first, a, second, b)),
-            (None, Some(value)) => as_size(second, value, legal),
-            _ => self.size(first, legal),
+        match self.agreed(names)? {
+            Some((name, value)) => as_size(name, value, legal),
+            None => self.size(names.first().copied().unwrap_or_default(), legal),
         }
     }
 
-    pub(super) fn positive(self, field: &'static str) -> Result<f64, SpecError> {
+    /// The same with a default where none is written.
+    pub(super) fn size_of_or(
+        &self,
+        names: &'static [&'static str],
+        default: usize,
+        legal: RangeInclusive<usize>,
+    ) -> Result<usize, SpecError> {
+        self.agreed(names)?.map_or(Ok(default), |(name, value)| as_size(name, value, legal))
+    }
+
+    /// The value of a field that goes by several names.
+    fn agreed(&self, names: &'static [&'static str]) -> Result<Option<(&'static str, &'a Value)>, SpecError> {
+        let mut found: Option<(&'static str, &'a Value)> = None;
+        for &name in names {
+            match (self.get(name), found) {
+                (Some(value), Some((first, known))) if value != known => {
+                    return Err(conflict(first, known, name, value));
+                }
+                (Some(value), None) => found = Some((name, value)),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn positive(&self, field: &'static str) -> Result<f64, SpecError> {
         const LEGAL: &str = "a number above 0";
         let value = self.require(field, || LEGAL.to_owned())?;
         match value.as_f64() {
@@ -75,14 +109,53 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn flag(self, field: &'static str) -> Result<bool, SpecError> {
+    pub(super) fn positive_or(&self, field: &'static str, default: f64) -> Result<f64, SpecError> {
+        if self.get(field).is_some() { self.positive(field) } else { Ok(default) }
+    }
+
+    pub(super) fn number_or(&self, field: &'static str, default: f64) -> Result<f64, SpecError> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => value.as_f64().ok_or_else(|| wrong_type(field, value, "a number")),
+        }
+    }
+
+    pub(super) fn flag_or(&self, field: &'static str, default: bool) -> Result<bool, SpecError> {
+        if self.get(field).is_some() { self.flag(field) } else { Ok(default) }
+    }
+
+    /// A list of strings; `None` if absent.
+    pub(super) fn texts(&self, field: &'static str) -> Result<Option<Vec<&'a str>>, SpecError> {
+        const LEGAL: &str = "a list of strings";
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let items = value.as_array().ok_or_else(|| wrong_type(field, value, LEGAL))?;
+        items
+            .iter()
+            .map(|item| item.as_str().ok_or_else(|| wrong_type(field, item, LEGAL)))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// A list of limits, one for each layer, 0 for `null`; empty if absent.
+    pub(super) fn limits(&self, field: &'static str) -> Result<Vec<f64>, SpecError> {
+        const LEGAL: &str = "a list of numbers, 0 or above, or null";
+        let Some(value) = self.get(field) else { return Ok(Vec::new()) };
+        let items = value.as_array().ok_or_else(|| wrong_type(field, value, LEGAL))?;
+        let limit = |item: &Value| match item {
+            Value::Null => Ok(0.0),
+            item => item.as_f64().filter(|limit| *limit >= 0.0).ok_or_else(|| wrong_type(field, item, LEGAL)),
+        };
+        items.iter().map(limit).collect()
+    }
+
+    pub(super) fn flag(&self, field: &'static str) -> Result<bool, SpecError> {
         const LEGAL: &str = "true or false";
         let value = self.require(field, || LEGAL.to_owned())?;
         value.as_bool().ok_or_else(|| wrong_type(field, value, LEGAL))
     }
 
     /// A list of indices; empty if absent.
-    pub(super) fn indices(self, field: &'static str, legal: RangeInclusive<usize>) -> Result<Vec<usize>, SpecError> {
+    pub(super) fn indices(&self, field: &'static str, legal: RangeInclusive<usize>) -> Result<Vec<usize>, SpecError> {
         match self.get(field) {
             None => Ok(Vec::new()),
             Some(Value::Array(items)) => items.iter().map(|item| as_size(field, item, legal.clone())).collect(),
@@ -91,9 +164,9 @@ impl<'a> Fields<'a> {
     }
 
     /// Refuses fields that would change the result and have another value than the one that is computed.
-    pub(super) fn only(self, fixed: &[(&'static str, Only)]) -> Result<(), SpecError> {
+    pub(super) fn only(&self, fixed: &[(&'static str, Only)]) -> Result<(), SpecError> {
         for (field, only) in fixed {
-            if let Some(value) = self.get(field)
+            if let Some(value) = self.map.get(*field).filter(|value| !value.is_null())
                 && !only.allows(value)
             {
                 return Err(SpecError::Unsupported { field, value: shown(value), legal: only.to_string() });
@@ -102,7 +175,13 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn require(self, field: &'static str, legal: impl Fn() -> String) -> Result<&'a Value, SpecError> {
+    /// The same for those among `fixed` that nothing has looked at: a family that reads a field knows what to do with it.
+    pub(super) fn only_unread(&self, fixed: &[(&'static str, Only)]) -> Result<(), SpecError> {
+        let unread = fixed.iter().filter(|(field, _)| !self.seen.borrow().contains(*field)).copied();
+        self.only(&unread.collect::<Vec<_>>())
+    }
+
+    fn require(&self, field: &'static str, legal: impl Fn() -> String) -> Result<&'a Value, SpecError> {
         self.get(field).ok_or_else(|| SpecError::Missing { field, legal: legal() })
     }
 }

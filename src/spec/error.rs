@@ -95,6 +95,14 @@ pub enum SpecError {
         /// What is supported.
         legal: String,
     },
+    /// A family that is known, and does something that no axis of a layer says.
+    #[error("`model_type` {model_type:?} is known and not supported: it has {what}")]
+    OffAxes {
+        /// The model type.
+        model_type: &'static str,
+        /// What it does.
+        what: &'static str,
+    },
     /// A model type that is not known.
     #[error("`model_type` {model_type:?} is not known; known are {known}")]
     UnknownFamily {

@@ -1,222 +1,341 @@
 //! The model families: which `model_type` belongs to which, and how each reads its `config.json`.
 //!
-//! Sources: the configuration and modelling classes of transformers 5.23 for `deepseek_v3`, `deepseek_v32`,
-//! `glm4_moe`, `dots1`, `qwen3_moe` and `mixtral`; `kimi_k2` and `kimi_k25` are published with DeepSeek's own
-//! modelling code, which also defines `moe_layer_freq`.
-
-use std::collections::HashSet;
+//! A family is a row: where its fields are and what its router and experts compute. Sources: configuration and modelling
+//! classes of transformers 5.23 and 5.24; `kimi_k2` and `kimi_k25` are published with DeepSeek's own modelling code, which also
+//! defines `moe_layer_freq`.
 
 use super::config::{Fields, Only};
+use super::layers::Layers;
 use super::{
-    Choice, ExpertSpec, GroupScore, GroupSpec, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH, MoeSpec, Normalise, Precision,
-    RouterSpec, Score, SharedSpec, SpecError, TensorNames,
+    Activation, ActivationFn, Choice, ClampAt, ExpertSpec, GroupFill, GroupScore, GroupSpec, MAX_EXPERTS, MAX_WIDTH,
+    MoeSpec, Normalise, RouterSpec, SharedSpec, SpecError,
 };
 
-/// Models whose mixture-of-experts layers compute the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Family {
-    /// Sigmoid scores in `float32`, a choice bias, groups by their two best, an ungated shared expert.
-    DeepseekV3,
-    /// Softmax scores of logits in the model's type, weights rounded to it.
-    Qwen3Moe,
-    /// Softmax scores of logits in the model's type, weights always normalised and kept in `float32`.
-    Mixtral,
+/// How the weights are normalised.
+#[derive(Clone, Copy)]
+pub(super) enum Norm {
+    /// Never; a field that says otherwise is ignored, as the class does.
+    Never,
+    /// Always, with an epsilon; a field that says otherwise is refused.
+    Always(f64),
+    /// As a field says, with an epsilon; where the field may be absent, its default.
+    Flag(&'static str, f64, Option<bool>),
+    /// Always, the divisor no less than a field says, or this where it is absent.
+    Floor(&'static str, f64),
 }
 
-/// What a `model_type` stands for.
-pub(super) struct ModelType {
-    pub(super) name: &'static str,
-    pub(super) family: Family,
+/// Whether there is a bias on the scores for the choice.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Bias {
+    Never,
+    Always,
+    /// As a field says; with it where that is absent.
+    Flag(&'static str),
+}
+
+/// What is between an expert's projections, and where its numbers are.
+#[derive(Clone, Copy)]
+pub(super) enum Act {
+    Silu,
+    /// SwiGLU with the limit of a field ahead of it; without one where the field is absent.
+    Clamped(&'static str),
+    /// The gpt-oss activation, its alpha and limit in two fields with these defaults.
+    GptOss(&'static str, &'static str),
+    /// SwiGLU with a limit behind it, one for each layer, in a list; routed and shared.
+    PerLayer(&'static str, &'static str),
+    /// Squared ReLU without a gate.
+    Relu2,
+}
+
+/// The shared expert.
+#[derive(Clone, Copy)]
+pub(super) enum Shared {
+    None,
+    /// So many as a field says, each as wide as another field says, or as a routed one; `required`: the field must be
+    /// written, since classes differ in what its absence means.
+    Count {
+        fields: &'static [&'static str],
+        width: Option<&'static str>,
+        required: bool,
+    },
+    /// One, as wide as a field says; none where that is 0 or absent.
+    Width(&'static [&'static str]),
+    /// One, as wide as a routed one.
+    Always,
+}
+
+/// A model family: one row.
+pub(super) struct Family {
+    /// Its model types; the first names the family.
+    pub(super) names: &'static [&'static str],
+    /// Its router, but for the parts below.
+    pub(super) router: RouterSpec,
+    pub(super) bias: Bias,
+    /// How groups of experts are compared, where fields say how many there are.
+    pub(super) groups: Option<(GroupScore, GroupFill)>,
     /// Whether an absent `n_group` means one group. In DeepSeek's own classes it means 8, so there it must be written.
-    one_group_if_absent: bool,
+    pub(super) one_group_if_absent: bool,
+    pub(super) norm: Norm,
+    /// Field of the factor on the weights; 1 where it may be absent and is.
+    pub(super) scale: Option<(&'static str, bool)>,
+    /// Whether that factor is on the routed experts' sum instead.
+    pub(super) scale_on_output: bool,
+    /// Names of the number of experts, of those of a token, of the width inside one.
+    pub(super) num: &'static [&'static str],
+    pub(super) top_k: &'static [&'static str],
+    pub(super) inner: &'static [&'static str],
+    pub(super) act: Act,
+    /// Whether the experts' projections have biases.
+    pub(super) expert_bias: bool,
+    pub(super) on_input: bool,
+    /// Field of the number of experts that give back their input.
+    pub(super) copies: Option<&'static str>,
+    /// Field of the experts' own width.
+    pub(super) latent: Option<&'static str>,
+    pub(super) shared: Shared,
+    /// Whether the shared expert is weighted by a logistic function of the token.
+    pub(super) shared_gate: bool,
+    /// Whether the shared expert is clamped as the routed ones are.
+    pub(super) shared_clamped: bool,
+    pub(super) layers: Layers,
+    /// Whether fused weights are stored as `[in, out]`, where their shape does not tell.
+    pub(super) transposed: bool,
+    /// Whether gate and up stand in turn in fused weights.
+    pub(super) interleaved: bool,
+    /// Whether layers named `hash_moe` choose experts by token id.
+    pub(super) hashed: bool,
 }
 
-/// All model types whose configuration is the top level of the file or its `text_config`.
-pub(super) const MODEL_TYPES: [ModelType; 7] = [
-    ModelType { name: "deepseek_v3", family: Family::DeepseekV3, one_group_if_absent: false },
-    ModelType { name: "deepseek_v32", family: Family::DeepseekV3, one_group_if_absent: false },
-    ModelType { name: "kimi_k2", family: Family::DeepseekV3, one_group_if_absent: false },
-    ModelType { name: "glm4_moe", family: Family::DeepseekV3, one_group_if_absent: true },
-    ModelType { name: "dots1", family: Family::DeepseekV3, one_group_if_absent: true },
-    ModelType { name: "qwen3_moe", family: Family::Qwen3Moe, one_group_if_absent: true },
-    ModelType { name: "mixtral", family: Family::Mixtral, one_group_if_absent: true },
-];
-
-/// Model types that wrap one of [`MODEL_TYPES`] as `text_config`, and what their tensors' names start with.
-pub(super) const WRAPPERS: [(&str, &str); 1] = [("kimi_k25", "language_model.model.layers")];
-
-/// What the names of tensors start with where no wrapper says otherwise.
-pub(super) const LAYERS: &str = "model.layers";
-
-/// Fields of other families that would change the result, with the one value each may have here.
-const FOREIGN: [(&str, Only); 9] = [
+/// Fields that would change the result, with the one value each may have in a family that does not read it.
+const WATCHED: &[(&str, Only)] = &[
     ("hidden_act", Only::Text("silu")),
     ("mlp_bias", Only::Flag(false)),
     ("mlp_layer_types", Only::Absent),
     ("moe_latent_size", Only::Number(0.0)),
     ("num_hash_layers", Only::Number(0.0)),
     ("num_shared_experts", Only::Number(0.0)),
-    ("shared_expert_intermediate_size", Only::Number(0.0)),
-    ("swiglu_limit", Only::Absent),
-    ("zero_expert_num", Only::Number(0.0)),
-];
-
-const DEEPSEEK_ONLY: [(&str, Only); 4] = [
-    ("scoring_func", Only::Text("sigmoid")),
-    ("topk_method", Only::Text("noaux_tc")),
-    ("decoder_sparse_step", Only::Number(1.0)),
-    ("mlp_only_layers", Only::EmptyList),
-];
-
-/// For families whose router is a plain softmax over all experts, without a shared expert.
-const SOFTMAX_ONLY: [(&str, Only); 8] = [
-    ("scoring_func", Only::Text("softmax")),
-    ("topk_method", Only::Text("greedy")),
-    ("routed_scaling_factor", Only::Number(1.0)),
     ("n_shared_experts", Only::Number(0.0)),
+    ("moe_num_shared_experts", Only::Number(0.0)),
+    ("shared_expert_intermediate_size", Only::Number(0.0)),
+    ("shared_intermediate_size", Only::Number(0.0)),
+    ("swiglu_limit", Only::Absent),
+    ("swiglu_limits", Only::Absent),
+    ("swiglu_limits_shared", Only::Absent),
+    ("zero_expert_num", Only::Number(0.0)),
+    ("zero_expert_type", Only::Text("identity")),
+    ("routed_scaling_factor", Only::Number(1.0)),
+    ("moe_router_scaling_factor", Only::Number(1.0)),
     ("n_group", Only::Number(1.0)),
     ("topk_group", Only::Number(1.0)),
+    ("num_expert_group", Only::Number(1.0)),
     ("first_k_dense_replace", Only::Number(0.0)),
     ("moe_layer_freq", Only::Number(1.0)),
-];
-
-const MIXTRAL_ONLY: [(&str, Only); 3] = [
-    ("norm_topk_prob", Only::Flag(true)),
     ("decoder_sparse_step", Only::Number(1.0)),
     ("mlp_only_layers", Only::EmptyList),
+    ("moe_router_logit_softcapping", Only::Number(0.0)),
+    ("router_logit_softcapping", Only::Number(0.0)),
+    ("moe_apply_router_weight_on_input", Only::Flag(false)),
+    ("moe_multiply_router_weight_on_input", Only::Flag(false)),
+    ("num_router_groups", Only::Number(1.0)),
+    ("use_grouped_topk", Only::Flag(false)),
+    ("norm_topk_prob", Only::Flag(true)),
 ];
 
-/// What a family reads from its fields.
+/// What the fields of one model give: its specs by layer.
 pub(super) struct Layout {
-    pub(super) moe: MoeSpec,
-    pub(super) moe_layers: Vec<usize>,
+    /// Ascending, at least one where the model has one.
+    pub(super) moe: Vec<(usize, MoeSpec)>,
     /// The fields that say which layers are mixtures.
     pub(super) rule: &'static str,
 }
 
-impl ModelType {
-    pub(super) fn named(name: &str) -> Option<&'static Self> {
-        MODEL_TYPES.iter().find(|known| known.name == name)
+impl Family {
+    /// Its name: that of its first model type.
+    pub(super) fn name(&self) -> &'static str {
+        self.names.first().copied().unwrap_or_default()
     }
 
-    pub(super) fn names(&self, layers: &'static str) -> TensorNames {
-        match self.family {
-            Family::DeepseekV3 | Family::Qwen3Moe => {
-                TensorNames { layers, block: "mlp", projections: ["gate_proj", "up_proj", "down_proj"] }
-            }
-            // In Mixtral w2 is the projection down, w3 the one up.
-            Family::Mixtral => TensorNames { layers, block: "block_sparse_moe", projections: ["w1", "w3", "w2"] },
-        }
-    }
-
-    pub(super) fn read(&self, fields: Fields<'_>, num_layers: usize) -> Result<Layout, SpecError> {
-        fields.only(&FOREIGN)?;
-        match self.family {
-            Family::DeepseekV3 => self.deepseek_v3(fields, num_layers),
-            Family::Qwen3Moe => qwen3_moe(fields, num_layers),
-            Family::Mixtral => mixtral(fields, num_layers),
-        }
-    }
-
-    fn deepseek_v3(&self, fields: Fields<'_>, num_layers: usize) -> Result<Layout, SpecError> {
-        fields.only(&DEEPSEEK_ONLY)?;
-        let experts = experts(fields, ["n_routed_experts", "num_local_experts"], "moe_intermediate_size")?;
-        let router = RouterSpec {
-            choice_bias: true,
-            choice: self.groups(fields)?,
-            norm: norm(fields, 1e-20)?,
-            scale: fields.positive("routed_scaling_factor")?,
-            ..RouterSpec::new(Score::Sigmoid, top_k(fields)?)
+    pub(super) fn read(&self, fields: &Fields<'_>, num_layers: usize) -> Result<Layout, SpecError> {
+        let score = super::families::score_name(self.router.score);
+        fields.only(&[("scoring_func", Only::Text(score)), ("score_function", Only::Text(score))])?;
+        let experts = self.experts(fields)?;
+        let router = self.router(fields)?;
+        let shared = self.shared(fields, &experts)?;
+        let kinds = self.layers.read(fields, num_layers)?;
+        let limits = match self.act {
+            Act::PerLayer(routed, shared) => [fields.limits(routed)?, fields.limits(shared)?],
+            _ => [Vec::new(), Vec::new()],
         };
-        let first = fields.size("first_k_dense_replace", 0..=MAX_LAYERS)?;
-        let freq = fields.size_or("moe_layer_freq", 1, 1..=MAX_LAYERS)?;
-        Ok(Layout {
-            moe: MoeSpec::new(router, experts, shared(fields, experts.intermediate)?)?,
-            moe_layers: (first..num_layers).filter(|layer| layer.is_multiple_of(freq)).collect(),
-            rule: "`first_k_dense_replace` and `moe_layer_freq`",
+        let vocab = if kinds.iter().any(|(_, hashed)| *hashed) {
+            if !self.hashed {
+                let legal = "layers without a table of token ids in this family".to_owned();
+                return Err(SpecError::Unsupported { field: "mlp_layer_types", value: "hash_moe".to_owned(), legal });
+            }
+            fields.size("vocab_size", 1..=i32::MAX as usize)?
+        } else {
+            0
+        };
+        if let Norm::Never = self.norm {
+            fields.seen("norm_topk_prob");
+        }
+        fields.only_unread(WATCHED)?;
+        let moe = kinds.into_iter().map(|(layer, hashed)| {
+            let (mut router, mut experts, mut shared) = (router, experts, shared);
+            if hashed {
+                (router.choice, router.choice_bias) = (Choice::Table { vocab }, false);
+            }
+            let limit = |of: &[f64]| of.get(layer).copied().filter(|limit| *limit > 0.0);
+            let [routed_limits, shared_limits] = &limits;
+            if let Some(limit) = limit(routed_limits) {
+                experts.activation = experts.activation.clamped(limit, ClampAt::After);
+            }
+            if let (Some(shared), Some(limit)) = (&mut shared, limit(shared_limits)) {
+                shared.activation = shared.activation.clamped(limit, ClampAt::After);
+            }
+            Ok((layer, MoeSpec::new(router, experts, shared)?))
+        });
+        Ok(Layout { moe: moe.collect::<Result<_, SpecError>>()?, rule: self.layers.rule() })
+    }
+
+    fn experts(&self, fields: &Fields<'_>) -> Result<ExpertSpec, SpecError> {
+        let mut experts = ExpertSpec::new(
+            fields.size_of(self.num, 1..=MAX_EXPERTS)?,
+            fields.size("hidden_size", 1..=MAX_WIDTH)?,
+            fields.size_of(self.inner, 1..=MAX_WIDTH)?,
+        );
+        experts.activation = self.activation(fields)?;
+        experts.bias = self.expert_bias;
+        experts.weight_on_input = self.on_input;
+        experts.copy = self.copies.map_or(Ok(0), |field| fields.size_or(field, 0, 0..=MAX_EXPERTS))?;
+        experts.latent = match self.latent {
+            None => None,
+            Some(field) => Some(fields.size_or(field, 0, 0..=MAX_WIDTH)?).filter(|width| *width > 0),
+        };
+        Ok(experts)
+    }
+
+    fn activation(&self, fields: &Fields<'_>) -> Result<Activation, SpecError> {
+        Ok(match self.act {
+            Act::Silu | Act::PerLayer(..) => Activation::SWIGLU,
+            Act::Clamped(field) => match fields.get(field) {
+                None => Activation::SWIGLU,
+                Some(_) => Activation::SWIGLU.clamped(fields.positive(field)?, ClampAt::Before),
+            },
+            Act::GptOss(alpha, limit) => {
+                let alpha = fields.positive_or(alpha, 1.702)?;
+                let limit = fields.positive_or(limit, 7.0)?;
+                Activation::new(ActivationFn::GptOss { alpha }).clamped(limit, ClampAt::Before)
+            }
+            Act::Relu2 => {
+                fields.only(&[("mlp_hidden_act", Only::Text("relu2"))])?;
+                Activation::new(ActivationFn::Relu2).ungated()
+            }
         })
     }
 
+    fn router(&self, fields: &Fields<'_>) -> Result<RouterSpec, SpecError> {
+        let mut router = self.router;
+        // Whether 0 or too many is left to the rule between top-k and experts.
+        router.top_k = fields.size_of(self.top_k, 0..=MAX_EXPERTS)?;
+        router.choice_bias = match self.bias {
+            Bias::Never => false,
+            Bias::Always => true,
+            Bias::Flag(field) => fields.flag_or(field, true)?,
+        };
+        router.norm = match self.norm {
+            Norm::Never => Normalise::None,
+            Norm::Always(eps) => Normalise::Sum { eps },
+            Norm::Flag(field, eps, default) => {
+                let normalised = match default {
+                    Some(default) => fields.flag_or(field, default)?,
+                    None => fields.flag(field)?,
+                };
+                if normalised { Normalise::Sum { eps } } else { Normalise::None }
+            }
+            Norm::Floor(field, default) => Normalise::SumFloor { min: fields.number_or(field, default)? },
+        };
+        if let Some((field, required)) = self.scale {
+            let scale = if required { fields.positive(field)? } else { fields.positive_or(field, 1.0)? };
+            if self.scale_on_output {
+                router.output_scale = scale;
+            } else {
+                router.scale = scale;
+            }
+        }
+        router.choice = self.choice(fields)?;
+        Ok(router)
+    }
+
     /// `n_group` of `null` or 1: no groups.
-    fn groups(&self, fields: Fields<'_>) -> Result<Choice, SpecError> {
-        if !self.one_group_if_absent && !fields.is_written("n_group") {
+    fn choice(&self, fields: &Fields<'_>) -> Result<Choice, SpecError> {
+        let Some((score, fill)) = self.groups else { return Ok(Choice::TopK) };
+        let method = fields.get("topk_method").and_then(|value| value.as_str());
+        let grouped = match (score, method) {
+            (_, None) | (GroupScore::Top2Sum, Some("noaux_tc")) => true,
+            (GroupScore::Max, Some("group_limited_greedy")) => true,
+            (GroupScore::Max, Some("greedy")) => false,
+            (_, Some(value)) => {
+                let legal = match score {
+                    GroupScore::Top2Sum => "\"noaux_tc\"",
+                    GroupScore::Max => "\"greedy\" or \"group_limited_greedy\"",
+                };
+                return Err(SpecError::Unsupported {
+                    field: "topk_method",
+                    value: format!("{value:?}"),
+                    legal: legal.to_owned(),
+                });
+            }
+        };
+        fields.seen("topk_method");
+        // DeepSeek-V2's own method is greedy where none is named.
+        if !grouped || (score == GroupScore::Max && method.is_none()) {
+            fields.seen("n_group");
+            fields.seen("topk_group");
+            return Ok(Choice::TopK);
+        }
+        let name = if fields.is_written("num_expert_group") { "num_expert_group" } else { "n_group" };
+        if !self.one_group_if_absent && !fields.is_written(name) {
             return Err(SpecError::Missing {
                 field: "n_group",
                 legal: "a divisor of the experts, 1 or null".to_owned(),
             });
         }
-        let n_group = fields.size_or("n_group", 1, 1..=MAX_EXPERTS)?;
+        let n_group = fields.size_or(name, 1, 1..=MAX_EXPERTS)?;
         if n_group > 1 {
             let topk_group = fields.size("topk_group", 0..=MAX_EXPERTS)?;
-            return Ok(Choice::Groups(GroupSpec::new(n_group, topk_group, GroupScore::Top2Sum)));
+            let mut groups = GroupSpec::new(n_group, topk_group, score);
+            groups.fill = fill;
+            return Ok(Choice::Groups(groups));
         }
         match fields.size_or("topk_group", 1, 0..=MAX_EXPERTS)? {
             1 => Ok(Choice::TopK),
             topk_group => Err(SpecError::TopkGroup { topk_group, n_group }),
         }
     }
-}
 
-fn qwen3_moe(fields: Fields<'_>, num_layers: usize) -> Result<Layout, SpecError> {
-    fields.only(&SOFTMAX_ONLY)?;
-    let experts = experts(fields, ["num_experts", "num_local_experts"], "moe_intermediate_size")?;
-    let router = RouterSpec {
-        norm: norm(fields, 0.0)?,
-        logits: Precision::Model,
-        weights: Precision::Model,
-        ..RouterSpec::new(Score::Softmax, top_k(fields)?)
-    };
-    let step = fields.size_or("decoder_sparse_step", 1, 1..=MAX_LAYERS)?;
-    let dense: HashSet<usize> = fields.indices("mlp_only_layers", 0..=MAX_LAYERS)?.into_iter().collect();
-    Ok(Layout {
-        moe: MoeSpec::new(router, experts, None)?,
-        moe_layers: (0..num_layers)
-            .filter(|layer| (layer + 1).is_multiple_of(step) && !dense.contains(layer))
-            .collect(),
-        rule: "`decoder_sparse_step` and `mlp_only_layers`",
-    })
-}
-
-fn mixtral(fields: Fields<'_>, num_layers: usize) -> Result<Layout, SpecError> {
-    fields.only(&SOFTMAX_ONLY)?;
-    fields.only(&MIXTRAL_ONLY)?;
-    let experts = experts(fields, ["num_local_experts", "num_experts"], "intermediate_size")?;
-    let router = RouterSpec {
-        norm: Normalise::Sum { eps: 0.0 },
-        logits: Precision::Model,
-        ..RouterSpec::new(Score::Softmax, top_k(fields)?)
-    };
-    Ok(Layout {
-        moe: MoeSpec::new(router, experts, None)?,
-        moe_layers: (0..num_layers).collect(),
-        rule: "`num_hidden_layers`",
-    })
-}
-
-fn experts(fields: Fields<'_>, num: [&'static str; 2], intermediate: &'static str) -> Result<ExpertSpec, SpecError> {
-    Ok(ExpertSpec::new(
-        fields.size_of_either(num, 1..=MAX_EXPERTS)?,
-        fields.size("hidden_size", 1..=MAX_WIDTH)?,
-        fields.size(intermediate, 1..=MAX_WIDTH)?,
-    ))
-}
-
-/// Whether 0 or too many is left to the rule between top-k and experts.
-fn top_k(fields: Fields<'_>) -> Result<usize, SpecError> {
-    fields.size("num_experts_per_tok", 0..=MAX_EXPERTS)
-}
-
-fn norm(fields: Fields<'_>, eps: f64) -> Result<Normalise, SpecError> {
-    Ok(if fields.flag("norm_topk_prob")? { Normalise::Sum { eps } } else { Normalise::None })
-}
-
-/// `n_shared_experts` of `null` or 0: none. Absent it would mean 1 in most classes, so it must be written.
-fn shared(fields: Fields<'_>, intermediate: usize) -> Result<Option<SharedSpec>, SpecError> {
-    const FIELD: &str = "n_shared_experts";
-    if !fields.is_written(FIELD) {
-        return Err(SpecError::Missing { field: FIELD, legal: "an integer, or null for none".to_owned() });
+    fn shared(&self, fields: &Fields<'_>, experts: &ExpertSpec) -> Result<Option<SharedSpec>, SpecError> {
+        let inner = experts.intermediate;
+        let width = match self.shared {
+            Shared::None => 0,
+            Shared::Always => inner,
+            Shared::Width(names) => fields.size_of_or(names, 0, 0..=MAX_WIDTH)?,
+            Shared::Count { fields: names, width, required } => {
+                let each = width.map_or(Ok(inner), |field| fields.size_or(field, inner, 1..=MAX_WIDTH))?;
+                if required && !names.iter().any(|name| fields.is_written(name)) {
+                    let field = names.first().copied().unwrap_or_default();
+                    return Err(SpecError::Missing { field, legal: "an integer, or null for none".to_owned() });
+                }
+                each * fields.size_of_or(names, 0, 0..=MAX_WIDTH / each)?
+            }
+        };
+        Ok((width > 0).then(|| {
+            let mut shared = SharedSpec::new(width);
+            shared.activation = experts.activation;
+            if !self.shared_clamped {
+                shared.activation.clamp = None;
+            }
+            shared.gate = self.shared_gate;
+            shared
+        }))
     }
-    let num = fields.size_or(FIELD, 0, 0..=MAX_WIDTH / intermediate)?;
-    Ok((num > 0).then(|| SharedSpec::new(num * intermediate)))
 }

@@ -10,11 +10,13 @@
 mod config;
 mod error;
 mod expert;
+mod families;
 mod family;
 mod float;
+mod layers;
 mod model;
 mod moe;
-mod names;
+pub(crate) mod names;
 mod part;
 mod router;
 #[cfg(test)]
@@ -22,10 +24,9 @@ mod tests;
 
 pub use error::SpecError;
 pub use expert::{Activation, ActivationFn, Clamp, ClampAt, ExpertSpec, SharedSpec};
-pub use family::Family;
 pub use float::FloatType;
 pub use model::{MAX_LAYERS, ModelSpec};
 pub use moe::{MAX_EXPERTS, MAX_LAYER_ELEMENTS, MAX_WIDTH, MoeSpec};
-pub use names::{Projection, TensorNames};
+pub use names::TensorNames;
 pub use part::Part;
 pub use router::{Choice, GroupFill, GroupScore, GroupSpec, Normalise, Precision, RouterSpec, Score, Weigh};

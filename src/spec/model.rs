@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::config::{Fields, conflict, shown};
-use super::family::{LAYERS, MODEL_TYPES, ModelType, WRAPPERS};
-use super::{Family, FloatType, MoeSpec, SpecError, TensorNames};
+use super::families::{FAMILIES, OFF_AXES, WRAPPERS};
+use super::{FloatType, MoeSpec, SpecError, TensorNames};
 
 /// Most layers of a model.
 pub const MAX_LAYERS: usize = 10_000;
@@ -13,11 +13,12 @@ pub const MAX_LAYERS: usize = 10_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     model_type: &'static str,
-    family: Family,
+    family: &'static str,
     dtype: FloatType,
     num_layers: usize,
     moe_layers: Vec<usize>,
-    moe: MoeSpec,
+    /// Of each of these.
+    moe: Vec<MoeSpec>,
     names: TensorNames,
 }
 
@@ -29,29 +30,28 @@ impl ModelSpec {
     /// [`SpecError`] names the field, its value and what would be legal.
     pub fn from_config(config: &Value) -> Result<Self, SpecError> {
         let root = Fields::new("config.json", config)?;
-        let name = model_type(root)?;
-        let (name, fields, layers) = match WRAPPERS.iter().find(|(wrapper, _)| *wrapper == name) {
-            Some((_, layers)) => {
-                let text = root.nested("text_config")?;
-                (model_type(text)?, text, *layers)
-            }
-            None => (name, root, LAYERS),
+        let outer = model_type(&root)?;
+        let nested;
+        let (name, fields) = if WRAPPERS.contains(&outer) && root.get("text_config").is_some() {
+            nested = root.nested("text_config")?;
+            (model_type(&nested)?, &nested)
+        } else {
+            (outer, &root)
         };
-        let kind = ModelType::named(name)
-            .ok_or_else(|| SpecError::UnknownFamily { model_type: name.chars().take(60).collect(), known: known() })?;
-        let num_layers = fields.size("num_hidden_layers", 1..=MAX_LAYERS)?;
-        let layout = kind.read(fields, num_layers)?;
-        if layout.moe_layers.is_empty() {
+        let family = FAMILIES.iter().find(|family| family.names.contains(&name)).ok_or_else(|| refused(name))?;
+        let num_layers = fields.size_of(&["num_hidden_layers", "num_layers"], 1..=MAX_LAYERS)?;
+        let layout = family.read(fields, num_layers)?;
+        if layout.moe.is_empty() {
             return Err(SpecError::NoMoeLayer { num_layers, rule: layout.rule });
         }
         Ok(Self {
-            model_type: kind.name,
-            family: kind.family,
-            dtype: dtype(fields, root)?,
+            model_type: family.names.iter().find(|known| **known == name).copied().unwrap_or_default(),
+            family: family.name(),
+            dtype: dtype(fields, &root)?,
             num_layers,
-            moe_layers: layout.moe_layers,
-            moe: layout.moe,
-            names: kind.names(layers),
+            moe_layers: layout.moe.iter().map(|(layer, _)| *layer).collect(),
+            moe: layout.moe.into_iter().map(|(_, spec)| spec).collect(),
+            names: TensorNames { transposed: family.transposed, interleaved: family.interleaved },
         })
     }
 
@@ -60,8 +60,8 @@ impl ModelSpec {
         self.model_type
     }
 
-    /// The family it belongs to.
-    pub const fn family(&self) -> Family {
+    /// The family it belongs to: the first of the model types whose layers compute the same.
+    pub const fn family(&self) -> &'static str {
         self.family
     }
 
@@ -82,7 +82,7 @@ impl ModelSpec {
 
     /// The mixture of experts in layer `layer`, or `None` if that layer is dense or not there.
     pub fn moe(&self, layer: usize) -> Option<&MoeSpec> {
-        self.moe_layers.binary_search(&layer).ok().map(|_| &self.moe)
+        self.moe_layers.binary_search(&layer).ok().and_then(|index| self.moe.get(index))
     }
 
     /// How its tensors are called.
@@ -91,17 +91,25 @@ impl ModelSpec {
     }
 }
 
-fn model_type(fields: Fields<'_>) -> Result<&str, SpecError> {
+fn model_type<'a>(fields: &Fields<'a>) -> Result<&'a str, SpecError> {
     fields.text("model_type", || format!("one of {}", known()))
 }
 
+/// Why a model type is not read.
+fn refused(name: &str) -> SpecError {
+    match OFF_AXES.iter().find(|(known, _)| *known == name) {
+        Some((model_type, what)) => SpecError::OffAxes { model_type, what },
+        None => SpecError::UnknownFamily { model_type: name.chars().take(60).collect(), known: known() },
+    }
+}
+
 fn known() -> String {
-    let names: Vec<&str> = MODEL_TYPES.iter().map(|t| t.name).chain(WRAPPERS.iter().map(|(name, _)| *name)).collect();
-    names.join(", ")
+    let families = FAMILIES.iter().flat_map(|family| family.names).chain(WRAPPERS);
+    families.copied().collect::<Vec<_>>().join(", ")
 }
 
 /// `dtype`, or `torch_dtype` as it was called before; of the text model where there is one, else of the file.
-fn dtype(fields: Fields<'_>, root: Fields<'_>) -> Result<FloatType, SpecError> {
+fn dtype(fields: &Fields<'_>, root: &Fields<'_>) -> Result<FloatType, SpecError> {
     const LEGAL: [FloatType; 3] = [FloatType::F32, FloatType::F16, FloatType::Bf16];
     const NAMES: [&str; 2] = ["dtype", "torch_dtype"];
     let [new, old] = NAMES;

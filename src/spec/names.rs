@@ -1,59 +1,114 @@
-//! How the tensors of a mixture-of-experts layer are called in a published checkpoint.
+//! How the tensors of a mixture-of-experts layer are called in published checkpoints.
+//!
+//! Names differ by family, and within one between DeepSeek's native, Hugging Face's and fused storage; each name says one thing
+//! only. So a part is looked for under every name it goes by, and the first that is there is taken: lists, not cases.
 
-/// A projection of an expert, each a torch linear weight `[out, in]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Projection {
-    /// `[I, H]`, into the activation.
-    Gate,
-    /// `[I, H]`, multiplied by the activated gate.
-    Up,
-    /// `[H, I]`, back to the hidden width.
-    Down,
-}
-
-/// Naming of the tensors of a model. Every tensor of layer `n` starts with [`TensorNames::block`]`(n)`.
+/// What the names of a model's tensors do not say about how they are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorNames {
-    /// What stands before the layer's number.
-    pub(super) layers: &'static str,
-    /// The block inside a layer.
-    pub(super) block: &'static str,
-    /// Gate, up and down of an expert.
-    pub(super) projections: [&'static str; 3],
+    /// Whether fused weights are `[in, out]`, where their shape fits both.
+    pub(super) transposed: bool,
+    /// Whether gate and up stand in turn in fused weights.
+    pub(super) interleaved: bool,
 }
 
 impl TensorNames {
-    /// What the names of all tensors of layer `layer`'s block start with, with the dot.
-    pub fn block(&self, layer: usize) -> String {
-        format!("{}.{layer}.{}.", self.layers, self.block)
+    /// Whether fused weights are `[in, out]`, where their shape fits both.
+    pub const fn transposed(&self) -> bool {
+        self.transposed
     }
 
-    /// Router weight `[E, H]`.
-    pub fn router(&self, layer: usize) -> String {
-        format!("{}gate.weight", self.block(layer))
-    }
-
-    /// Choice bias `[E]`.
-    pub fn choice_bias(&self, layer: usize) -> String {
-        format!("{}gate.e_score_correction_bias", self.block(layer))
-    }
-
-    /// A projection of a routed expert.
-    pub fn expert(&self, layer: usize, expert: usize, projection: Projection) -> String {
-        format!("{}experts.{expert}.{}.weight", self.block(layer), self.projection(projection))
-    }
-
-    /// A projection of the shared expert.
-    pub fn shared(&self, layer: usize, projection: Projection) -> String {
-        format!("{}shared_experts.{}.weight", self.block(layer), self.projection(projection))
-    }
-
-    fn projection(&self, projection: Projection) -> &'static str {
-        let [gate, up, down] = self.projections;
-        match projection {
-            Projection::Gate => gate,
-            Projection::Up => up,
-            Projection::Down => down,
-        }
+    /// Whether gate and up stand in turn in fused weights.
+    pub const fn interleaved(&self) -> bool {
+        self.interleaved
     }
 }
+
+/// What stands before the number of a layer.
+pub(crate) const LAYERS: &[&str] = &[
+    "model.layers",
+    "model.language_model.layers",
+    "language_model.model.layers",
+    "model.text_model.layers",
+    "thinker.model.layers",
+    "layers",
+    "backbone.layers",
+    "model.backbone.layers",
+];
+
+/// The block of a mixture inside a layer.
+pub(crate) const BLOCKS: &[&str] = &["mlp", "ffn", "block_sparse_moe", "feed_forward", "moe", "mixer"];
+
+/// The router weight inside a block.
+pub(crate) const ROUTER: &[&str] = &[
+    "gate.weight",
+    "router.weight",
+    "router.layer.weight",
+    "gate.wg.weight",
+    "router.classifier.weight",
+    "router.gate.weight",
+];
+
+/// The bias on the logits.
+pub(crate) const LOGIT_BIAS: &[&str] = &["router.bias", "gate.bias"];
+
+/// The bias on the scores for the choice.
+pub(crate) const CHOICE_BIAS: &[&str] = &[
+    "gate.e_score_correction_bias",
+    "e_score_correction_bias",
+    "gate.bias",
+    "moe_statics.e_score_correction_bias",
+    "gate.moe_statics.e_score_correction_bias",
+    "router.e_score_correction_bias",
+    "experts.e_score_correction_bias",
+    "router.expert_bias",
+    "gate.expert_bias",
+    "expert_bias",
+    "router_bias",
+];
+
+/// The table of experts by token id.
+pub(crate) const TABLE: &[&str] = &["gate.tid2eid"];
+
+/// The projections to and from the experts' own width.
+pub(crate) const LATENT: [&[&str]; 2] = [&["fc1_latent_proj.weight"], &["fc2_latent_proj.weight"]];
+
+/// Gate, up and down of one expert, behind `experts.N.` or the name of a shared expert.
+pub(crate) const PROJECTIONS: &[[&str; 3]] =
+    &[["gate_proj", "up_proj", "down_proj"], ["w1", "w3", "w2"], ["fc1", "fc3", "fc2"]];
+
+/// Gate and up of all experts in one tensor, and down.
+pub(crate) const FUSED: &[[&str; 2]] = &[
+    ["experts.gate_up_proj", "experts.down_proj"],
+    ["experts.w13_weight", "experts.w2_weight"],
+    ["input_linear.weight", "output_linear.weight"],
+    ["experts.fc1.weight", "experts.fc2.weight"],
+    ["experts.gate_up_proj.weight", "experts.down_proj.weight"],
+];
+
+/// Gate, up and down of all experts, a tensor each.
+pub(crate) const STACKED: &[[&str; 3]] = &[
+    ["gate_proj.weight", "up_proj.weight", "down_proj.weight"],
+    ["experts.gate_proj", "experts.up_proj", "experts.down_proj"],
+];
+
+/// Biases of fused gate and up, and of down.
+pub(crate) const FUSED_BIASES: &[[&str; 2]] = &[["experts.gate_up_proj_bias", "experts.down_proj_bias"]];
+
+/// The shared expert, inside the block or beside it (`^`).
+pub(crate) const SHARED: &[&str] = &[
+    "shared_experts",
+    "shared_expert",
+    "shared_mlp",
+    "share_expert",
+    "^shared_mlp",
+    "^share_expert",
+    "^shared_experts",
+];
+
+/// Its gate and up in one tensor, and down.
+pub(crate) const SHARED_FUSED: &[[&str; 2]] =
+    &[["gate_up_proj.weight", "down_proj.weight"], ["input_linear.weight", "output_linear.weight"]];
+
+/// What its output is weighted by.
+pub(crate) const SHARED_GATE: &[&str] = &["shared_expert_gate.weight", "shared_experts_gate.weight"];

@@ -1,0 +1,432 @@
+//! The rows of the table of families, and the families that are known and not on the axes.
+
+use super::family::{Act, Bias, Family, Norm, Shared};
+use super::layers::Layers;
+use super::{GroupFill, GroupScore, Precision, RouterSpec, Score, Weigh};
+
+const MODEL: Precision = Precision::Model;
+
+/// DeepSeek-V3: sigmoid scores in `float32`, a choice bias, groups by their two best, an ungated shared expert.
+const DEEPSEEK_V3: Family = Family {
+    names: &["deepseek_v3", "deepseek_v32", "kimi_k2"],
+    router: RouterSpec::new(Score::Sigmoid, 0),
+    bias: Bias::Always,
+    groups: Some((GroupScore::Top2Sum, GroupFill::NegInf)),
+    one_group_if_absent: false,
+    norm: Norm::Flag("norm_topk_prob", 1e-20, None),
+    scale: Some(("routed_scaling_factor", true)),
+    scale_on_output: false,
+    num: &["n_routed_experts", "num_local_experts", "num_experts"],
+    top_k: &["num_experts_per_tok", "num_experts_per_token"],
+    inner: &["moe_intermediate_size"],
+    act: Act::Silu,
+    expert_bias: false,
+    on_input: false,
+    copies: None,
+    latent: None,
+    shared: Shared::Count { fields: &["n_shared_experts", "num_shared_experts"], width: None, required: true },
+    shared_gate: false,
+    shared_clamped: true,
+    layers: Layers::FirstDense("first_k_dense_replace", None),
+    transposed: false,
+    interleaved: false,
+    hashed: false,
+};
+
+/// Its heirs, in whose classes fields have defaults.
+const DEEPSEEK_HEIR: Family = Family {
+    one_group_if_absent: true,
+    norm: Norm::Flag("norm_topk_prob", 1e-20, Some(true)),
+    scale: Some(("routed_scaling_factor", false)),
+    ..DEEPSEEK_V3
+};
+
+/// Qwen: softmax scores of logits in the model's type, weights rounded to it.
+const QWEN: Family = Family {
+    names: &["qwen3_moe"],
+    router: RouterSpec { logits: MODEL, weights: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
+    bias: Bias::Never,
+    groups: None,
+    one_group_if_absent: true,
+    norm: Norm::Flag("norm_topk_prob", 0.0, None),
+    scale: None,
+    num: &["num_experts", "num_local_experts"],
+    shared: Shared::None,
+    layers: Layers::SparseStep,
+    ..DEEPSEEK_V3
+};
+
+/// Mixtral: softmax scores of logits in the model's type, weights always normalised and kept in `float32`.
+const MIXTRAL: Family = Family {
+    names: &["mixtral", "minimax"],
+    router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
+    norm: Norm::Always(0.0),
+    num: &["num_local_experts", "num_experts"],
+    inner: &["intermediate_size"],
+    layers: Layers::All,
+    ..QWEN
+};
+
+/// MiniMax-M2: sigmoid scores, a choice bias, weights always normalised.
+const MINIMAX_M2: Family = Family {
+    names: &["minimax_m2"],
+    router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Sigmoid, 0) },
+    bias: Bias::Always,
+    ..MIXTRAL
+};
+
+/// gpt-oss: the best logits, their softmax; its own activation, biases, gate and up in turn.
+const GPT_OSS: Family = Family {
+    names: &["gpt_oss"],
+    router: RouterSpec {
+        logits: MODEL,
+        logit_bias: true,
+        scores: MODEL,
+        weigh: Weigh::Softmax,
+        weight_math: MODEL,
+        weights: MODEL,
+        ..RouterSpec::new(Score::Logits, 0)
+    },
+    norm: Norm::Never,
+    act: Act::GptOss("swiglu_alpha", "swiglu_limit"),
+    expert_bias: true,
+    transposed: true,
+    interleaved: true,
+    ..MIXTRAL
+};
+
+/// Granite: the best logits, their softmax in `float32`, rounded.
+const GRANITE: Family = Family {
+    names: &["granitemoe"],
+    router: RouterSpec { logits: MODEL, weigh: Weigh::Softmax, weights: MODEL, ..RouterSpec::new(Score::Logits, 0) },
+    norm: Norm::Never,
+    ..MIXTRAL
+};
+
+/// All families on the axes.
+pub(super) static FAMILIES: &[Family] = &[
+    DEEPSEEK_V3,
+    Family {
+        names: &["glm4_moe", "glm4v_moe_text", "dots1", "solar_open"],
+        layers: Layers::FirstDense("first_k_dense_replace", Some(0)),
+        ..DEEPSEEK_HEIR
+    },
+    // One dense layer, or as many as a field says, where no list of layers does.
+    Family {
+        names: &[
+            "glm4_moe_lite",
+            "kimi_linear",
+            "exaone_moe",
+            "dots3_note_text",
+            "bailing_hybrid",
+            "glm_moe_dsa",
+            "mimo_v2_flash",
+            "beam",
+        ],
+        norm: Norm::Flag("norm_topk_prob", 1e-20, Some(true)),
+        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
+        shared: Shared::Count {
+            fields: &["n_shared_experts", "num_shared_experts"],
+            width: Some("shared_experts_intermediate_size"),
+            required: false,
+        },
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["axk2"],
+        groups: Some((GroupScore::Top2Sum, GroupFill::Zero)),
+        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["hy_v4"],
+        act: Act::Clamped("swiglu_limit"),
+        shared_clamped: false,
+        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["glm5_next_text"],
+        act: Act::Clamped("swiglu_limit"),
+        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["nemotron_h"],
+        act: Act::Relu2,
+        latent: Some("moe_latent_size"),
+        shared: Shared::Count {
+            fields: &["n_shared_experts"],
+            width: Some("moe_shared_expert_intermediate_size"),
+            required: false,
+        },
+        layers: Layers::Blocks,
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["deepseek_v2"],
+        router: RouterSpec::new(Score::Softmax, 0),
+        bias: Bias::Never,
+        groups: Some((GroupScore::Max, GroupFill::Zero)),
+        norm: Norm::Never,
+        layers: Layers::FirstDense("first_k_dense_replace", Some(0)),
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["mistral4"],
+        router: RouterSpec {
+            logits: MODEL,
+            scores: MODEL,
+            weight_math: MODEL,
+            weights: MODEL,
+            ..RouterSpec::new(Score::Softmax, 0)
+        },
+        bias: Bias::Never,
+        groups: Some((GroupScore::Top2Sum, GroupFill::Zero)),
+        layers: Layers::FirstDense("first_k_dense_replace", Some(0)),
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["mistral_large4_text"],
+        router: RouterSpec::new(Score::Softmax, 0),
+        bias: Bias::Never,
+        groups: Some((GroupScore::Top2Sum, GroupFill::Zero)),
+        norm: Norm::Always(1e-20),
+        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["deepseek_v4"],
+        router: RouterSpec { logits: MODEL, scores: MODEL, ..RouterSpec::new(Score::SqrtSoftplus, 0) },
+        groups: None,
+        norm: Norm::Always(1e-20),
+        act: Act::Clamped("swiglu_limit"),
+        layers: Layers::All,
+        hashed: true,
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["longcat_flash"],
+        router: RouterSpec::new(Score::Softmax, 0),
+        groups: None,
+        norm: Norm::Never,
+        scale: Some(("routed_scaling_factor", true)),
+        top_k: &["moe_topk", "num_experts_per_tok"],
+        inner: &["expert_ffn_hidden_size", "moe_intermediate_size"],
+        copies: Some("zero_expert_num"),
+        shared: Shared::None,
+        layers: Layers::All,
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["hy_v3"],
+        groups: None,
+        norm: Norm::Always(1e-20),
+        scale: Some(("router_scaling_factor", false)),
+        layers: Layers::From(1),
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["afmoe"],
+        router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Sigmoid, 0) },
+        groups: None,
+        norm: Norm::Flag("route_norm", 1e-20, Some(true)),
+        scale: Some(("route_scale", false)),
+        layers: Layers::FirstDense("num_dense_layers", Some(1)),
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["ernie4_5_moe"],
+        router: RouterSpec { weights: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
+        groups: None,
+        norm: Norm::Floor("moe_norm_min", 1e-12),
+        scale: None,
+        num: &["moe_num_experts", "num_experts"],
+        top_k: &["moe_k", "num_experts_per_tok"],
+        shared: Shared::Count { fields: &["moe_num_shared_experts"], width: None, required: false },
+        layers: Layers::Interval,
+        ..DEEPSEEK_HEIR
+    },
+    Family {
+        names: &["lfm2_moe"],
+        router: RouterSpec {
+            logits: MODEL,
+            scores: MODEL,
+            weight_math: MODEL,
+            weights: MODEL,
+            ..RouterSpec::new(Score::Sigmoid, 0)
+        },
+        bias: Bias::Flag("use_expert_bias"),
+        groups: None,
+        norm: Norm::Flag("norm_topk_prob", 1e-6, Some(true)),
+        shared: Shared::None,
+        layers: Layers::FirstDense("num_dense_layers", Some(2)),
+        ..DEEPSEEK_HEIR
+    },
+    QWEN,
+    Family { names: &["olmoe", "flex_olmo"], inner: &["intermediate_size"], layers: Layers::All, ..QWEN },
+    Family { names: &["mellum"], ..QWEN },
+    Family {
+        names: &["qwen2_moe", "qwen3_next", "qwen4_exp_text"],
+        norm: Norm::Flag("norm_topk_prob", 0.0, Some(false)),
+        shared: Shared::Width(&["shared_expert_intermediate_size"]),
+        shared_gate: true,
+        ..QWEN
+    },
+    Family {
+        names: &["qwen3_5_moe_text"],
+        norm: Norm::Always(0.0),
+        shared: Shared::Width(&["shared_expert_intermediate_size"]),
+        shared_gate: true,
+        layers: Layers::All,
+        ..QWEN
+    },
+    Family { names: &["qwen3_vl_moe_text"], norm: Norm::Always(0.0), transposed: true, ..QWEN },
+    Family {
+        names: &["qwen3_omni_moe_thinker_text", "qwen3_omni_moe_text"],
+        norm: Norm::Flag("norm_topk_prob", 0.0, Some(true)),
+        ..QWEN
+    },
+    Family {
+        names: &["flint"],
+        router: RouterSpec::new(Score::Sigmoid, 0),
+        norm: Norm::Flag("norm_topk_prob", 0.0, Some(false)),
+        ..QWEN
+    },
+    Family {
+        names: &["kolibri1"],
+        router: RouterSpec { weigh: Weigh::Sigmoid, ..RouterSpec::new(Score::Logits, 0) },
+        bias: Bias::Always,
+        norm: Norm::Flag("norm_topk_prob", 0.0, Some(false)),
+        ..QWEN
+    },
+    Family {
+        names: &["hunyuan_v1_moe"],
+        router: RouterSpec::new(Score::Softmax, 0),
+        norm: Norm::Always(0.0),
+        top_k: &["moe_topk", "num_experts_per_tok"],
+        inner: &["moe_intermediate_size", "intermediate_size"],
+        shared: Shared::Always,
+        layers: Layers::All,
+        ..QWEN
+    },
+    MIXTRAL,
+    MINIMAX_M2,
+    Family {
+        names: &["minimax_m3_vl_text"],
+        scale: Some(("routed_scaling_factor", false)),
+        scale_on_output: true,
+        act: Act::GptOss("swiglu_alpha", "swiglu_limit"),
+        shared: Shared::Width(&["shared_intermediate_size"]),
+        layers: Layers::All,
+        ..MINIMAX_M2
+    },
+    Family {
+        names: &["step3p5"],
+        num: &["n_routed_experts", "num_local_experts", "moe_num_experts"],
+        top_k: &["num_experts_per_tok", "moe_top_k"],
+        inner: &["moe_intermediate_size"],
+        scale: Some(("moe_router_scaling_factor", false)),
+        scale_on_output: true,
+        act: Act::PerLayer("swiglu_limits", "swiglu_limits_shared"),
+        shared: Shared::Width(&["share_expert_dim", "share_expert_dims"]),
+        layers: Layers::Listed,
+        ..MINIMAX_M2
+    },
+    Family {
+        names: &["laguna"],
+        router: RouterSpec { logits: MODEL, weights: MODEL, ..RouterSpec::new(Score::Sigmoid, 0) },
+        num: &["num_experts"],
+        inner: &["moe_intermediate_size"],
+        scale: Some(("moe_routed_scaling_factor", false)),
+        scale_on_output: true,
+        shared: Shared::Width(&["shared_expert_intermediate_size"]),
+        layers: Layers::From(1),
+        ..MINIMAX_M2
+    },
+    GPT_OSS,
+    GRANITE,
+    Family {
+        names: &["granitemoeshared", "granitemoehybrid", "granitemoe_swa"],
+        shared: Shared::Width(&["shared_intermediate_size"]),
+        ..GRANITE
+    },
+    Family {
+        names: &["aria_text"],
+        router: RouterSpec {
+            logits: MODEL,
+            scores: MODEL,
+            weigh: Weigh::Softmax,
+            weight_math: MODEL,
+            weights: MODEL,
+            ..RouterSpec::new(Score::Logits, 0)
+        },
+        num: &["moe_num_experts"],
+        top_k: &["moe_topk"],
+        shared: Shared::Count { fields: &["moe_num_shared_experts"], width: None, required: false },
+        transposed: true,
+        ..GRANITE
+    },
+    Family {
+        names: &["llama4_text"],
+        router: RouterSpec {
+            logits: MODEL,
+            weigh: Weigh::Sigmoid,
+            weights: MODEL,
+            ..RouterSpec::new(Score::Logits, 0)
+        },
+        on_input: true,
+        shared: Shared::Always,
+        layers: Layers::Interleaved,
+        transposed: true,
+        ..GRANITE
+    },
+    Family {
+        names: &["jamba"],
+        router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
+        norm: Norm::Never,
+        num: &["num_experts", "num_local_experts"],
+        layers: Layers::Period(("expert_layer_period", 2), ("expert_layer_offset", 1)),
+        ..MIXTRAL
+    },
+];
+
+/// Families that are known, and what about them is not on the axes.
+pub(super) const OFF_AXES: &[(&str, &str)] = &[
+    ("axk1", "an RMS norm over the sum of routed and shared experts"),
+    ("cohere2_moe", "a mean of routed and shared experts"),
+    ("dbrx", "weights divided by a p-norm, and weights flattened over experts"),
+    ("gemma4_text", "a router on normalised activations with a factor for each expert"),
+    ("inkling_text", "shared experts weighted together with the routed ones"),
+    ("inkling2_text", "soft caps on gate and up projections"),
+    ("muse_spark_text", "a projection and norm before the experts"),
+    ("phimoe", "the sparse mixer, two rounds of a maximum"),
+    ("sarvam_moe", "a router that was not read"),
+    ("zaya", "a router of several layers with state"),
+];
+
+/// Model types that wrap a text model as `text_config`.
+pub(super) const WRAPPERS: &[&str] = &[
+    "kimi_k25",
+    "aria",
+    "dots3_note",
+    "glm4v_moe",
+    "glm5_next",
+    "llama4",
+    "minimax_m3_vl",
+    "mistral_large4",
+    "qwen3_5_moe",
+    "qwen3_omni_moe_thinker",
+    "qwen3_vl_moe",
+    "qwen4_exp",
+    "step3p7",
+];
+
+/// What a `scoring_func` must say for a score.
+pub(super) const fn score_name(score: Score) -> &'static str {
+    match score {
+        Score::Softmax | Score::Logits => "softmax",
+        Score::Sigmoid => "sigmoid",
+        Score::SqrtSoftplus => "sqrtsoftplus",
+    }
+}
