@@ -218,18 +218,18 @@ impl<'a> Finder<'a> {
         let places =
             || names::LAYERS.iter().flat_map(|layers| names::BLOCKS.iter().map(move |block| (*layers, *block)));
         let has_router = |&(layers, block): &(&str, &str)| {
-            names::ROUTER.iter().any(|router| checkpoint.find(&format!("{layers}.{layer}.{block}.{router}")).is_some())
+            names::ROUTER.iter().any(|router| checkpoint.find(&format!("{layers}.{layer}.{block}{router}")).is_some())
         };
         let holds_any = |&(layers, block): &(&str, &str)| {
-            checkpoint.names_below(&format!("{layers}.{layer}.{block}.")).next().is_some()
+            !block.is_empty() && checkpoint.names_below(&format!("{layers}.{layer}.{block}")).next().is_some()
         };
         let place = places().find(has_router).or_else(|| places().find(holds_any));
-        let (layers, block) = place.unwrap_or(("model.layers", "mlp"));
+        let (layers, block) = place.unwrap_or(("model.layers", "mlp."));
         Self {
             checkpoint,
             spec,
             names: *checkpoint.model().names(),
-            block: format!("{layers}.{layer}.{block}."),
+            block: format!("{layers}.{layer}.{block}"),
             beside: format!("{layers}.{layer}."),
             used: HashSet::new(),
         }
@@ -263,7 +263,10 @@ impl<'a> Finder<'a> {
 
     /// The first of the names in the block that is there, or the first of them.
     fn first(&self, candidates: &[&str]) -> String {
-        let name = |candidate: &&str| format!("{}{candidate}", self.block);
+        let name = |candidate: &&str| match candidate.strip_prefix('^') {
+            Some(name) => format!("{}{name}", self.beside),
+            None => format!("{}{candidate}", self.block),
+        };
         let there = candidates.iter().map(name).find(|name| self.checkpoint.find(name).is_some());
         there.or_else(|| candidates.first().map(name)).unwrap_or_default()
     }
@@ -423,10 +426,11 @@ impl<'a> Finder<'a> {
         inner: usize,
         activation: &Activation,
     ) -> Result<Mlp<'a>, CheckpointError> {
-        let projections = names::PROJECTIONS;
-        let there =
-            projections.iter().find(|[_, up, _]| self.checkpoint.find(&format!("{prefix}{up}.weight")).is_some());
-        let [gate, up, down] = there.or(projections.first()).copied().unwrap_or_default();
+        let there = names::PROJECTIONS.iter().find(|[gate, up, _]| {
+            let first = if activation.gated { gate } else { up };
+            self.checkpoint.find(&format!("{prefix}{first}.weight")).is_some()
+        });
+        let [gate, up, down] = there.or(names::PROJECTIONS.first()).copied().unwrap_or_default();
         let gate = activation.gated.then(|| self.matrix(format!("{prefix}{gate}.weight"), &[inner, hidden]));
         Ok(Mlp {
             gate: gate.transpose()?,
@@ -491,7 +495,18 @@ impl<'a> Finder<'a> {
 
     /// No tensor of the layer's block is left that nothing asked for.
     fn nothing_else(&self) -> Result<(), CheckpointError> {
-        match self.checkpoint.names_below(&self.block).find(|name| !self.used.contains(*name)) {
+        let below: Vec<String> = if self.block == self.beside {
+            names::MEMBERS.iter().map(|member| format!("{}{member}", self.block)).collect()
+        } else {
+            vec![self.block.clone()]
+        };
+        let mut all = below.iter().flat_map(|prefix| self.checkpoint.names_below(prefix));
+        // Experts without weights may have tensors, which nothing uses.
+        let experts = self.spec.experts();
+        let idle: Vec<String> =
+            (experts.num..experts.routed()).map(|expert| format!("{}experts.{expert}.", self.block)).collect();
+        let is_idle = |name: &str| idle.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        match all.find(|name| !self.used.contains(*name) && !is_idle(name)) {
             None => Ok(()),
             Some(name) => Err(CheckpointError::UnexpectedTensor { file: self.file(name), tensor: name.to_owned() }),
         }

@@ -291,6 +291,7 @@ pub(super) static FAMILIES: &[Family] = &[
         names: &["flint"],
         router: RouterSpec::new(Score::Sigmoid, 0),
         norm: Norm::Flag("norm_topk_prob", 0.0, Some(false)),
+        shared: Shared::Width(&["shared_expert_intermediate_size"]),
         ..QWEN
     },
     Family {
@@ -298,6 +299,7 @@ pub(super) static FAMILIES: &[Family] = &[
         router: RouterSpec { weigh: Weigh::Sigmoid, ..RouterSpec::new(Score::Logits, 0) },
         bias: Bias::Always,
         norm: Norm::Flag("norm_topk_prob", 0.0, Some(false)),
+        shared: Shared::Width(&["shared_expert_intermediate_size"]),
         ..QWEN
     },
     Family {

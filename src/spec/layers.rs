@@ -80,6 +80,17 @@ impl Layers {
         Ok(plain.into_iter().map(|layer| (layer, layer < hash_layers)).collect())
     }
 
+    /// Layers, where a list of blocks or a pattern says how many there are.
+    pub(super) fn listed(self, fields: &Fields<'_>) -> Result<Option<usize>, SpecError> {
+        match (self, fields.get("hybrid_override_pattern").and_then(serde_json::Value::as_str)) {
+            (Self::Blocks, pattern) => {
+                let blocks = fields.texts("layers_block_type")?.map(|blocks| blocks.len());
+                Ok(blocks.or(pattern.map(str::len)).filter(|layers| (1..=MAX_LAYERS).contains(layers)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn numbers(self, fields: &Fields<'_>, num_layers: usize) -> Result<Vec<usize>, SpecError> {
         let count = |field, default| fields.size_or(field, default, 0..=MAX_LAYERS);
         let step = |field, default| fields.size_or(field, default, 1..=MAX_LAYERS);

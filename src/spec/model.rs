@@ -39,7 +39,10 @@ impl ModelSpec {
             (outer, &root)
         };
         let family = FAMILIES.iter().find(|family| family.names.contains(&name)).ok_or_else(|| refused(name))?;
-        let num_layers = fields.size_of(&["num_hidden_layers", "num_layers"], 1..=MAX_LAYERS)?;
+        let num_layers = match family.layers.listed(fields)? {
+            Some(listed) => listed,
+            None => fields.size_of(&["num_hidden_layers", "num_layers"], 1..=MAX_LAYERS)?,
+        };
         let layout = family.read(fields, num_layers)?;
         if layout.moe.is_empty() {
             return Err(SpecError::NoMoeLayer { num_layers, rule: layout.rule });

@@ -36,8 +36,11 @@ pub(crate) const LAYERS: &[&str] = &[
     "model.backbone.layers",
 ];
 
-/// The block of a mixture inside a layer.
-pub(crate) const BLOCKS: &[&str] = &["mlp", "ffn", "block_sparse_moe", "feed_forward", "moe", "mixer"];
+/// The block of a mixture inside a layer, with its dot; in some it is the layer itself.
+pub(crate) const BLOCKS: &[&str] = &["mlp.", "ffn.", "block_sparse_moe.", "feed_forward.", "moe.", "mixer.", ""];
+
+/// What belongs to the mixture where its block is the layer itself.
+pub(crate) const MEMBERS: &[&str] = &["experts.", "gate.", "shared_experts."];
 
 /// The router weight inside a block.
 pub(crate) const ROUTER: &[&str] = &[
@@ -52,7 +55,7 @@ pub(crate) const ROUTER: &[&str] = &[
 /// The bias on the logits.
 pub(crate) const LOGIT_BIAS: &[&str] = &["router.bias", "gate.bias"];
 
-/// The bias on the scores for the choice.
+/// The bias on the scores for the choice; `^` stands for the layer instead of its block.
 pub(crate) const CHOICE_BIAS: &[&str] = &[
     "gate.e_score_correction_bias",
     "e_score_correction_bias",
@@ -65,6 +68,7 @@ pub(crate) const CHOICE_BIAS: &[&str] = &[
     "gate.expert_bias",
     "expert_bias",
     "router_bias",
+    "^moe.router.expert_bias",
 ];
 
 /// The table of experts by token id.
@@ -74,8 +78,12 @@ pub(crate) const TABLE: &[&str] = &["gate.tid2eid"];
 pub(crate) const LATENT: [&[&str]; 2] = [&["fc1_latent_proj.weight"], &["fc2_latent_proj.weight"]];
 
 /// Gate, up and down of one expert, behind `experts.N.` or the name of a shared expert.
-pub(crate) const PROJECTIONS: &[[&str; 3]] =
-    &[["gate_proj", "up_proj", "down_proj"], ["w1", "w3", "w2"], ["fc1", "fc3", "fc2"]];
+pub(crate) const PROJECTIONS: &[[&str; 3]] = &[
+    ["gate_proj", "up_proj", "down_proj"],
+    ["w1", "w3", "w2"],
+    ["fc1", "fc3", "fc2"],
+    ["linear_gate", "up_proj", "down_proj"],
+];
 
 /// Gate and up of all experts in one tensor, and down.
 pub(crate) const FUSED: &[[&str; 2]] = &[
