@@ -35,9 +35,10 @@ fn table() -> BTreeMap<&'static str, Signature> {
     rows
 }
 
-/// `const aclTensor* x` as type and name.
+/// `const aclTensor* x` as type and name. Some headers call the executor `opExecutor`.
 fn parameter(text: &str) -> (String, String) {
     let (ty, name) = text.rsplit_once(' ').expect("a type and a name");
+    let name = if name == "opExecutor" { "executor" } else { name };
     (ty.to_owned(), name.to_owned())
 }
 

@@ -19,9 +19,53 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::Muls
         | OperatorId::GroupedMatmulV4
         | OperatorId::GroupedMatmulV5 => (161001, 161002, 161002, Phase::One),
-        OperatorId::MoeGatingTopK | OperatorId::SwiGlu | OperatorId::MoeTokenUnpermute => {
-            (161001, 161002, 561002, Phase::One)
-        }
+        OperatorId::Abs
+        | OperatorId::Neg
+        | OperatorId::Exp
+        | OperatorId::Sqrt
+        | OperatorId::Sigmoid
+        | OperatorId::Silu
+        | OperatorId::Relu
+        | OperatorId::Gelu
+        | OperatorId::Softplus
+        | OperatorId::Adds
+        | OperatorId::Sub
+        | OperatorId::Div
+        | OperatorId::Maximum
+        | OperatorId::Minimum
+        | OperatorId::Clamp
+        | OperatorId::ClampMin
+        | OperatorId::EqScalar
+        | OperatorId::LtScalar
+        | OperatorId::GeScalar
+        | OperatorId::SWhere
+        | OperatorId::InplaceMaskedFillScalar
+        | OperatorId::InplaceZero
+        | OperatorId::InplaceCopy
+        | OperatorId::Softmax
+        | OperatorId::Topk
+        | OperatorId::Sort
+        | OperatorId::Argsort
+        | OperatorId::Cumsum
+        | OperatorId::ReduceSum
+        | OperatorId::Amax
+        | OperatorId::AddRmsNorm
+        | OperatorId::Gather
+        | OperatorId::Scatter
+        | OperatorId::IndexSelect
+        | OperatorId::GatherV2
+        | OperatorId::Embedding
+        | OperatorId::Cat
+        | OperatorId::Permute
+        | OperatorId::BatchMatMul
+        | OperatorId::Addmm
+        | OperatorId::TransMatmulWeight => (161001, 161002, 161002, Phase::One),
+        OperatorId::Arange => (561103, 161002, 161002, Phase::One),
+        OperatorId::MoeGatingTopK
+        | OperatorId::SwiGlu
+        | OperatorId::RmsNorm
+        | OperatorId::ClippedSwiglu
+        | OperatorId::MoeTokenUnpermute => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeInitRoutingV3 => (161001, 561103, 561103, Phase::Two),
         OperatorId::MoeFinalizeRoutingV2 => (561103, 561103, 561103, Phase::One),
         OperatorId::NpuFormatCast => (561103, 161002, 161002, Phase::One),
@@ -39,6 +83,10 @@ const GROUPED_OUT: &[i32] = &[0, 1, 2, 3, 27];
 const FLOAT: &[i32] = &[0];
 const INT32: &[i32] = &[3];
 const INT64: &[i32] = &[9];
+const COMPARED: &[i32] = &[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 27];
+const FILLED: &[i32] = &[0, 1, 2, 3, 9, 12, 27];
+const ORDERED: &[i32] = &[0, 1, 2, 3, 4, 6, 9, 11, 27];
+const INDEX: &[i32] = &[3, 9];
 /// Not limited.
 const ANY: &[i32] = &[];
 
@@ -112,6 +160,101 @@ fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::NpuFormatCast => vec![
             ("srcTensor", PACKABLE, CAST_FORMATS, 0..=8, CONTIGUOUS),
             ("dstTensor", PACKABLE, CAST_FORMATS, 0..=8, CONTIGUOUS),
+        ],
+        OperatorId::Abs
+        | OperatorId::Neg
+        | OperatorId::Exp
+        | OperatorId::Sqrt
+        | OperatorId::Sigmoid
+        | OperatorId::Silu
+        | OperatorId::Relu
+        | OperatorId::Gelu
+        | OperatorId::Clamp
+        | OperatorId::ClampMin
+        | OperatorId::Softmax
+        | OperatorId::Cumsum
+        | OperatorId::Amax
+        | OperatorId::Permute => vec![plain("self_", ANY, 0..=8), plain("out", ANY, 0..=8)],
+        OperatorId::Softplus => vec![plain("self_", FLOATS, 0..=8), plain("out", ANY, 0..=8)],
+        OperatorId::Adds => vec![plain("self_", NUMBERS, 0..=8), plain("out", ANY, 0..=8)],
+        OperatorId::Sub | OperatorId::Div => {
+            vec![plain("self_", NUMBERS, 0..=8), plain("other", NUMBERS, 0..=8), plain("out", ANY, 0..=8)]
+        }
+        OperatorId::Maximum | OperatorId::Minimum => {
+            vec![plain("self_", ANY, 0..=8), plain("other", ANY, 0..=8), plain("out", ANY, 0..=8)]
+        }
+        OperatorId::EqScalar | OperatorId::LtScalar | OperatorId::GeScalar => {
+            vec![plain("self_", COMPARED, 0..=8), plain("out", ANY, 0..=8)]
+        }
+        OperatorId::SWhere => vec![
+            plain("condition", ANY, 0..=8),
+            plain("self_", ANY, 0..=8),
+            plain("other", ANY, 0..=8),
+            plain("out", ANY, 0..=8),
+        ],
+        OperatorId::InplaceMaskedFillScalar => {
+            vec![plain("selfRef", FILLED, 0..=8), plain("mask", &[12], 0..=8)]
+        }
+        OperatorId::InplaceZero => vec![plain("selfRef", ANY, 0..=8)],
+        OperatorId::InplaceCopy => vec![plain("selfRef", ANY, 0..=8), plain("src", ANY, 0..=8)],
+        OperatorId::Arange => vec![plain("out", &[0, 1, 3, 9, 11, 27], 0..=8)],
+        OperatorId::Topk => {
+            vec![plain("self_", ORDERED, 0..=8), plain("valuesOut", ORDERED, 0..=8), plain("indicesOut", INT64, 0..=8)]
+        }
+        OperatorId::Sort => {
+            vec![plain("self_", ANY, 0..=8), plain("valuesOut", ANY, 0..=8), plain("indicesOut", INT64, 0..=8)]
+        }
+        OperatorId::Argsort => vec![plain("self_", ANY, 0..=8), plain("out", INT64, 0..=8)],
+        OperatorId::ReduceSum => vec![plain("self_", NUMBERS, 0..=8), plain("out", NUMBERS, 0..=8)],
+        OperatorId::RmsNorm => vec![
+            plain("x", FLOATS, 1..=8),
+            plain("gamma", FLOATS, 1..=8),
+            plain("yOut", FLOATS, 1..=8),
+            plain("rstdOut", FLOAT, 1..=8),
+        ],
+        OperatorId::AddRmsNorm => vec![
+            plain("x1", FLOATS, 1..=8),
+            plain("x2", FLOATS, 1..=8),
+            plain("gamma", FLOATS, 1..=8),
+            plain("yOut", FLOATS, 1..=8),
+            plain("rstdOut", FLOAT, 1..=8),
+            plain("xOut", FLOATS, 1..=8),
+        ],
+        OperatorId::Gather => {
+            vec![plain("self_", COMPARED, 0..=8), plain("index", INDEX, 0..=8), plain("out", COMPARED, 0..=8)]
+        }
+        OperatorId::Scatter => vec![
+            plain("self_", NUMBERS, 0..=8),
+            plain("index", ANY, 0..=8),
+            plain("src", NUMBERS, 0..=8),
+            plain("out", NUMBERS, 0..=8),
+        ],
+        OperatorId::IndexSelect => {
+            vec![plain("self_", ANY, 0..=8), plain("index", INDEX, 0..=1), plain("out", ANY, 0..=8)]
+        }
+        OperatorId::GatherV2 => {
+            vec![plain("self_", ANY, 0..=8), plain("index", INDEX, 0..=8), plain("out", ANY, 0..=8)]
+        }
+        OperatorId::Embedding => {
+            vec![plain("weight", ANY, 2..=2), plain("indices", INDEX, 0..=8), plain("out", ANY, 0..=8)]
+        }
+        OperatorId::Cat => vec![plain("tensors", ANY, 0..=8), plain("out", ANY, 0..=8)],
+        OperatorId::BatchMatMul => vec![
+            plain("self_", FLOATS, 3..=3),
+            ("mat2", FLOATS, PLAIN_OR_NZ, 3..=3, STRIDED),
+            plain("out", FLOATS, 3..=3),
+        ],
+        OperatorId::Addmm => vec![
+            plain("self_", FLOATS, 0..=2),
+            plain("mat1", FLOATS, 2..=2),
+            plain("mat2", FLOATS, 2..=2),
+            plain("out", FLOATS, 2..=2),
+        ],
+        OperatorId::TransMatmulWeight => vec![plain("mmWeightRef", &[1, 2, 27], 2..=6)],
+        OperatorId::ClippedSwiglu => vec![
+            ("x", FLOATS, PLAIN, 1..=8, CONTIGUOUS),
+            plain("groupIndexOptional", INT64, 1..=1),
+            ("out", FLOATS, PLAIN, 1..=8, CONTIGUOUS),
         ],
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => vec![
             plain("x", GROUPED, 2..=6),
@@ -239,7 +382,7 @@ fn null_pointers() {
     for operator in OPERATORS {
         let call = base(operator.id);
         for (name, parameter_type) in operator.params.iter().filter(|(_, t)| t.starts_with('*')) {
-            let optional = name.contains("Optional");
+            let optional = crate::may_be_null(operator.id, name);
             check(operator.id, name, "null", optional, call.clone().null(name).validate().err());
             if parameter_type.contains("aclTensorList") {
                 for list in [vec![], vec![None], vec![Some(tensor(F32, &[4])), None]] {

@@ -8,7 +8,9 @@ mod build;
 mod dense;
 mod descriptions;
 mod grouped;
+mod lanes;
 mod limits;
+mod pointwise;
 mod releases;
 mod robustness;
 mod routing;
@@ -19,6 +21,11 @@ use std::collections::BTreeSet;
 use ascend_sys::ops::{Null, Refusal};
 use ascend_sys::{OPERATORS, OperatorId, aclnnStatus};
 use build::{Built, Case};
+
+/// Pointers that may be null: those whose names say so, and the two bounds of `aclnnClamp`.
+fn may_be_null(operator: OperatorId, name: &str) -> bool {
+    name.contains("Optional") || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
+}
 
 /// Legal calls of an operator; the first has all its optional tensors.
 fn legal(operator: OperatorId) -> Vec<Built> {
@@ -36,6 +43,50 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeFinalizeRoutingV2 => routing::legal_finalize(),
         OperatorId::MoeTokenUnpermute => routing::legal_unpermute(),
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::legal(operator),
+        OperatorId::Abs
+        | OperatorId::Neg
+        | OperatorId::Exp
+        | OperatorId::Sqrt
+        | OperatorId::Sigmoid
+        | OperatorId::Silu
+        | OperatorId::Relu
+        | OperatorId::Gelu
+        | OperatorId::Softplus
+        | OperatorId::Adds
+        | OperatorId::Sub
+        | OperatorId::Div
+        | OperatorId::Maximum
+        | OperatorId::Minimum
+        | OperatorId::Clamp
+        | OperatorId::ClampMin
+        | OperatorId::EqScalar
+        | OperatorId::LtScalar
+        | OperatorId::GeScalar
+        | OperatorId::SWhere
+        | OperatorId::InplaceMaskedFillScalar
+        | OperatorId::InplaceZero
+        | OperatorId::InplaceCopy
+        | OperatorId::Arange => pointwise::legal(operator),
+        OperatorId::Softmax
+        | OperatorId::Topk
+        | OperatorId::Sort
+        | OperatorId::Argsort
+        | OperatorId::Cumsum
+        | OperatorId::ReduceSum
+        | OperatorId::Amax
+        | OperatorId::RmsNorm
+        | OperatorId::AddRmsNorm
+        | OperatorId::Gather
+        | OperatorId::Scatter
+        | OperatorId::IndexSelect
+        | OperatorId::GatherV2
+        | OperatorId::Embedding
+        | OperatorId::Cat
+        | OperatorId::Permute => lanes::legal(operator),
+        OperatorId::BatchMatMul => lanes::legal_batch_mat_mul(),
+        OperatorId::Addmm => lanes::legal_addmm(),
+        OperatorId::ClippedSwiglu => lanes::legal_clipped(),
+        OperatorId::TransMatmulWeight => lanes::legal_trans(),
     }
 }
 
@@ -55,6 +106,50 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeFinalizeRoutingV2 => routing::violations_finalize(),
         OperatorId::MoeTokenUnpermute => routing::violations_unpermute(),
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::violations(operator),
+        OperatorId::Abs
+        | OperatorId::Neg
+        | OperatorId::Exp
+        | OperatorId::Sqrt
+        | OperatorId::Sigmoid
+        | OperatorId::Silu
+        | OperatorId::Relu
+        | OperatorId::Gelu
+        | OperatorId::Softplus
+        | OperatorId::Adds
+        | OperatorId::Sub
+        | OperatorId::Div
+        | OperatorId::Maximum
+        | OperatorId::Minimum
+        | OperatorId::Clamp
+        | OperatorId::ClampMin
+        | OperatorId::EqScalar
+        | OperatorId::LtScalar
+        | OperatorId::GeScalar
+        | OperatorId::SWhere
+        | OperatorId::InplaceMaskedFillScalar
+        | OperatorId::InplaceZero
+        | OperatorId::InplaceCopy
+        | OperatorId::Arange => pointwise::violations(operator),
+        OperatorId::Softmax
+        | OperatorId::Topk
+        | OperatorId::Sort
+        | OperatorId::Argsort
+        | OperatorId::Cumsum
+        | OperatorId::ReduceSum
+        | OperatorId::Amax
+        | OperatorId::RmsNorm
+        | OperatorId::AddRmsNorm
+        | OperatorId::Gather
+        | OperatorId::Scatter
+        | OperatorId::IndexSelect
+        | OperatorId::GatherV2
+        | OperatorId::Embedding
+        | OperatorId::Cat
+        | OperatorId::Permute => lanes::violations(operator),
+        OperatorId::BatchMatMul => lanes::violations_batch_mat_mul(),
+        OperatorId::Addmm => lanes::violations_addmm(),
+        OperatorId::ClippedSwiglu => lanes::violations_clipped(),
+        OperatorId::TransMatmulWeight => lanes::violations_trans(),
     }
 }
 
@@ -89,8 +184,9 @@ fn parameters_are_declared_by_their_type() {
         for (param, (name, parameter_type)) in operator.id.row().params.iter().zip(operator.params) {
             let what = format!("{} {name}", operator.name);
             let is_tensor = parameter_type.contains("aclTensor");
-            let is_output = is_tensor && (*name == "out" || name.contains("Out") || *name == "dstTensor");
-            let is_required = parameter_type.starts_with('*') && !name.contains("Optional");
+            let is_output =
+                is_tensor && (["out", "dstTensor", "selfRef", "mmWeightRef"].contains(name) || name.contains("Out"));
+            let is_required = parameter_type.starts_with('*') && !may_be_null(operator.id, name);
             let is_checked = is_tensor && param.null != Null::Reserved;
             assert_eq!(param.output, is_output, "{what}");
             assert_eq!(param.null == Null::Required, is_required, "{what}");

@@ -298,13 +298,13 @@ fn joined(call: &Call<'_>) -> Result<Option<Dims>, String> {
 }
 
 fn permuted(call: &Call<'_>, x: &TensorDesc) -> Option<Dims> {
-    let dims = call.ints(1)?;
+    let dims = call.ints(1).filter(|dims| dims.len() == x.rank())?;
+    let mut shape = x.shape;
     let mut seen = 0u64;
-    let shape = dims.iter().map(|&dim| {
+    for (&dim, size) in dims.iter().zip(shape.as_mut_slice()) {
         let axis = joined_axis(x, dim).filter(|axis| seen >> axis & 1 == 0)?;
         seen |= 1 << axis;
-        x.shape.get(axis).copied()
-    });
-    let shape = shape.collect::<Option<Vec<_>>>()?;
-    (shape.len() == x.rank()).then(|| Dims::new(&shape)).flatten()
+        *size = x.shape.get(axis).copied()?;
+    }
+    Some(shape)
 }

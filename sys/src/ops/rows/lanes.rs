@@ -76,7 +76,9 @@ pub(super) static TOPK: OpRow = OpRow {
         Rule::new("k", "0 <= k <= size of dimension dim", |call| {
             let Some(size) = axis(call, 0, call.int(2)).map(|axis| size_of_axis(call, axis)) else { return Ok(()) };
             let k = call.int(1);
-            require((0..=size).contains(&k), || format!("k {k}; the nearest legal value is {}", k.clamp(0, size)))
+            require((0..=size).contains(&k), || {
+                format!("k {k}; the nearest legal value is {}", k.min(size.max(0)).max(0))
+            })
         }),
         Rule::dtype("values-dtype", "valuesOut has the dtype of self", |call| {
             same_dtype(call, ("valuesOut", 5), ("self", 0))
@@ -212,7 +214,7 @@ pub(super) static RMS_NORM: OpRow = OpRow {
         Param::output("rstdOut", F32).rank(1, 8),
     ],
     rules: &[
-        Rule::new("gamma-shape", "gamma has the last dimensions of x", |call| gamma_shape::<0, 1>(call)),
+        Rule::new("gamma-shape", "gamma has the last dimensions of x", gamma_shape::<0, 1>),
         Rule::new("y-shape", "yOut has the shape of x", same_shape::<0, 3>),
         Rule::dtype("y-dtype", "yOut has the dtype of x", |call| same_dtype(call, ("yOut", 3), ("x", 0))),
         Rule::new("rstd-shape", "rstdOut has the shape of x with 1 in the dimensions of gamma", |call| {
@@ -247,7 +249,7 @@ pub(super) static ADD_RMS_NORM: OpRow = OpRow {
                 .into_iter()
                 .try_for_each(|tensor| same_dtype(call, tensor, ("x1", 0)))
         }),
-        Rule::new("gamma-shape", "gamma has the last dimensions of x1", |call| gamma_shape::<0, 2>(call)),
+        Rule::new("gamma-shape", "gamma has the last dimensions of x1", gamma_shape::<0, 2>),
         Rule::new("rstd-shape", "rstdOut has the shape of x1 with 1 in the dimensions of gamma", |call| {
             rstd_shape::<0, 2, 5>(call)
         }),
