@@ -30,16 +30,36 @@ pub enum CaptureMode {
 /// What a capture touches.
 #[derive(Default)]
 pub(crate) struct Recording {
-    uses: Mutex<Vec<(Memory, bool)>>,
+    uses: Mutex<Vec<Use>>,
+}
+
+/// A piece of memory that captured calls touch.
+struct Use {
+    memory: Memory,
+    writes: bool,
+    /// Scratch of the captured stream, which goes on using it without asking.
+    scratch: bool,
 }
 
 impl Recording {
     /// A captured call reads or writes this memory.
     pub(crate) fn uses(&self, memory: &Memory, writes: bool) {
+        self.add(memory, writes, false);
+    }
+
+    /// A captured call has scratch in this memory.
+    pub(crate) fn uses_scratch(&self, memory: &Memory) {
+        self.add(memory, true, true);
+    }
+
+    fn add(&self, memory: &Memory, writes: bool, scratch: bool) {
         let mut uses = lock(&self.uses);
-        match uses.iter_mut().find(|(known, _)| known.is(memory)) {
-            Some((_, known)) => *known |= writes,
-            None => uses.push((memory.clone(), writes)),
+        match uses.iter_mut().find(|known| known.memory.is(memory)) {
+            Some(known) => {
+                known.writes |= writes;
+                known.scratch |= scratch;
+            }
+            None => uses.push(Use { memory: memory.clone(), writes, scratch }),
         }
     }
 }
@@ -53,7 +73,7 @@ pub struct Graph {
     /// The stream that it was captured on, whose scratch it uses.
     stream: Stream,
     raw: aclmdlRI,
-    uses: Vec<(Memory, bool)>,
+    uses: Vec<Use>,
     /// Streams that it was launched on.
     launched: Mutex<Vec<Arc<Line>>>,
 }
@@ -105,8 +125,8 @@ impl Stream {
     ///
     /// # Errors
     /// Those of `calls`; [`Error::Capturing`](crate::Error::Capturing) for a stream captured already;
-    /// [`Error::SequenceOpen`](crate::Error::SequenceOpen) where this thread holds a sequence of the stream, or `calls`
-    /// leaves one; [`Error::MissingFunction`](crate::Error::MissingFunction) where the loaded CANN cannot capture;
+    /// [`Error::SequenceOpen`](crate::Error::SequenceOpen) where this thread holds a sequence of the stream;
+    /// [`Error::MissingFunction`](crate::Error::MissingFunction) where the loaded CANN cannot capture;
     /// [`Error::Vendor`](crate::Error::Vendor) (207008 where the device has no stream left for it) and the states of the
     /// device.
     pub fn capture(&self, mode: CaptureMode, calls: impl FnOnce() -> Result<()>) -> Result<Graph> {
@@ -133,7 +153,9 @@ impl Stream {
         let raw = capture.end(&bound)?;
         bound.holds_graph(raw);
         let uses = std::mem::take(&mut *lock(&recording.uses));
-        Ok(Graph { stream: self.clone(), raw, uses, launched: Mutex::default() })
+        let graph = Graph { stream: self.clone(), raw, uses, launched: Mutex::default() };
+        graph.give_scratch_back(&bound)?;
+        Ok(graph)
     }
 }
 
@@ -152,10 +174,10 @@ impl Graph {
         let bound = stream.device().0.enter()?;
         let (home, line) = (&self.stream.0.line, &stream.0.line);
         let away = !Arc::ptr_eq(home, line);
-        if away {
+        if away && self.uses.iter().any(|used| used.scratch) {
             bound.order(home, line)?;
         }
-        for (memory, writes) in &self.uses {
+        for Use { memory, writes, .. } in &self.uses {
             if *writes { memory.write_on(&bound, line) } else { memory.read_on(&bound, line) }?;
         }
         let mut launched = lock(&self.launched);
@@ -165,7 +187,13 @@ impl Graph {
         drop(launched);
         // SAFETY: graph and stream are alive and of the bound context, and so is all memory that the graph uses.
         unsafe { call!(bound.aclmdlRIExecuteAsync(self.raw, stream.raw())) }?;
-        if away { bound.order(line, home) } else { Ok(()) }
+        self.give_scratch_back(&bound)
+    }
+
+    /// From here on the captured stream uses its scratch again.
+    fn give_scratch_back(&self, bound: &Bound<'_>) -> Result<()> {
+        let mut scratch = self.uses.iter().filter(|used| used.scratch);
+        scratch.try_for_each(|used| used.memory.write_on(bound, &self.stream.0.line))
     }
 
     /// The stream that it was captured on.

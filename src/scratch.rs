@@ -94,7 +94,7 @@ impl Scratch {
             self.chunk = Some(chunk);
         }
         if let (Some(recording), Some(chunk)) = (stream.0.line.recording(), &self.chunk) {
-            recording.uses(chunk, true);
+            recording.uses_scratch(chunk);
         }
         Ok(self.chunk.as_ref().map_or(0, Memory::address) + self.used)
     }
