@@ -35,7 +35,7 @@ fn end(rig: &Rig, stream: aclrtStream) -> aclmdlRI {
 }
 
 fn fails(rig: &Rig, stream: aclrtStream, code: i32) {
-    let mut graph = aclmdlRI(1 as *mut _);
+    let mut graph = aclmdlRI(std::ptr::dangling_mut());
     code!(rig, aclmdlRICaptureEnd(stream, &mut graph), code);
     assert!(graph.is_null());
 }
