@@ -175,6 +175,7 @@ impl<T: Pod> DeviceBuffer<T> {
         from: *mut c_void,
         kind: aclrtMemcpyKind,
     ) -> Result<Pending<T>> {
+        stream.not_captured("a copy of pinned memory")?;
         self.memory.copy_on(bound, stream, to, from, kind)?;
         match bound.record(stream.raw()) {
             Ok(event) => Ok(Pending::new(pinned, stream.device(), event)),

@@ -126,6 +126,12 @@ pub enum Error {
     /// This thread already holds a sequence of this stream.
     #[error("this thread already holds a sequence of this stream; end it before another is begun")]
     SequenceOpen,
+    /// The stream is being captured, where nothing runs: what waits for it or reads its results has to come after.
+    #[error("{call} is not possible while the stream is captured; end the capture first")]
+    Capturing {
+        /// What was tried.
+        call: &'static str,
+    },
     /// A tensor without memory, as plans use, was given to a call that runs.
     #[error("a planned tensor has no memory; plans only tell sizes")]
     Planned,

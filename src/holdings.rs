@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
-use ascend_sys::{ACL_EVENT_SYNC, aclrtEvent, aclrtEventRecordedStatus, aclrtStream};
+use ascend_sys::{ACL_EVENT_SYNC, aclmdlRI, aclrtEvent, aclrtEventRecordedStatus, aclrtStream};
 
 use crate::device::{Bound, call};
 use crate::error::{Error, Result};
@@ -35,6 +35,7 @@ struct PendingFree {
 /// What a device holds.
 #[derive(Default)]
 pub(crate) struct Holdings {
+    graphs: HashSet<aclmdlRI>,
     streams: HashSet<aclrtStream>,
     events: HashSet<aclrtEvent>,
     /// Bytes that each allocation takes, by its address.
@@ -81,6 +82,18 @@ impl<'d> Bound<'d> {
         self.holdings().memory.insert(address, held);
         let in_use = self.device().in_use.fetch_add(held, Ordering::Relaxed) + held;
         self.device().peak.fetch_max(in_use, Ordering::Relaxed);
+    }
+
+    pub(crate) fn holds_graph(&self, graph: aclmdlRI) {
+        self.holdings().graphs.insert(graph);
+    }
+
+    /// Destroys a graph that no stream executes any more.
+    pub(crate) fn destroy_graph(&self, graph: aclmdlRI) -> Result<()> {
+        // SAFETY: the graph was captured by this layer, and is destroyed once.
+        unsafe { call!(self.aclmdlRIDestroy(graph)) }?;
+        self.holdings().graphs.remove(&graph);
+        Ok(())
     }
 
     /// Destroys a stream, which waits for its work.
@@ -171,9 +184,12 @@ impl<'d> Bound<'d> {
     /// Gives everything back that is alive on the device, streams first, which waits for their work. What fails stays to
     /// the reset that follows. Gives the pinned memory that was waiting, to be freed after the reset, and the first error.
     pub(crate) fn tear_down(&self) -> (Vec<Freed>, Option<Error>) {
-        let Holdings { streams, events, memory, pending, .. } = std::mem::take(&mut *self.holdings());
+        let Holdings { graphs, streams, events, memory, pending, .. } = std::mem::take(&mut *self.holdings());
         let mut first = None;
         for result in streams.into_iter().map(|stream| self.destroy_stream(stream)) {
+            first = first.or(result.err());
+        }
+        for result in graphs.into_iter().map(|graph| self.destroy_graph(graph)) {
             first = first.or(result.err());
         }
         for result in events.into_iter().map(|event| self.destroy_event(event)) {

@@ -12,6 +12,7 @@ use ascend_sys::{aclrtEvent, aclrtMemMallocPolicy, aclrtStream, aclrtStreamStatu
 
 use crate::device::{Bound, Device, call};
 use crate::error::{Error, Result};
+use crate::graph::Recording;
 use crate::holdings::{Events, Freed};
 use crate::sync::lock;
 
@@ -20,6 +21,14 @@ pub(crate) struct Line {
     pub(crate) raw: aclrtStream,
     /// Set once the stream is destroyed, which waits for its work.
     pub(crate) closed: Mutex<bool>,
+    /// What its work goes into while it is captured instead of queued.
+    pub(crate) recording: Mutex<Option<Arc<Recording>>>,
+}
+
+impl Line {
+    pub(crate) fn recording(&self) -> Option<Arc<Recording>> {
+        lock(&self.recording).clone()
+    }
 }
 
 /// Readers remembered one by one; a further one waits for one of them and stands for both.
@@ -52,8 +61,11 @@ impl Padding {
     }
 }
 
-/// An allocation of device memory.
-pub(crate) struct Memory {
+/// An allocation of device memory. Cloning gives another handle on it; the last one frees it.
+#[derive(Clone)]
+pub(crate) struct Memory(Arc<Allocation>);
+
+struct Allocation {
     device: Device,
     /// Device address; 0 for no bytes.
     address: u64,
@@ -66,24 +78,32 @@ impl Memory {
     pub(crate) fn alloc(device: &Device, bytes: usize, padding: Padding) -> Result<Self> {
         let bound = device.0.enter()?;
         let address = if bytes == 0 { 0 } else { bound.alloc(bytes, padding)? };
-        Ok(Self { device: device.clone(), address, bytes, usage: Mutex::default() })
+        Ok(Self(Arc::new(Allocation { device: device.clone(), address, bytes, usage: Mutex::default() })))
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(crate) fn device(&self) -> &Device {
-        &self.device
+        &self.0.device
     }
 
     pub(crate) fn address(&self) -> u64 {
-        self.address
+        self.0.address
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.0.bytes
     }
 
     /// Makes what is queued on `line` from now on see every write so far, and remembers that it reads.
     pub(crate) fn read_on(&self, bound: &Bound<'_>, line: &Arc<Line>) -> Result<()> {
-        let mut usage = lock(&self.usage);
+        if let Some(recording) = line.recording() {
+            recording.uses(self, false);
+            return Ok(());
+        }
+        let mut usage = lock(&self.0.usage);
         let is_line = |other: &Option<Arc<Line>>| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, line));
         if is_line(&usage.writer) || usage.readers.iter().any(is_line) {
             return Ok(());
@@ -102,7 +122,11 @@ impl Memory {
 
     /// Makes what is queued on `line` from now on come after every use so far, and remembers that it writes.
     pub(crate) fn write_on(&self, bound: &Bound<'_>, line: &Arc<Line>) -> Result<()> {
-        let mut usage = lock(&self.usage);
+        if let Some(recording) = line.recording() {
+            recording.uses(self, true);
+            return Ok(());
+        }
+        let mut usage = lock(&self.0.usage);
         let usage = &mut *usage;
         for other in usage.readers.iter_mut().chain([&mut usage.writer]) {
             if let Some(used) = other
@@ -120,7 +144,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for Allocation {
     fn drop(&mut self) {
         if self.address == 0 {
             return;
@@ -134,10 +158,11 @@ impl Drop for Memory {
 }
 
 impl Bound<'_> {
-    /// Makes what is queued on `after` from now on wait for what is queued on `before`.
-    fn order(&self, before: &Line, after: &Line) -> Result<()> {
+    /// Makes what is queued on `after` from now on wait for what is queued on `before`. A stream that is captured has
+    /// nothing queued: it was waited for before the capture, and what it records orders itself when it is launched.
+    pub(crate) fn order(&self, before: &Line, after: &Line) -> Result<()> {
         let closed = lock(&before.closed);
-        if *closed {
+        if *closed || before.recording().is_some() {
             return Ok(());
         }
         let event = self.record(before.raw)?;
@@ -215,7 +240,7 @@ impl Bound<'_> {
     /// An event after everything queued on the line, or `None` where all of it is done.
     fn mark(&self, line: &Line) -> Result<Option<aclrtEvent>> {
         let closed = lock(&line.closed);
-        if *closed {
+        if *closed || line.recording().is_some() {
             return Ok(None);
         }
         let mut status = aclrtStreamStatus::NOT_READY;

@@ -93,6 +93,9 @@ impl Scratch {
             chunk.write_on(&bound, &stream.0.line)?;
             self.chunk = Some(chunk);
         }
+        if let (Some(recording), Some(chunk)) = (stream.0.line.recording(), &self.chunk) {
+            recording.uses_scratch(chunk);
+        }
         Ok(self.chunk.as_ref().map_or(0, Memory::address) + self.used)
     }
 }

@@ -40,7 +40,7 @@ impl Stream {
         bound.holds_stream(raw);
         Ok(Self(Arc::new(StreamInner {
             device: device.clone(),
-            line: Arc::new(Line { raw, closed: Mutex::new(false) }),
+            line: Arc::new(Line { raw, closed: Mutex::new(false), recording: Mutex::default() }),
             scratch: Mutex::default(),
             scratch_holder: AtomicU64::new(0),
         })))
@@ -65,7 +65,13 @@ impl Stream {
         self.synchronize_in(&bound)
     }
 
+    /// Refuses what a capture of this stream does not allow.
+    pub(crate) fn not_captured(&self, call: &'static str) -> Result<()> {
+        if self.0.line.recording().is_some() { Err(Error::Capturing { call }) } else { Ok(()) }
+    }
+
     pub(crate) fn synchronize_in(&self, bound: &Bound<'_>) -> Result<()> {
+        self.not_captured("waiting for the stream")?;
         // SAFETY: the stream is alive and of the bound context.
         unsafe { call!(bound.aclrtSynchronizeStream(self.raw())) }?;
         bound.reap()
@@ -76,6 +82,7 @@ impl Stream {
     /// # Errors
     /// [`Error::Vendor`] and the states of the device.
     pub fn is_idle(&self) -> Result<bool> {
+        self.not_captured("asking the stream")?;
         let bound = self.0.device.0.enter()?;
         let mut status = aclrtStreamStatus::NOT_READY;
         // SAFETY: the stream is alive, the status writable.
@@ -88,6 +95,7 @@ impl Stream {
     /// # Errors
     /// [`Error::WrongDevice`], [`Error::Vendor`] and the states of the device.
     pub fn record(&self, event: &Event) -> Result<()> {
+        self.not_captured("recording an event")?;
         let bound = self.enter_with(&event.device)?;
         // SAFETY: event and stream are alive and of one device.
         unsafe { call!(bound.aclrtRecordEvent(event.raw, self.raw())) }
@@ -99,6 +107,7 @@ impl Stream {
     /// # Errors
     /// [`Error::WrongDevice`], [`Error::Vendor`] and the states of the device.
     pub fn wait(&self, event: &Event) -> Result<()> {
+        self.not_captured("waiting for an event")?;
         let bound = self.enter_with(&event.device)?;
         // SAFETY: event and stream are alive and of one device.
         unsafe { call!(bound.aclrtStreamWaitEvent(self.raw(), event.raw)) }

@@ -7,6 +7,7 @@ use ascend_sys::aclError;
 
 use crate::errmsg::Refusal;
 use crate::event::{Event, MAX_HARDWARE_EVENTS};
+use crate::graph::Graph;
 use crate::instance::Instance;
 use crate::lock;
 use crate::report::{Finding, FindingKind};
@@ -26,6 +27,8 @@ pub(crate) struct Context {
     failure: Mutex<Option<DeviceFault>>,
     /// Its streams, the default stream first; empty when it has ended.
     streams: Mutex<Vec<Arc<Stream>>>,
+    /// Captures under way.
+    pub(crate) captures: Mutex<Vec<Arc<Graph>>>,
 }
 
 impl Context {
@@ -39,6 +42,7 @@ impl Context {
             poisoned: AtomicBool::new(false),
             failure: Mutex::default(),
             streams: Mutex::default(),
+            captures: Mutex::default(),
         }
     }
 
@@ -109,7 +113,12 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    fn take_stream_id(&self) -> Option<i32> {
+    /// Streams that are taken, by streams and by captured graphs.
+    pub(crate) fn streams_taken(&self) -> usize {
+        lock(&self.stream_ids).iter().filter(|&&taken| taken).count()
+    }
+
+    pub(crate) fn take_stream_id(&self) -> Option<i32> {
         let mut ids = lock(&self.stream_ids);
         let id = ids.iter().position(|&taken| !taken).unwrap_or(ids.len());
         if id >= MAX_STREAMS {
@@ -122,7 +131,7 @@ impl Device {
         i32::try_from(id).ok()
     }
 
-    fn give_stream_id(&self, id: i32) {
+    pub(crate) fn give_stream_id(&self, id: i32) {
         if let Some(taken) = lock(&self.stream_ids).get_mut(id as usize) {
             *taken = false;
         }
@@ -251,9 +260,14 @@ impl Instance {
         let events = self.objects().select::<Event>(|event| Arc::ptr_eq(&event.context, context));
         let left = streams.iter().skip(1).map(|stream| format!("aclrtStream {:#x} (id {})", stream.handle, stream.id));
         let left = left.chain(events.iter().map(|(handle, _)| format!("aclrtEvent {handle:#x}")));
+        let graphs = self.objects().select::<Graph>(|graph| Arc::ptr_eq(&graph.context, context));
+        let left = left.chain(graphs.iter().map(|(handle, _)| format!("aclmdlRI {handle:#x}")));
         let leaks =
             left.map(|what| Finding::new(FindingKind::Leak, call, format!("{what} on device {}", context.device)));
         let leaks = leaks.collect();
+        for (_, graph) in &graphs {
+            self.destroy_graph(graph);
+        }
         for stream in &streams {
             self.close_stream(stream);
         }

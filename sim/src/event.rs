@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use ascend_sys::{ACL_EVENT_CAPTURE_STREAM_PROGRESS, ACL_EVENT_SYNC, ACL_EVENT_TIME_LINE};
 
 use crate::device::Context;
+use crate::graph::CapturedRecord;
 use crate::lock;
 use crate::task::Mark;
 
@@ -30,6 +31,8 @@ pub(crate) struct Event {
     pub(crate) context: Arc<Context>,
     /// The latest record: handle of its stream, and its mark.
     latest: Mutex<Option<(usize, Arc<Mark>)>>,
+    /// The latest record, where it is one in a capture.
+    captured: Mutex<Option<CapturedRecord>>,
     /// Set by the first record that executes.
     hardware: Arc<Mark>,
 }
@@ -41,7 +44,15 @@ pub(crate) fn is_hardware(ex: bool, flags: u32) -> bool {
 
 impl Event {
     pub(crate) fn new(handle: usize, ex: bool, flags: u32, context: Arc<Context>) -> Self {
-        Self { handle, ex, flags, context, latest: Mutex::default(), hardware: Arc::default() }
+        Self {
+            handle,
+            ex,
+            flags,
+            context,
+            latest: Mutex::default(),
+            captured: Mutex::default(),
+            hardware: Arc::default(),
+        }
     }
 
     /// Whether it occupies a hardware event.
@@ -69,6 +80,20 @@ impl Event {
         }
         let (recorded_on, mark) = lock(&self.latest).clone()?;
         (recorded_on != stream && !mark.is_set()).then_some(mark)
+    }
+
+    /// Its latest record is one in a capture.
+    pub(crate) fn capture(&self, record: CapturedRecord) {
+        *lock(&self.captured) = Some(record);
+    }
+
+    /// The latest record, where it is one in a capture that goes on.
+    pub(crate) fn captured(&self) -> Option<CapturedRecord> {
+        let mut captured = lock(&self.captured);
+        if captured.as_ref().is_some_and(|record| !record.is_live()) {
+            *captured = None;
+        }
+        captured.clone()
     }
 
     /// Mark of the latest record.

@@ -280,7 +280,11 @@ impl Instance {
 
     /// The object behind a handle; 107017 where there is none of that kind (runtime master; older releases follow the
     /// dangling pointer).
-    fn object<T: Send + Sync + 'static>(&self, call: &'static str, handle: *mut c_void) -> Result<Arc<T>, Refusal> {
+    pub(crate) fn object<T: Send + Sync + 'static>(
+        &self,
+        call: &'static str,
+        handle: *mut c_void,
+    ) -> Result<Arc<T>, Refusal> {
         self.objects.get(handle as usize).ok_or_else(|| {
             let what = self.objects.describe(handle as usize);
             let text = format!("EE1017: {call}: {what}");

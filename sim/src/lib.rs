@@ -22,6 +22,7 @@ mod errmsg;
 mod event;
 mod executor;
 mod fault;
+mod graph;
 mod instance;
 mod memory;
 mod object;

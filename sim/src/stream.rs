@@ -22,6 +22,7 @@ use ascend_sys::aclError;
 
 use crate::device::Context;
 use crate::errmsg::Refusal;
+use crate::graph::{Graph, Route, TaskGroup};
 use crate::instance::Instance;
 use crate::lock;
 pub(crate) use crate::task::{DeviceFault, Task};
@@ -39,6 +40,8 @@ pub(crate) struct Stream {
     pub(crate) context: Arc<Context>,
     /// This stream asked for `STOP`.
     pub(crate) stop: AtomicBool,
+    /// Where its tasks go.
+    route: Mutex<Route>,
     queue: Mutex<Queue>,
     /// The worker waits here for work.
     work: Condvar,
@@ -89,6 +92,7 @@ impl Stream {
             id,
             context,
             stop: AtomicBool::new(false),
+            route: Mutex::default(),
             queue: Mutex::default(),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -113,6 +117,7 @@ impl Stream {
             let text = format!("EE9999: {}: the context is lost to an earlier fault: {}", task.function, fault.message);
             return Err(Refusal::new(fault.code, text));
         }
+        let Some(task) = self.redirect(task)? else { return Ok(()) };
         let scripted = sim.faults().on_launch(task.function);
         let queued_ns = if sim.trace().wants_detail() { sim.trace().now() } else { 0 };
         let thread = thread_id();
@@ -134,6 +139,56 @@ impl Stream {
             self.work.notify_one();
         }
         Ok(())
+    }
+
+    /// What of a task is to be queued: nothing in a capture, the change of another task in an update.
+    fn redirect(&self, task: Task) -> Result<Option<Task>, Refusal> {
+        let mut route = lock(&self.route);
+        match &mut *route {
+            Route::Queue => Ok(Some(task)),
+            Route::Capture(graph) => {
+                let graph = Arc::clone(graph);
+                drop(route);
+                graph.record(self, task).map(|()| None)
+            }
+            Route::Update(group, next) => {
+                let task = group.replace(*next, task)?;
+                *next += 1;
+                Ok(Some(task))
+            }
+        }
+    }
+
+    pub(crate) fn set_route(&self, route: Route) {
+        *lock(&self.route) = route;
+    }
+
+    /// The graph it is captured into.
+    pub(crate) fn captured_by(&self) -> Option<Arc<Graph>> {
+        match &*lock(&self.route) {
+            Route::Capture(graph) => Some(Arc::clone(graph)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_updating(&self) -> bool {
+        matches!(&*lock(&self.route), Route::Update(..))
+    }
+
+    /// The group that it updated, and how many tasks of it.
+    pub(crate) fn end_update(&self) -> Option<(Arc<TaskGroup>, usize)> {
+        let mut route = lock(&self.route);
+        match std::mem::take(&mut *route) {
+            Route::Update(group, updated) => Some((group, updated)),
+            other => {
+                *route = other;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn is_default(&self) -> bool {
+        self.context.default_stream().is_some_and(|default| default.handle == self.handle)
     }
 
     fn start_worker(self: &Arc<Self>, sim: &Instance) -> Result<(), Refusal> {

@@ -18,7 +18,8 @@ pub(crate) struct DeviceFault {
     pub(crate) message: String,
 }
 
-type Run = Box<dyn FnOnce(&Instance) -> Result<(), DeviceFault> + Send>;
+/// What the device does; a graph does it again and again.
+pub(crate) type Run = Arc<dyn Fn(&Instance) -> Result<(), DeviceFault> + Send + Sync>;
 
 /// One piece of work.
 pub(crate) enum Work {
@@ -47,9 +48,9 @@ impl Task {
     pub(crate) fn new(
         function: &'static str,
         detail: String,
-        run: impl FnOnce(&Instance) -> Result<(), DeviceFault> + Send + 'static,
+        run: impl Fn(&Instance) -> Result<(), DeviceFault> + Send + Sync + 'static,
     ) -> Self {
-        Self { function, detail, work: Work::Run(Box::new(run)) }
+        Self { function, detail, work: Work::Run(Arc::new(run)) }
     }
 }
 

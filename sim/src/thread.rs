@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::sync::Arc;
 
-use ascend_sys::aclError;
+use ascend_sys::{aclError, aclmdlRICaptureMode};
 
 use crate::device::Context;
 use crate::errmsg::Messages;
@@ -25,6 +25,8 @@ pub(crate) struct ThreadState {
     generation: u64,
     pub(crate) binding: Option<Binding>,
     pub(crate) last_error: aclError,
+    /// `aclmdlRICaptureThreadExchangeMode`.
+    pub(crate) capture_mode: aclmdlRICaptureMode,
     pub(crate) messages: Messages,
     /// What the last `aclGetRecentErrMsg` pointed to.
     pub(crate) handed_out: Option<CString>,
@@ -36,6 +38,7 @@ impl ThreadState {
             generation,
             binding: None,
             last_error: aclError::SUCCESS,
+            capture_mode: aclmdlRICaptureMode::GLOBAL,
             messages: Messages::default(),
             handed_out: None,
         }

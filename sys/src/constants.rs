@@ -360,6 +360,18 @@ constants! {
         NOT_READY = 1 => "ACL_STREAM_STATUS_NOT_READY",
         RESERVED = 0xFFFF => "ACL_STREAM_STATUS_RESERVED",
     }
+    /// Which threads may not make unsafe calls (synchronous copies) while a stream is captured.
+    Enum aclmdlRICaptureMode(u32) {
+        GLOBAL = 0 => "ACL_MODEL_RI_CAPTURE_MODE_GLOBAL",
+        THREAD_LOCAL = 1 => "ACL_MODEL_RI_CAPTURE_MODE_THREAD_LOCAL",
+        RELAXED = 2 => "ACL_MODEL_RI_CAPTURE_MODE_RELAXED",
+    }
+    /// State of a stream told by `aclmdlRICaptureGetInfo`.
+    Enum aclmdlRICaptureStatus(u32) {
+        NONE = 0 => "ACL_MODEL_RI_CAPTURE_STATUS_NONE",
+        ACTIVE = 1 => "ACL_MODEL_RI_CAPTURE_STATUS_ACTIVE",
+        INVALIDATED = 2 => "ACL_MODEL_RI_CAPTURE_STATUS_INVALIDATED",
+    }
     /// Whether later work of the stream waits for a queued callback.
     Enum aclrtCallbackBlockType(u32) {
         NO_BLOCK = 0 => "ACL_CALLBACK_NO_BLOCK",

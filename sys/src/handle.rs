@@ -79,6 +79,10 @@ handles! {
     aclrtStream;
     /// An event.
     aclrtEvent;
+    /// A captured graph of tasks that can be executed again and again.
+    aclmdlRI;
+    /// The tasks of a captured graph between two marks, to be updated together; owned by its graph.
+    aclrtTaskGrp;
     /// An HCCL communicator.
     HcclComm;
 }

@@ -9,6 +9,7 @@
 mod calls;
 mod choosing;
 mod device;
+mod graph;
 mod memory;
 mod operators;
 mod rig;

@@ -79,7 +79,9 @@ pub(crate) unsafe fn aclrtSynchronizeDeviceWithTimeout(sim: &Arc<Instance>, time
 fn synchronize(sim: &Instance, call: &'static str, deadline: Option<Instant>) -> Result<(), Refusal> {
     sim.may_wait(call)?;
     let mut first = Ok(());
-    for stream in sim.context(call)?.streams() {
+    let streams = sim.context(call)?.streams();
+    streams.iter().try_for_each(|stream| sim.not_captured(call, stream))?;
+    for stream in streams {
         match stream.synchronize(deadline) {
             Err(SyncError::TimedOut) => {
                 first = Err(SyncError::TimedOut);

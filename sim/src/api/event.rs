@@ -70,6 +70,9 @@ pub(crate) unsafe fn aclrtRecordEvent(sim: &Arc<Instance>, event: aclrtEvent, st
         if let Some(fault) = stream.context.poison() {
             return Err(sim.fault_told(CALL, &fault));
         }
+        if sim.capture_record(CALL, &event, &stream)? {
+            return Ok(());
+        }
         let mark = event.record(stream.handle);
         let work = Work::Record(Arc::clone(&event), Arc::clone(&mark));
         // A record that cannot be queued will not be waited for.
@@ -87,6 +90,9 @@ pub(crate) unsafe fn aclrtStreamWaitEvent(sim: &Arc<Instance>, stream: aclrtStre
             return Err(Refusal::unsupported(format!("{CALL}: an event without ACL_EVENT_SYNC")));
         }
         let stream = sim.own_stream(CALL, stream)?;
+        if sim.capture_wait(CALL, &event, &stream)? {
+            return Ok(());
+        }
         match event.wait_on(stream.handle) {
             Some(mark) => stream.enqueue(sim, task(CALL, sim, event.handle, Work::Wait(mark))),
             None => Ok(()),
@@ -109,6 +115,7 @@ pub(crate) unsafe fn aclrtQueryEventStatus(
     sim.answer((|| {
         let event = sim.event(CALL, event)?;
         not_null("status", status)?;
+        not_captured(CALL, &event)?;
         if let Some(fault) = event.context.surface() {
             return Err(sim.fault_told(CALL, &fault));
         }
@@ -134,6 +141,17 @@ pub(crate) unsafe fn aclrtSynchronizeEventWithTimeout(
     sim.answer(deadline(CALL, timeout).and_then(|deadline| synchronize(sim, CALL, event, deadline)))
 }
 
+/// Refuses to ask or wait for an event that a capture has recorded: 107028.
+fn not_captured(call: &str, event: &Event) -> Result<(), Refusal> {
+    match event.captured() {
+        Some(_) => {
+            let text = format!("EE1016: {call}: the event was recorded in a capture");
+            Err(Refusal::new(aclError::RT_EVENT_CAPTURED, text))
+        }
+        None => Ok(()),
+    }
+}
+
 fn synchronize(
     sim: &Instance,
     call: &'static str,
@@ -142,6 +160,7 @@ fn synchronize(
 ) -> Result<(), Refusal> {
     sim.may_wait(call)?;
     let event = sim.event(call, event)?;
+    not_captured(call, &event)?;
     if event.latest().is_some_and(|mark| !mark.wait(deadline, || false)) {
         let text = format!("EE1002: {call}: the time is up, the work goes on");
         return Err(Refusal::new(aclError::RT_EVENT_SYNC_TIMEOUT, text));

@@ -270,7 +270,9 @@ pub(crate) unsafe fn aclrtMemcpy(
         if dst.cast_const() == src {
             return Ok(());
         }
-        let device = sim.context(CALL)?.device;
+        let context = sim.context(CALL)?;
+        sim.may_copy(CALL, &context, aclError::RT_CAPTURE_MODE_NOT_SUPPORT)?;
+        let device = context.device;
         let (to, from) = (End::new(sim, dst as u64), End::new(sim, src as u64));
         check_direction(sim, CALL, wanted, (&to, dst), (&from, src))?;
         at_once(sim, CALL, device, || words(&to, &from, count), || copy(sim, CALL, &to, &from, count))
@@ -309,6 +311,8 @@ pub(crate) unsafe fn aclrtMemcpyAsync(
         }
         if matches!(to, End::Host(_)) || matches!(from, End::Host(_)) {
             sim.may_wait(CALL)?;
+            sim.may_copy(CALL, &stream.context, blocked(sim))?;
+            sim.not_captured(CALL, &stream)?;
             sim.synced(CALL, aclError::RT_STREAM_SYNC_TIMEOUT, stream.synchronize(None))?;
             let device = stream.context.device;
             return at_once(sim, CALL, device, || words(&to, &from, count), || copy(sim, CALL, &to, &from, count));
@@ -337,7 +341,9 @@ pub(crate) unsafe fn aclrtMemset(
     sim.answer((|| {
         not_null("devPtr", devPtr)?;
         room(CALL, count, maxCount)?;
-        let device = sim.context(CALL)?.device;
+        let context = sim.context(CALL)?;
+        sim.may_copy(CALL, &context, aclError::RT_CAPTURE_MODE_NOT_SUPPORT)?;
+        let device = context.device;
         let to = settable(sim, CALL, devPtr)?;
         at_once(sim, CALL, device, || format!("{count} bytes"), || fill(sim, CALL, &to, value, count))
     })())
@@ -367,6 +373,15 @@ pub(crate) unsafe fn aclrtMemsetAsync(
             Task::new(CALL, detail, move |sim: &Instance| fault(CALL, fill(sim, CALL, &to, value, count))),
         )
     })())
+}
+
+/// The code for an asynchronous copy of pageable memory in a capture: its own since 9.1.0.
+fn blocked(sim: &Instance) -> aclError {
+    if sim.release() >= ascend_sys::Release::new(9, 1, 0) {
+        aclError::RT_CAPTURE_MODE_BLOCK_ASYNC
+    } else {
+        aclError::RT_CAPTURE_MODE_NOT_SUPPORT
+    }
 }
 
 fn room(call: &str, count: usize, max: usize) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@ mod base;
 mod callback;
 mod device;
 mod event;
+mod graph;
 mod init;
 mod memory;
 pub(crate) mod op;
@@ -15,6 +16,7 @@ pub(crate) use base::*;
 pub(crate) use callback::*;
 pub(crate) use device::*;
 pub(crate) use event::*;
+pub(crate) use graph::*;
 pub(crate) use init::*;
 pub(crate) use memory::*;
 pub(crate) use op::{

@@ -51,6 +51,7 @@ pub(crate) unsafe fn aclrtDestroyStream(sim: &Arc<Instance>, stream: aclrtStream
             let text = "EE1017: aclrtDestroyStream: the default stream ends with its context";
             return Err(Refusal::new(aclError::RT_PARAM_INVALID, text));
         }
+        sim.not_captured(CALL, &stream)?;
         // Without a deadline there is nothing to run out.
         let _ = stream.drain(None);
         sim.close_stream(&stream);
@@ -82,6 +83,7 @@ fn synchronize(
     sim.may_wait(call)?;
     sim.context(call)?;
     let stream = sim.any_stream(call, stream)?;
+    sim.not_captured(call, &stream)?;
     sim.synced(call, aclError::RT_STREAM_SYNC_TIMEOUT, stream.synchronize(deadline))
 }
 
@@ -96,6 +98,7 @@ pub(crate) unsafe fn aclrtStreamQuery(
         not_null("status", status)?;
         sim.context(CALL)?;
         let stream = sim.any_stream(CALL, stream)?;
+        sim.not_captured(CALL, &stream)?;
         if let Some(fault) = stream.context.surface() {
             return Err(sim.fault_told(CALL, &fault));
         }
