@@ -17,6 +17,7 @@ pub mod grouped_gemm;
 pub mod init_routing;
 pub mod nz;
 pub mod reference;
+pub mod softmax_gating;
 pub mod view;
 
 pub use error::KernelError;
