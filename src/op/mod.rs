@@ -17,6 +17,7 @@ mod grouped;
 mod launch;
 mod matmul;
 mod routing;
+mod softmax_gating;
 
 pub use combine::{DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute};
 pub use elementwise::{add, cast, mul, muls, swiglu};
@@ -27,3 +28,4 @@ pub use routing::{
     GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts, moe_gating_top_k,
     moe_init_routing_v3,
 };
+pub use softmax_gating::{SoftmaxOver, moe_gating_top_k_softmax, moe_gating_top_k_softmax_v2};

@@ -158,6 +158,8 @@ macro_rules! vendor_functions {
         OpsTransformer "8.1" MoeFinalizeRoutingV2: aclnnMoeFinalizeRoutingV2GetWorkspaceSize, aclnnMoeFinalizeRoutingV2(expandedX: *const aclTensor, expandedRowIdx: *const aclTensor, x1Optional: *const aclTensor, x2Optional: *const aclTensor, biasOptional: *const aclTensor, scalesOptional: *const aclTensor, expertIdxOptional: *const aclTensor, dropPadMode: i64, out: *const aclTensor);
         OpsTransformer "8.1" MoeTokenUnpermute: aclnnMoeTokenUnpermuteGetWorkspaceSize, aclnnMoeTokenUnpermute(permutedTokens: *const aclTensor, sortedIndices: *const aclTensor, probsOptional: *const aclTensor, paddedMode: bool, restoreShapeOptional: *const aclIntArray, out: *mut aclTensor);
         OpsMath "8.5.0" NpuFormatCast: aclnnNpuFormatCastGetWorkspaceSize, aclnnNpuFormatCast(srcTensor: *const aclTensor, dstTensor: *mut aclTensor);
+        OpsTransformer "8.1" MoeGatingTopKSoftmax: aclnnMoeGatingTopKSoftmaxGetWorkspaceSize, aclnnMoeGatingTopKSoftmax(x: *const aclTensor, finishedOptional: *const aclTensor, k: i64, yOut: *const aclTensor, expertIdxOut: *const aclTensor, rowIdxOut: *const aclTensor);
+        OpsTransformer "8.1" MoeGatingTopKSoftmaxV2: aclnnMoeGatingTopKSoftmaxV2GetWorkspaceSize, aclnnMoeGatingTopKSoftmaxV2(x: *const aclTensor, finishedOptional: *const aclTensor, k: i64, renorm: i64, outputSoftmaxResultFlag: bool, yOut: *const aclTensor, expertIdxOut: *const aclTensor, softmaxResultOutOptional: *const aclTensor);
         }
     } };
 }

@@ -14,3 +14,4 @@ mod operators;
 mod rig;
 mod rules;
 mod sequence;
+mod softmax_gating;

@@ -5,6 +5,7 @@ mod elementwise;
 mod format;
 mod matmul;
 mod routing;
+mod softmax_gating;
 mod view;
 
 use ascend_sys::OperatorId;
@@ -128,6 +129,8 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::MoeFinalizeRoutingV2 => (System, routing::finalize_routing),
         Id::MoeTokenUnpermute => (System, routing::token_unpermute),
         Id::NpuFormatCast => (Nothing, format::format_cast),
+        Id::MoeGatingTopKSoftmax => (System, softmax_gating::first),
+        Id::MoeGatingTopKSoftmaxV2 => (System, softmax_gating::second),
     };
     Implementation { workspace, run }
 }

@@ -12,6 +12,7 @@ mod limits;
 mod releases;
 mod robustness;
 mod routing;
+mod softmax_gating;
 mod storage;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,8 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeFinalizeRoutingV2 => routing::legal_finalize(),
         OperatorId::MoeTokenUnpermute => routing::legal_unpermute(),
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::legal(operator),
+        OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::legal_second(),
+        OperatorId::MoeGatingTopKSoftmax => softmax_gating::legal_first(),
     }
 }
 
@@ -55,6 +58,8 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeFinalizeRoutingV2 => routing::violations_finalize(),
         OperatorId::MoeTokenUnpermute => routing::violations_unpermute(),
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::violations(operator),
+        OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::violations_second(),
+        OperatorId::MoeGatingTopKSoftmax => softmax_gating::violations_first(),
     }
 }
 

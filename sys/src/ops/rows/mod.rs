@@ -9,6 +9,7 @@ mod gating;
 mod grouped_matmul;
 mod matmul;
 mod routing;
+mod softmax_gating;
 
 pub use format::format_cast_storage;
 
@@ -32,5 +33,7 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeFinalizeRoutingV2 => &combine::MOE_FINALIZE_ROUTING_V2,
         OperatorId::MoeTokenUnpermute => &combine::MOE_TOKEN_UNPERMUTE,
         OperatorId::NpuFormatCast => &format::NPU_FORMAT_CAST,
+        OperatorId::MoeGatingTopKSoftmax => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX,
+        OperatorId::MoeGatingTopKSoftmaxV2 => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX_V2,
     }
 }
