@@ -16,6 +16,7 @@ mod format;
 mod grouped;
 mod launch;
 mod matmul;
+mod permute;
 mod routing;
 mod softmax_gating;
 
@@ -24,6 +25,7 @@ pub use elementwise::{add, cast, mul, muls, swiglu};
 pub use format::npu_format_cast;
 pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
 pub use matmul::{CubeMath, matmul, mm};
+pub use permute::{moe_compute_expert_tokens, moe_token_permute};
 pub use routing::{
     GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts, moe_gating_top_k,
     moe_init_routing_v3,

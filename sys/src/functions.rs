@@ -160,6 +160,8 @@ macro_rules! vendor_functions {
         OpsMath "8.5.0" NpuFormatCast: aclnnNpuFormatCastGetWorkspaceSize, aclnnNpuFormatCast(srcTensor: *const aclTensor, dstTensor: *mut aclTensor);
         OpsTransformer "8.1" MoeGatingTopKSoftmax: aclnnMoeGatingTopKSoftmaxGetWorkspaceSize, aclnnMoeGatingTopKSoftmax(x: *const aclTensor, finishedOptional: *const aclTensor, k: i64, yOut: *const aclTensor, expertIdxOut: *const aclTensor, rowIdxOut: *const aclTensor);
         OpsTransformer "8.1" MoeGatingTopKSoftmaxV2: aclnnMoeGatingTopKSoftmaxV2GetWorkspaceSize, aclnnMoeGatingTopKSoftmaxV2(x: *const aclTensor, finishedOptional: *const aclTensor, k: i64, renorm: i64, outputSoftmaxResultFlag: bool, yOut: *const aclTensor, expertIdxOut: *const aclTensor, softmaxResultOutOptional: *const aclTensor);
+        OpsTransformer "8.1" MoeTokenPermute: aclnnMoeTokenPermuteGetWorkspaceSize, aclnnMoeTokenPermute(tokens: *const aclTensor, indices: *const aclTensor, numOutTokens: i64, paddedMode: bool, permuteTokensOut: *const aclTensor, sortedIndicesOut: *const aclTensor);
+        OpsTransformer "8.1" MoeComputeExpertTokens: aclnnMoeComputeExpertTokensGetWorkspaceSize, aclnnMoeComputeExpertTokens(sortedExperts: *const aclTensor, numExperts: i64, out: *const aclTensor);
         }
     } };
 }

@@ -11,6 +11,7 @@ mod choosing;
 mod device;
 mod memory;
 mod operators;
+mod permute;
 mod rig;
 mod rules;
 mod sequence;

@@ -11,7 +11,7 @@ const X: [f32; 8] = [0.0, std::f32::consts::LN_2, 1.098_612_3, 0.0, 5.0, 5.0, 5.
 
 fn finished(rig: &Rig) -> Tensor {
     let mut flags = zeros(rig, DType::Bool, &[2]);
-    flags.copy_from_slice(&rig.stream, &[0u8, 1]).unwrap();
+    flags.view_mut().copy_from_host(&rig.stream, &[0u8, 1]).unwrap();
     flags
 }
 
@@ -76,8 +76,7 @@ fn what_is_refused_and_what_is_not_called() {
     let mut all = zeros(&rig, DType::F32, &[2, 4]);
     let (mut yv, mut iv, mut av) = (y.view_mut(), ids.view_mut(), all.view_mut());
     let over = SoftmaxOver::Chosen;
-    let answer =
-        op::moe_gating_top_k_softmax_v2(&sequence, &x.view(), None, over, &mut yv, &mut iv, Some(&mut av));
+    let answer = op::moe_gating_top_k_softmax_v2(&sequence, &x.view(), None, over, &mut yv, &mut iv, Some(&mut av));
     assert!(matches!(answer, Err(Error::Shape { .. })), "{answer:?}");
     assert_eq!(rig.cann.table().operator_calls().count(), 0);
 }

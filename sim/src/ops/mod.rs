@@ -2,8 +2,10 @@
 //! what is left to go wrong is what only the device sees: addresses, and values read from device memory.
 
 mod elementwise;
+mod expert_table;
 mod format;
 mod matmul;
+mod permute;
 mod routing;
 mod softmax_gating;
 mod view;
@@ -131,6 +133,8 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::NpuFormatCast => (Nothing, format::format_cast),
         Id::MoeGatingTopKSoftmax => (System, softmax_gating::first),
         Id::MoeGatingTopKSoftmaxV2 => (System, softmax_gating::second),
+        Id::MoeTokenPermute => (System, permute::token_permute),
+        Id::MoeComputeExpertTokens => (System, expert_table::compute_expert_tokens),
     };
     Implementation { workspace, run }
 }

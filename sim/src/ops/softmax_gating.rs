@@ -30,12 +30,7 @@ pub(super) fn second(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     choose(args, device, over, args.tensor("softmaxResultOutOptional").filter(|_| wanted))
 }
 
-fn choose(
-    args: &Args,
-    device: &Device<'_>,
-    over: SoftmaxOver,
-    softmax: Option<&TensorDesc>,
-) -> Result<(), OpError> {
+fn choose(args: &Args, device: &Device<'_>, over: SoftmaxOver, softmax: Option<&TensorDesc>) -> Result<(), OpError> {
     let x = args.tensor("x").ok_or(OpError::Null("x"))?;
     with_float!(x.dtype, T => choose_as::<T>(args, device, over, x, softmax))
 }

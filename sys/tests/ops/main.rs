@@ -9,6 +9,7 @@ mod dense;
 mod descriptions;
 mod grouped;
 mod limits;
+mod permute;
 mod releases;
 mod robustness;
 mod routing;
@@ -37,6 +38,8 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeFinalizeRoutingV2 => routing::legal_finalize(),
         OperatorId::MoeTokenUnpermute => routing::legal_unpermute(),
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::legal(operator),
+        OperatorId::MoeComputeExpertTokens => permute::legal_expert_tokens(),
+        OperatorId::MoeTokenPermute => permute::legal_permute(),
         OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::legal_second(),
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::legal_first(),
     }
@@ -58,6 +61,8 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeFinalizeRoutingV2 => routing::violations_finalize(),
         OperatorId::MoeTokenUnpermute => routing::violations_unpermute(),
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::violations(operator),
+        OperatorId::MoeComputeExpertTokens => permute::violations_expert_tokens(),
+        OperatorId::MoeTokenPermute => permute::violations_permute(),
         OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::violations_second(),
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::violations_first(),
     }

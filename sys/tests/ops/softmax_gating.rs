@@ -37,9 +37,7 @@ fn call(operator: OperatorId, tokens: &[i64], experts: i64, k: i32) -> Built {
         .set("expertIdxOut", tensor(I32, &with(k.into())));
     match operator {
         OperatorId::MoeGatingTopKSoftmax => call.set("rowIdxOut", tensor(I32, &with(k.into()))),
-        _ => call
-            .set("outputSoftmaxResultFlag", true)
-            .set("softmaxResultOutOptional", tensor(F32, &with(experts))),
+        _ => call.set("outputSoftmaxResultFlag", true).set("softmaxResultOutOptional", tensor(F32, &with(experts))),
     }
 }
 

@@ -4,10 +4,12 @@ mod activation;
 mod check;
 mod combine;
 mod elementwise;
+mod expert_table;
 mod format;
 mod gating;
 mod grouped_matmul;
 mod matmul;
+mod permute;
 mod routing;
 mod softmax_gating;
 
@@ -35,5 +37,7 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::NpuFormatCast => &format::NPU_FORMAT_CAST,
         OperatorId::MoeGatingTopKSoftmax => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX,
         OperatorId::MoeGatingTopKSoftmaxV2 => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX_V2,
+        OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,
+        OperatorId::MoeComputeExpertTokens => &expert_table::MOE_COMPUTE_EXPERT_TOKENS,
     }
 }

@@ -20,12 +20,11 @@ const FINISHED_PARAM: Param = Param::input("finishedOptional", BOOL).rank(1, 2).
 const Y_PARAM: Param = Param::output("yOut", FLOATS).rank(2, 3).layout(Layout::Contiguous);
 const EXPERT_IDX_PARAM: Param = Param::output("expertIdxOut", I32).rank(2, 3).layout(Layout::Contiguous);
 
-const EXPERTS_RULE: Rule =
-    Rule::new("experts", "x has at least one expert and no dimension beyond 32 bits", |call| {
-        let Some(x) = call.tensor(X) else { return Ok(()) };
-        let legal = x.dim(-1) >= 1 && x.shape.iter().all(|&size| size <= i64::from(i32::MAX));
-        require(legal, || format!("x of shape {}", x.shape))
-    });
+const EXPERTS_RULE: Rule = Rule::new("experts", "x has at least one expert and no dimension beyond 32 bits", |call| {
+    let Some(x) = call.tensor(X) else { return Ok(()) };
+    let legal = x.dim(-1) >= 1 && x.shape.iter().all(|&size| size <= i64::from(i32::MAX));
+    require(legal, || format!("x of shape {}", x.shape))
+});
 const FINISHED_RULE: Rule = Rule::new("finished-shape", "finished has the shape of x without the experts", |call| {
     let Some(x) = call.tensor(X) else { return Ok(()) };
     shape_is(call, "finished", FINISHED, x.shape.split_last().map_or(&[], |(_, tokens)| tokens))
