@@ -12,6 +12,7 @@
 
 mod combine;
 mod elementwise;
+mod finalize_v3;
 mod format;
 mod grouped;
 mod launch;
@@ -22,6 +23,7 @@ mod softmax_gating;
 
 pub use combine::{DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute};
 pub use elementwise::{add, cast, mul, muls, swiglu};
+pub use finalize_v3::moe_finalize_routing_v3;
 pub use format::npu_format_cast;
 pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
 pub use matmul::{CubeMath, matmul, mm};

@@ -162,6 +162,7 @@ macro_rules! vendor_functions {
         OpsTransformer "8.1" MoeGatingTopKSoftmaxV2: aclnnMoeGatingTopKSoftmaxV2GetWorkspaceSize, aclnnMoeGatingTopKSoftmaxV2(x: *const aclTensor, finishedOptional: *const aclTensor, k: i64, renorm: i64, outputSoftmaxResultFlag: bool, yOut: *const aclTensor, expertIdxOut: *const aclTensor, softmaxResultOutOptional: *const aclTensor);
         OpsTransformer "8.1" MoeTokenPermute: aclnnMoeTokenPermuteGetWorkspaceSize, aclnnMoeTokenPermute(tokens: *const aclTensor, indices: *const aclTensor, numOutTokens: i64, paddedMode: bool, permuteTokensOut: *const aclTensor, sortedIndicesOut: *const aclTensor);
         OpsTransformer "8.1" MoeComputeExpertTokens: aclnnMoeComputeExpertTokensGetWorkspaceSize, aclnnMoeComputeExpertTokens(sortedExperts: *const aclTensor, numExperts: i64, out: *const aclTensor);
+        OpsTransformer "9.1.0" MoeFinalizeRoutingV3: aclnnMoeFinalizeRoutingV3GetWorkspaceSize, aclnnMoeFinalizeRoutingV3(expandedX: *const aclTensor, expandedRowIdx: *const aclTensor, x1Optional: *const aclTensor, x2Optional: *const aclTensor, biasOptional: *const aclTensor, scalesOptional: *const aclTensor, expertIdxOptional: *const aclTensor, xOptional: *const aclTensor, a1Optional: *const aclTensor, a2Optional: *const aclTensor, vOptional: *const aclTensor, dropPadMode: i64, zeroExpertRange: *const aclIntArray, copyExpertRange: *const aclIntArray, constantExpertRange: *const aclIntArray, out: *const aclTensor);
         }
     } };
 }

@@ -9,6 +9,7 @@
 mod calls;
 mod choosing;
 mod device;
+mod finalize_v3;
 mod memory;
 mod operators;
 mod permute;

@@ -135,6 +135,7 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::MoeGatingTopKSoftmaxV2 => (System, softmax_gating::second),
         Id::MoeTokenPermute => (System, permute::token_permute),
         Id::MoeComputeExpertTokens => (System, expert_table::compute_expert_tokens),
+        Id::MoeFinalizeRoutingV3 => (System, routing::finalize_routing),
     };
     Implementation { workspace, run }
 }

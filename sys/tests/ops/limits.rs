@@ -25,6 +25,7 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         OperatorId::MoeInitRoutingV3 => (161001, 561103, 561103, Phase::Two),
         OperatorId::MoeFinalizeRoutingV2 => (561103, 561103, 561103, Phase::One),
         OperatorId::NpuFormatCast => (561103, 161002, 161002, Phase::One),
+        OperatorId::MoeFinalizeRoutingV3 => (161001, 561103, 561103, Phase::One),
         OperatorId::MoeComputeExpertTokens => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeTokenPermute => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeGatingTopKSoftmaxV2 => (161001, 161002, 561002, Phase::One),
@@ -133,6 +134,7 @@ fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),
         OperatorId::MoeComputeExpertTokens => crate::permute::limits_expert_tokens(),
+        OperatorId::MoeFinalizeRoutingV3 => crate::finalize_v3::limits_v3(),
     }
 }
 

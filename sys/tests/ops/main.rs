@@ -7,6 +7,7 @@ mod allocations;
 mod build;
 mod dense;
 mod descriptions;
+mod finalize_v3;
 mod grouped;
 mod limits;
 mod permute;
@@ -38,6 +39,7 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeFinalizeRoutingV2 => routing::legal_finalize(),
         OperatorId::MoeTokenUnpermute => routing::legal_unpermute(),
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::legal(operator),
+        OperatorId::MoeFinalizeRoutingV3 => finalize_v3::legal_v3(),
         OperatorId::MoeComputeExpertTokens => permute::legal_expert_tokens(),
         OperatorId::MoeTokenPermute => permute::legal_permute(),
         OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::legal_second(),
@@ -61,6 +63,7 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeFinalizeRoutingV2 => routing::violations_finalize(),
         OperatorId::MoeTokenUnpermute => routing::violations_unpermute(),
         OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::violations(operator),
+        OperatorId::MoeFinalizeRoutingV3 => finalize_v3::violations_v3(),
         OperatorId::MoeComputeExpertTokens => permute::violations_expert_tokens(),
         OperatorId::MoeTokenPermute => permute::violations_permute(),
         OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::violations_second(),

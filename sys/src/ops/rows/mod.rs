@@ -5,6 +5,7 @@ mod check;
 mod combine;
 mod elementwise;
 mod expert_table;
+mod finalize_v3;
 mod format;
 mod gating;
 mod grouped_matmul;
@@ -39,5 +40,6 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeGatingTopKSoftmaxV2 => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX_V2,
         OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,
         OperatorId::MoeComputeExpertTokens => &expert_table::MOE_COMPUTE_EXPERT_TOKENS,
+        OperatorId::MoeFinalizeRoutingV3 => &finalize_v3::MOE_FINALIZE_ROUTING_V3,
     }
 }
