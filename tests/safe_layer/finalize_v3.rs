@@ -35,7 +35,7 @@ fn run(rig: &Rig) -> ascend_moe::Result<[Vec<f32>; 3]> {
         mode: DropPadMode::PaddedByRow,
         ..by_row
     };
-    let each = |inputs: &FinalizeRouting<'_>| {
+    let each = |inputs: &FinalizeRouting<'_>| -> ascend_moe::Result<Vec<f32>> {
         let mut out = zeros(rig, DType::F32, &[2, 2]);
         op::moe_finalize_routing_v3(&sequence, inputs, &mut out.view_mut())?;
         Ok(read::<f32>(rig, &out))
