@@ -21,8 +21,8 @@ pub enum SoftmaxOver {
 /// Chooses experts by softmax, in parallel over tokens, in f32. NaN comes first, ties go to the lower expert.
 ///
 /// - `logits` host `T [tokens, experts]`.
-/// - `finished` host u8 `[tokens]`: where it is not 0, the indices of the token become the number of experts, which is none;
-///   its weights stay.
+/// - `finished` host u8 `[tokens]`: where it is not 0, the indices of the token become the number of experts, which is
+///   none; its weights stay.
 /// - `weights` host `T [tokens, top_k]`, rounded once to nearest even.
 /// - `indices` host i32 `[tokens, top_k]`, best first.
 /// - `softmax` host f32 `[tokens, experts]`; **not written** with [`SoftmaxOver::Chosen`].

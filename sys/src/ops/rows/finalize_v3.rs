@@ -35,7 +35,8 @@ fn check_as_v2<const I: usize>(call: &Call<'_>) -> Checked {
 /// The parameters of [`V2`] mean what they mean there; without effect where the ranges are empty are:
 /// * `xOptional`: device, dtype of expandedX, `[T, H]`: the tokens.
 /// * `a1Optional`, `a2Optional`, `vOptional`: device, dtype of expandedX, `[constant experts, H]`.
-/// * `zeroExpertRange`, `copyExpertRange`, `constantExpertRange`: host, int64, first expert and the one behind the last.
+/// * `zeroExpertRange`, `copyExpertRange`, `constantExpertRange`: host, int64, first expert and the one
+///   behind the last.
 pub(super) static MOE_FINALIZE_ROUTING_V3: OpRow = OpRow {
     operator: OperatorId::MoeFinalizeRoutingV3,
     codes: CODES,
@@ -80,12 +81,12 @@ pub(super) static MOE_FINALIZE_ROUTING_V3: OpRow = OpRow {
             }
         }),
     ],
-    source: "ops-transformer 9.1.0, moe/moe_finalize_routing_v2 (docs and op_api of V3, op_host tiling and op_kernel for \
-             A2 and A3)",
-    doubtful: "The document lists A3 and says that zero experts add nothing, copy experts scale * (x + bias) and constant \
-               experts scale * (a1 * x + a2 * v + bias). But the entry of the kernel for A2 and A3 hands neither x, a1, a2, v \
-               nor the ranges to any of its variants, so there such slots would read expandedRowIdx like all others. \
+    source: "ops-transformer 9.1.0, moe/moe_finalize_routing_v2 (docs and op_api of V3, op_host tiling and op_kernel \
+             for A2 and A3)",
+    doubtful: "The document lists A3 and says that zero experts add nothing, copy experts scale * (x + bias) and \
+               constant experts scale * (a1 * x + a2 * v + bias). But the entry of the kernel for A2 and A3 hands neither x, a1, a2, \
+               v nor the ranges to any of its variants, so there such slots would read expandedRowIdx like all others. \
                What a device does was not tried: no range is carried here. The document does not say what \
-               expandedRowIdx holds for such slots. The op_api does not check the ranges for null; that is taken from the \
-               document.",
+               expandedRowIdx holds for such slots. The op_api does not check the ranges for null; that is taken from \
+               the document.",
 };

@@ -65,8 +65,8 @@ pub(super) static MOE_TOKEN_PERMUTE: OpRow = OpRow {
         }),
     ],
     source: "ops-transformer 9.1.0, moe/moe_token_permute (docs, op_api)",
-    doubtful: "Tiling for A3 was not read: limits are those of the document. A negative numOutTokens is said to cut like \
-               a slice; what it gives beyond the number of rows was not seen, here nothing is kept. Whether shapes \
+    doubtful: "Tiling for A3 was not read: limits are those of the document. A negative numOutTokens is said to cut \
+               like a slice; what it gives beyond the number of rows was not seen, here nothing is kept. Whether shapes \
                and layouts of the outputs are checked was not seen.",
 };
 

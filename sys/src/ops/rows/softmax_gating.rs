@@ -74,8 +74,8 @@ pub(super) static MOE_GATING_TOP_K_SOFTMAX: OpRow = OpRow {
         }),
     ],
     source: "ops-transformer 9.1.0, moe/moe_gating_top_k_softmax (docs, op_host tiling)",
-    doubtful: "The document allows k 0, tiling refuses it. With many experts and a large k tiling can run out of buffer \
-               (561002); the limit depends on both and is not held here. The kernel for long rows takes the softmax \
+    doubtful: "The document allows k 0, tiling refuses it. With many experts and a large k tiling can run out of \
+               buffer (561002); the limit depends on both and is not held here. The kernel for long rows takes the softmax \
                of fp16 in half precision, the simulator in fp32: close weights can then tie or swap. A call \
                without tokens was not seen in the sources. That outputs must be contiguous is from the document.",
 };
@@ -93,8 +93,8 @@ fn wants_softmax(call: &Call<'_>) -> bool {
 /// softmax over these (renorm 1).
 ///
 /// As [`MOE_GATING_TOP_K_SOFTMAX`], without `rowIdxOut`, and:
-/// * `softmaxResultOutOptional`: device, fp32, shape of x, contiguous: all of the softmax; written and required only with
-///   renorm 0 and outputSoftmaxResultFlag.
+/// * `softmaxResultOutOptional`: device, fp32, shape of x, contiguous: all of the softmax; written and required only
+///   with renorm 0 and outputSoftmaxResultFlag.
 pub(super) static MOE_GATING_TOP_K_SOFTMAX_V2: OpRow = OpRow {
     operator: OperatorId::MoeGatingTopKSoftmaxV2,
     codes: Codes::GENERATED,
