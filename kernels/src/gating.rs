@@ -145,7 +145,7 @@ struct Scratch {
 }
 
 /// Orders NaN first, then descending values, then ascending indices. A score is never -0, with or without a bias.
-fn key(value: f32, index: usize) -> u64 {
+pub(crate) fn key(value: f32, index: usize) -> u64 {
     let bits = value.to_bits();
     let ascending = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
     let rank = if value.is_nan() { 0 } else { !ascending };
@@ -153,12 +153,12 @@ fn key(value: f32, index: usize) -> u64 {
 }
 
 /// The index in a [`key`].
-fn index(key: u64) -> usize {
+pub(crate) fn index(key: u64) -> usize {
     (key & u64::from(u32::MAX)) as usize
 }
 
 /// Moves the `n` first keys to the front, in order.
-fn sort_first(keys: &mut [u64], n: usize) {
+pub(crate) fn sort_first(keys: &mut [u64], n: usize) {
     if n < keys.len() {
         keys.select_nth_unstable(n);
     }
@@ -166,7 +166,7 @@ fn sort_first(keys: &mut [u64], n: usize) {
 }
 
 /// Logits to scores, in place.
-fn score(score: Score, row: &mut [f32]) {
+pub(crate) fn score(score: Score, row: &mut [f32]) {
     match score {
         Score::Sigmoid => row.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
         Score::Softmax(division) => {

@@ -10,6 +10,7 @@ pub mod combine;
 pub mod element;
 pub mod elementwise;
 mod error;
+pub mod expert_table;
 pub mod gating;
 pub mod gemm;
 pub mod group_list;
@@ -19,7 +20,9 @@ pub mod init_routing;
 pub mod lanes;
 pub mod nz;
 pub mod pointwise;
+pub mod permute;
 pub mod reference;
+pub mod softmax_gating;
 pub mod view;
 
 pub use error::KernelError;

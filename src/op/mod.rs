@@ -12,6 +12,7 @@
 
 mod combine;
 mod elementwise;
+mod finalize_v3;
 mod format;
 mod grouped;
 mod index;
@@ -19,7 +20,9 @@ mod lanes;
 mod launch;
 mod matmul;
 mod pointwise;
+mod permute;
 mod routing;
+mod softmax_gating;
 
 pub use combine::{DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute};
 pub use elementwise::{ClippedSwiglu, add, cast, clipped_swiglu, mul, muls, swiglu};
@@ -32,7 +35,14 @@ pub use pointwise::{
     abs, adds, arange, clamp, clamp_min, copy, div, eq_scalar, exp, ge_scalar, gelu, lt_scalar, masked_fill, maximum,
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
 };
+pub use elementwise::{add, cast, mul, muls, swiglu};
+pub use finalize_v3::moe_finalize_routing_v3;
+pub use format::npu_format_cast;
+pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
+pub use matmul::{CubeMath, matmul, mm};
+pub use permute::{moe_compute_expert_tokens, moe_token_permute};
 pub use routing::{
     GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts, moe_gating_top_k,
     moe_init_routing_v3,
 };
+pub use softmax_gating::{SoftmaxOver, moe_gating_top_k_softmax, moe_gating_top_k_softmax_v2};

@@ -217,6 +217,11 @@ macro_rules! vendor_functions {
         OpsNn "8.1" Addmm: aclnnAddmmGetWorkspaceSize, aclnnAddmm(self_: *const aclTensor, mat1: *const aclTensor, mat2: *const aclTensor, beta: *const aclScalar, alpha: *const aclScalar, out: *mut aclTensor, cubeMathType: i8);
         OpsNn "8.5.0" ClippedSwiglu: aclnnClippedSwigluGetWorkspaceSize, aclnnClippedSwiglu(x: *const aclTensor, groupIndexOptional: *const aclTensor, dim: i64, alpha: f64, limit: f64, bias: f64, interleaved: bool, out: *const aclTensor);
         OpsMath "8.1" TransMatmulWeight: aclnnTransMatmulWeightGetWorkspaceSize, aclnnTransMatmulWeight(mmWeightRef: *mut aclTensor);
+        OpsTransformer "8.1" MoeGatingTopKSoftmax: aclnnMoeGatingTopKSoftmaxGetWorkspaceSize, aclnnMoeGatingTopKSoftmax(x: *const aclTensor, finishedOptional: *const aclTensor, k: i64, yOut: *const aclTensor, expertIdxOut: *const aclTensor, rowIdxOut: *const aclTensor);
+        OpsTransformer "8.1" MoeGatingTopKSoftmaxV2: aclnnMoeGatingTopKSoftmaxV2GetWorkspaceSize, aclnnMoeGatingTopKSoftmaxV2(x: *const aclTensor, finishedOptional: *const aclTensor, k: i64, renorm: i64, outputSoftmaxResultFlag: bool, yOut: *const aclTensor, expertIdxOut: *const aclTensor, softmaxResultOutOptional: *const aclTensor);
+        OpsTransformer "8.1" MoeTokenPermute: aclnnMoeTokenPermuteGetWorkspaceSize, aclnnMoeTokenPermute(tokens: *const aclTensor, indices: *const aclTensor, numOutTokens: i64, paddedMode: bool, permuteTokensOut: *const aclTensor, sortedIndicesOut: *const aclTensor);
+        OpsTransformer "8.1" MoeComputeExpertTokens: aclnnMoeComputeExpertTokensGetWorkspaceSize, aclnnMoeComputeExpertTokens(sortedExperts: *const aclTensor, numExperts: i64, out: *const aclTensor);
+        OpsTransformer "9.1.0" MoeFinalizeRoutingV3: aclnnMoeFinalizeRoutingV3GetWorkspaceSize, aclnnMoeFinalizeRoutingV3(expandedX: *const aclTensor, expandedRowIdx: *const aclTensor, x1Optional: *const aclTensor, x2Optional: *const aclTensor, biasOptional: *const aclTensor, scalesOptional: *const aclTensor, expertIdxOptional: *const aclTensor, xOptional: *const aclTensor, a1Optional: *const aclTensor, a2Optional: *const aclTensor, vOptional: *const aclTensor, dropPadMode: i64, zeroExpertRange: *const aclIntArray, copyExpertRange: *const aclIntArray, constantExpertRange: *const aclIntArray, out: *const aclTensor);
         }
     } };
 }

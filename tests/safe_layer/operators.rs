@@ -27,7 +27,7 @@ pub(crate) fn bf(values: &[f32]) -> Vec<bf16> {
 }
 
 /// Equal up to a relative difference of 1e-6.
-fn near(found: &[f32], due: &[f32]) {
+pub(crate) fn near(found: &[f32], due: &[f32]) {
     assert_eq!(found.len(), due.len());
     for (found, due) in found.iter().zip(due) {
         assert!((found - due).abs() <= due.abs() * 1e-6, "{found} where {due} is due");

@@ -2,12 +2,15 @@
 //! what is left to go wrong is what only the device sees: addresses, and values read from device memory.
 
 mod elementwise;
+mod expert_table;
 mod format;
 mod index;
 mod lanes;
 mod matmul;
 mod pointwise;
+mod permute;
 mod routing;
+mod softmax_gating;
 mod view;
 
 use ascend_sys::OperatorId;
@@ -181,6 +184,11 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::Addmm => (SystemAndCopies, matmul::addmm),
         Id::TransMatmulWeight => (Nothing, format::keep),
         Id::ClippedSwiglu => (System, elementwise::clipped_swiglu),
+        Id::MoeGatingTopKSoftmax => (System, softmax_gating::first),
+        Id::MoeGatingTopKSoftmaxV2 => (System, softmax_gating::second),
+        Id::MoeTokenPermute => (System, permute::token_permute),
+        Id::MoeComputeExpertTokens => (System, expert_table::compute_expert_tokens),
+        Id::MoeFinalizeRoutingV3 => (System, routing::finalize_routing),
     };
     Implementation { workspace, run }
 }

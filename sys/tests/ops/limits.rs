@@ -69,6 +69,11 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         OperatorId::MoeInitRoutingV3 => (161001, 561103, 561103, Phase::Two),
         OperatorId::MoeFinalizeRoutingV2 => (561103, 561103, 561103, Phase::One),
         OperatorId::NpuFormatCast => (561103, 161002, 161002, Phase::One),
+        OperatorId::MoeFinalizeRoutingV3 => (161001, 561103, 561103, Phase::One),
+        OperatorId::MoeComputeExpertTokens => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeTokenPermute => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeGatingTopKSoftmaxV2 => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeGatingTopKSoftmax => (161001, 161002, 561002, Phase::One),
     }
 }
 
@@ -98,7 +103,7 @@ const STRIDED: bool = false;
 const CONTIGUOUS: bool = true;
 
 /// Name, dtypes, formats, ranks, whether it must be contiguous.
-type Limit = (&'static str, &'static [i32], &'static [i32], RangeInclusive<usize>, bool);
+pub(crate) type Limit = (&'static str, &'static [i32], &'static [i32], RangeInclusive<usize>, bool);
 
 fn limits(operator: OperatorId) -> Vec<Limit> {
     let plain = |name, dtypes, ranks| (name, dtypes, PLAIN, ranks, STRIDED);
@@ -268,6 +273,11 @@ fn limits(operator: OperatorId) -> Vec<Limit> {
             ("groupListOptional", INT64, ANY, 0..=8, STRIDED),
             plain("out", GROUPED_OUT, 2..=6),
         ],
+        OperatorId::MoeGatingTopKSoftmax => crate::softmax_gating::limits_first(),
+        OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),
+        OperatorId::MoeTokenPermute => crate::permute::limits_permute(),
+        OperatorId::MoeComputeExpertTokens => crate::permute::limits_expert_tokens(),
+        OperatorId::MoeFinalizeRoutingV3 => crate::finalize_v3::limits_v3(),
     }
 }
 

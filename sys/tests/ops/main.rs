@@ -7,13 +7,16 @@ mod allocations;
 mod build;
 mod dense;
 mod descriptions;
+mod finalize_v3;
 mod grouped;
 mod lanes;
 mod limits;
 mod pointwise;
+mod permute;
 mod releases;
 mod robustness;
 mod routing;
+mod softmax_gating;
 mod storage;
 
 use std::collections::BTreeSet;
@@ -87,6 +90,11 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::Addmm => lanes::legal_addmm(),
         OperatorId::ClippedSwiglu => lanes::legal_clipped(),
         OperatorId::TransMatmulWeight => lanes::legal_trans(),
+        OperatorId::MoeFinalizeRoutingV3 => finalize_v3::legal_v3(),
+        OperatorId::MoeComputeExpertTokens => permute::legal_expert_tokens(),
+        OperatorId::MoeTokenPermute => permute::legal_permute(),
+        OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::legal_second(),
+        OperatorId::MoeGatingTopKSoftmax => softmax_gating::legal_first(),
     }
 }
 
@@ -150,6 +158,11 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::Addmm => lanes::violations_addmm(),
         OperatorId::ClippedSwiglu => lanes::violations_clipped(),
         OperatorId::TransMatmulWeight => lanes::violations_trans(),
+        OperatorId::MoeFinalizeRoutingV3 => finalize_v3::violations_v3(),
+        OperatorId::MoeComputeExpertTokens => permute::violations_expert_tokens(),
+        OperatorId::MoeTokenPermute => permute::violations_permute(),
+        OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::violations_second(),
+        OperatorId::MoeGatingTopKSoftmax => softmax_gating::violations_first(),
     }
 }
 

@@ -4,6 +4,8 @@ mod activation;
 mod check;
 mod combine;
 mod elementwise;
+mod expert_table;
+mod finalize_v3;
 mod format;
 mod gating;
 mod grouped_matmul;
@@ -11,7 +13,9 @@ mod index;
 mod lanes;
 mod matmul;
 mod pointwise;
+mod permute;
 mod routing;
+mod softmax_gating;
 
 pub use format::format_cast_storage;
 
@@ -79,5 +83,10 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::Addmm => &matmul::ADDMM,
         OperatorId::TransMatmulWeight => &matmul::TRANS_MATMUL_WEIGHT,
         OperatorId::ClippedSwiglu => &activation::CLIPPED_SWIGLU,
+        OperatorId::MoeGatingTopKSoftmax => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX,
+        OperatorId::MoeGatingTopKSoftmaxV2 => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX_V2,
+        OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,
+        OperatorId::MoeComputeExpertTokens => &expert_table::MOE_COMPUTE_EXPERT_TOKENS,
+        OperatorId::MoeFinalizeRoutingV3 => &finalize_v3::MOE_FINALIZE_ROUTING_V3,
     }
 }

@@ -1,0 +1,61 @@
+//! Sorting and counting by expert: worked numbers, and equality with plain loops.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
+use moe_kernels::KernelError;
+use moe_kernels::expert_table::expert_ends;
+use moe_kernels::permute::{MAX_ID, Permutation};
+use proptest::prelude::*;
+
+#[test]
+fn worked_numbers() {
+    let permutation = Permutation::new(&[2, 0, 1, 2, 3, 2]).unwrap();
+    assert_eq!(permutation.sorted(), [1, 2, 0, 3, 5, 4]);
+    let mut rows = [0; 6];
+    permutation.rows(&mut rows).unwrap();
+    assert_eq!(rows, [2, 0, 1, 3, 5, 4]);
+    let mut kept = [0u8; 4];
+    permutation.copy(&[10, 20, 30], 1, 2, &mut kept).unwrap();
+    assert_eq!(kept, [10, 20, 10, 20]);
+
+    let mut ends = [0; 6];
+    expert_ends(&[0, 0, 2, 2, 2, 4], &mut ends).unwrap();
+    assert_eq!(ends, [2, 2, 5, 5, 6, 6]);
+}
+
+#[test]
+fn refusals() {
+    for expert in [-1, MAX_ID] {
+        assert!(matches!(Permutation::new(&[0, expert]), Err(KernelError::Range { .. })), "{expert}");
+    }
+    let permutation = Permutation::new(&[0, 1]).unwrap();
+    assert!(matches!(permutation.rows(&mut [0]), Err(KernelError::Length { .. })));
+    assert!(matches!(permutation.copy(&[1, 2], 1, 1, &mut [0; 3]), Err(KernelError::Range { .. })));
+    assert!(matches!(permutation.copy(&[1], 1, 1, &mut [0; 2]), Err(KernelError::Length { .. })));
+    assert!(matches!(expert_ends(&[1, 0], &mut [0; 2]), Err(KernelError::ExpertId { slot: 1, .. })));
+    assert!(matches!(expert_ends(&[-1], &mut [0; 2]), Err(KernelError::ExpertId { slot: 0, .. })));
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_plain_loops(mut experts in prop::collection::vec(0i32..9, 0..60), entries in 1usize..12) {
+        let wide: Vec<i64> = experts.iter().copied().map(i64::from).collect();
+        let mut order: Vec<u32> = (0..experts.len() as u32).collect();
+        order.sort_by_key(|slot| experts[*slot as usize]);
+        let permutation = Permutation::new(&wide).unwrap();
+        prop_assert_eq!(permutation.sorted(), order.as_slice());
+        let tokens: Vec<u8> = (0..experts.len() as u8).collect();
+        let mut permuted = vec![0; tokens.len()];
+        permutation.copy(&tokens, 1, 1, &mut permuted).unwrap();
+        let mut rows = vec![0; tokens.len()];
+        permutation.rows(&mut rows).unwrap();
+        let back: Vec<u8> = rows.iter().map(|row| permuted[*row as usize]).collect();
+        prop_assert_eq!(back, tokens);
+
+        experts.sort_unstable();
+        let mut ends = vec![0; entries];
+        expert_ends(&experts, &mut ends).unwrap();
+        for (expert, end) in ends.iter().enumerate() {
+            prop_assert_eq!(*end as usize, experts.iter().filter(|e| **e as usize <= expert).count());
+        }
+    }
+}
