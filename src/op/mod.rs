@@ -19,28 +19,24 @@ mod index;
 mod lanes;
 mod launch;
 mod matmul;
-mod pointwise;
 mod permute;
+mod pointwise;
 mod routing;
 mod softmax_gating;
 
 pub use combine::{DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute};
 pub use elementwise::{ClippedSwiglu, add, cast, clipped_swiglu, mul, muls, swiglu};
+pub use finalize_v3::moe_finalize_routing_v3;
 pub use format::npu_format_cast;
 pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
 pub use index::{ScatterReduce, cat, embedding, gather, gather_v2, index_select, permute, scatter};
 pub use lanes::{AddRmsNormOutputs, add_rms_norm, amax, argsort, cumsum, reduce_sum, rms_norm, softmax, sort, top_k};
 pub use matmul::{AddmmFactors, CubeMath, addmm, batch_matmul, matmul, matmul_weight_size, mm, trans_matmul_weight};
+pub use permute::{moe_compute_expert_tokens, moe_token_permute};
 pub use pointwise::{
     abs, adds, arange, clamp, clamp_min, copy, div, eq_scalar, exp, ge_scalar, gelu, lt_scalar, masked_fill, maximum,
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
 };
-pub use elementwise::{add, cast, mul, muls, swiglu};
-pub use finalize_v3::moe_finalize_routing_v3;
-pub use format::npu_format_cast;
-pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
-pub use matmul::{CubeMath, matmul, mm};
-pub use permute::{moe_compute_expert_tokens, moe_token_permute};
 pub use routing::{
     GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts, moe_gating_top_k,
     moe_init_routing_v3,

@@ -9,8 +9,8 @@
 mod calls;
 mod choosing;
 mod device;
-mod graph;
 mod finalize_v3;
+mod graph;
 mod memory;
 mod operators;
 mod permute;

@@ -7,8 +7,8 @@ mod format;
 mod index;
 mod lanes;
 mod matmul;
-mod pointwise;
 mod permute;
+mod pointwise;
 mod routing;
 mod softmax_gating;
 mod view;
@@ -115,17 +115,20 @@ enum Workspace {
     SystemAndCopies,
 }
 
+/// Computes the outputs of one call from its inputs, in device memory.
+type Run = fn(&Args, &Device<'_>) -> Result<(), OpError>;
+
 /// An operator as the simulator runs it.
 struct Implementation {
     workspace: Workspace,
-    run: fn(&Args, &Device<'_>) -> Result<(), OpError>,
+    run: Run,
 }
 
 /// The simulator's side of the table of operators: one line each.
 fn implementation(operator: OperatorId) -> Implementation {
     use OperatorId as Id;
     use Workspace::{Copies, Nothing, System, SystemAndCopies};
-    let (workspace, run): (_, fn(&Args, &Device<'_>) -> Result<(), OpError>) = match operator {
+    let (workspace, run): (_, Run) = match operator {
         Id::Mm => (SystemAndCopies, matmul::matmul),
         Id::Matmul => (SystemAndCopies, matmul::matmul),
         Id::GroupedMatmulV4 => (System, matmul::grouped_matmul),

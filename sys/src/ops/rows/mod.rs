@@ -12,8 +12,8 @@ mod grouped_matmul;
 mod index;
 mod lanes;
 mod matmul;
-mod pointwise;
 mod permute;
+mod pointwise;
 mod routing;
 mod softmax_gating;
 
