@@ -212,5 +212,26 @@ fn read_json<T: for<'de> Deserialize<'de>>(file: &Path, max: u64) -> Result<T, C
     if bytes.len() as u64 > max {
         return Err(CheckpointError::JsonTooLarge { file: file.to_path_buf(), max });
     }
-    serde_json::from_slice(&bytes).map_err(|source| CheckpointError::Json { file: file.to_path_buf(), source })
+    serde_json::from_slice(&null_for_infinite(&bytes)).map_err(|source| CheckpointError::Json { file: file.to_path_buf(), source })
+}
+
+/// The text with `null` for `Infinity`, `-Infinity` and `NaN` outside strings: Python writes them into `config.json`, JSON
+/// has no such numbers, and no field of a mixture-of-experts layer may be one.
+fn null_for_infinite(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len());
+    let (mut quoted, mut escaped) = (false, false);
+    let mut rest = json;
+    while let Some((&byte, after)) = rest.split_first() {
+        let words: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+        if let Some(after) = words.iter().find_map(|word| rest.strip_prefix(*word)).filter(|_| !quoted) {
+            out.extend_from_slice(b"null");
+            rest = after;
+            continue;
+        }
+        quoted ^= byte == b'"' && !escaped;
+        escaped = quoted && byte == b'\\' && !escaped;
+        out.push(byte);
+        rest = after;
+    }
+    out
 }

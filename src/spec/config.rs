@@ -9,24 +9,49 @@ use serde_json::{Map, Value};
 
 use super::SpecError;
 
-/// The fields of a configuration, and which of them were looked at. A field that is `null` counts as absent, as in the
-/// modelling code.
+/// The fields of a configuration, and which of them were looked at. A field that is not written has its class' default,
+/// where that is known; one that is `null` counts as absent, as in the modelling code.
 pub(super) struct Fields<'a> {
     map: &'a Map<String, Value>,
+    defaults: Option<&'a Map<String, Value>>,
     seen: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(field: &'static str, value: &'a Value) -> Result<Self, SpecError> {
         match value {
-            Value::Object(map) => Ok(Self { map, seen: RefCell::default() }),
+            Value::Object(map) => Ok(Self { map, defaults: None, seen: RefCell::default() }),
             other => Err(SpecError::NotAnObject { field, found: json_type(other) }),
         }
     }
 
-    /// Whether the field is written at all, be it as `null`.
+    /// The same fields with defaults for those that are not written.
+    pub(super) fn with_defaults(self, defaults: &'a Value) -> Self {
+        Self { defaults: defaults.as_object(), ..self }
+    }
+
+    /// Whether the field is written, be it as `null`.
     pub(super) fn is_written(&self, field: &str) -> bool {
         self.map.contains_key(field)
+    }
+
+    /// Whether the field is written as a list; this does not count as having looked at it.
+    pub(super) fn is_list(&self, field: &str) -> bool {
+        self.map.get(field).is_some_and(Value::is_array)
+    }
+
+    /// Whether the field is written, or has a default, be it as `null`.
+    pub(super) fn is_known(&self, field: &str) -> bool {
+        self.is_written(field) || self.defaults.is_some_and(|defaults| defaults.contains_key(field))
+    }
+
+    /// Demands that one of the names is written or has a default, be it as `null`: where classes differ in what the
+    /// absence means.
+    pub(super) fn known(&self, names: &[&'static str], legal: &str) -> Result<(), SpecError> {
+        if names.iter().any(|name| self.is_known(name)) {
+            return Ok(());
+        }
+        Err(SpecError::Missing { field: names.first().copied().unwrap_or_default(), legal: legal.to_owned() })
     }
 
     /// Notes that a field was looked at, or is of no account.
@@ -36,7 +61,8 @@ impl<'a> Fields<'a> {
 
     pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
         self.seen(field);
-        self.map.get(field).filter(|value| !value.is_null())
+        let value = self.map.get(field).or_else(|| self.defaults?.get(field));
+        value.filter(|value| !value.is_null())
     }
 
     pub(super) fn nested(&self, field: &'static str) -> Result<Self, SpecError> {
@@ -87,8 +113,10 @@ impl<'a> Fields<'a> {
     /// The value of a field that goes by several names.
     fn agreed(&self, names: &'static [&'static str]) -> Result<Option<(&'static str, &'a Value)>, SpecError> {
         let mut found: Option<(&'static str, &'a Value)> = None;
+        let written = names.iter().any(|name| self.map.get(*name).is_some_and(|value| !value.is_null()));
         for &name in names {
-            match (self.get(name), found) {
+            let value = self.get(name).filter(|_| !written || self.map.contains_key(name));
+            match (value, found) {
                 (Some(value), Some((first, known))) if value != known => {
                     return Err(conflict(first, known, name, value));
                 }
@@ -109,19 +137,10 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn positive_or(&self, field: &'static str, default: f64) -> Result<f64, SpecError> {
-        if self.get(field).is_some() { self.positive(field) } else { Ok(default) }
-    }
-
-    pub(super) fn number_or(&self, field: &'static str, default: f64) -> Result<f64, SpecError> {
-        match self.get(field) {
-            None => Ok(default),
-            Some(value) => value.as_f64().ok_or_else(|| wrong_type(field, value, "a number")),
-        }
-    }
-
-    pub(super) fn flag_or(&self, field: &'static str, default: bool) -> Result<bool, SpecError> {
-        if self.get(field).is_some() { self.flag(field) } else { Ok(default) }
+    pub(super) fn number(&self, field: &'static str) -> Result<f64, SpecError> {
+        const LEGAL: &str = "a number";
+        let value = self.require(field, || LEGAL.to_owned())?;
+        value.as_f64().ok_or_else(|| wrong_type(field, value, LEGAL))
     }
 
     /// A list of strings; `None` if absent.
@@ -146,6 +165,12 @@ impl<'a> Fields<'a> {
             item => item.as_f64().filter(|limit| *limit >= 0.0).ok_or_else(|| wrong_type(field, item, LEGAL)),
         };
         items.iter().map(limit).collect()
+    }
+
+    /// A flag that goes by several names; those that are written agree.
+    pub(super) fn flag_of(&self, names: &'static [&'static str]) -> Result<bool, SpecError> {
+        let agreed = self.agreed(names)?.map(|(name, _)| name);
+        self.flag(agreed.or(names.first().copied()).unwrap_or_default())
     }
 
     pub(super) fn flag(&self, field: &'static str) -> Result<bool, SpecError> {
@@ -191,6 +216,7 @@ impl<'a> Fields<'a> {
 pub(super) enum Only {
     Absent,
     Text(&'static str),
+    OneOf(&'static [&'static str]),
     Number(f64),
     Flag(bool),
     EmptyList,
@@ -201,6 +227,7 @@ impl Only {
         match self {
             Self::Absent => false,
             Self::Text(text) => value.as_str() == Some(text),
+            Self::OneOf(texts) => value.as_str().is_some_and(|text| texts.contains(&text)),
             Self::Number(number) => value.as_f64() == Some(number),
             Self::Flag(flag) => value.as_bool() == Some(flag),
             Self::EmptyList => value.as_array().is_some_and(Vec::is_empty),
@@ -213,6 +240,7 @@ impl fmt::Display for Only {
         match self {
             Self::Absent => write!(f, "null"),
             Self::Text(text) => write!(f, "{text:?} or null"),
+            Self::OneOf(texts) => write!(f, "one of {texts:?} or null"),
             Self::Number(number) => write!(f, "{number} or null"),
             Self::Flag(flag) => write!(f, "{flag} or null"),
             Self::EmptyList => write!(f, "[] or null"),

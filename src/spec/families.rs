@@ -12,9 +12,8 @@ const DEEPSEEK_V3: Family = Family {
     router: RouterSpec::new(Score::Sigmoid, 0),
     bias: Bias::Always,
     groups: Some((GroupScore::Top2Sum, GroupFill::NegInf)),
-    one_group_if_absent: false,
-    norm: Norm::Flag("norm_topk_prob", 1e-20, None),
-    scale: Some(("routed_scaling_factor", true)),
+    norm: Norm::Flag(1e-20),
+    scale: Some("routed_scaling_factor"),
     scale_on_output: false,
     num: &["n_routed_experts", "num_local_experts", "num_experts"],
     top_k: &["num_experts_per_tok", "num_experts_per_token"],
@@ -24,21 +23,13 @@ const DEEPSEEK_V3: Family = Family {
     on_input: false,
     copies: None,
     latent: None,
-    shared: Shared::Count { fields: &["n_shared_experts", "num_shared_experts"], width: None, required: true },
+    shared: Shared::Count { fields: &["n_shared_experts", "num_shared_experts"], width: None },
     shared_gate: false,
     shared_clamped: true,
-    layers: Layers::FirstDense("first_k_dense_replace", None),
+    layers: Layers::FirstDense("first_k_dense_replace"),
     transposed: false,
     interleaved: false,
     hashed: false,
-};
-
-/// Its heirs, in whose classes fields have defaults.
-const DEEPSEEK_HEIR: Family = Family {
-    one_group_if_absent: true,
-    norm: Norm::Flag("norm_topk_prob", 1e-20, Some(true)),
-    scale: Some(("routed_scaling_factor", false)),
-    ..DEEPSEEK_V3
 };
 
 /// Qwen: softmax scores of logits in the model's type, weights rounded to it.
@@ -47,8 +38,7 @@ const QWEN: Family = Family {
     router: RouterSpec { logits: MODEL, weights: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
     bias: Bias::Never,
     groups: None,
-    one_group_if_absent: true,
-    norm: Norm::Flag("norm_topk_prob", 0.0, None),
+    norm: Norm::Flag(0.0),
     scale: None,
     num: &["num_experts", "num_local_experts"],
     shared: Shared::None,
@@ -107,13 +97,11 @@ const GRANITE: Family = Family {
 pub(super) static FAMILIES: &[Family] = &[
     DEEPSEEK_V3,
     Family {
-        names: &["glm4_moe", "glm4v_moe_text", "dots1", "solar_open"],
-        layers: Layers::FirstDense("first_k_dense_replace", Some(0)),
-        ..DEEPSEEK_HEIR
-    },
-    // One dense layer, or as many as a field says, where no list of layers does.
-    Family {
         names: &[
+            "glm4_moe",
+            "glm4v_moe_text",
+            "dots1",
+            "solar_open",
             "glm4_moe_lite",
             "kimi_linear",
             "exaone_moe",
@@ -123,54 +111,30 @@ pub(super) static FAMILIES: &[Family] = &[
             "mimo_v2_flash",
             "beam",
         ],
-        norm: Norm::Flag("norm_topk_prob", 1e-20, Some(true)),
-        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
         shared: Shared::Count {
             fields: &["n_shared_experts", "num_shared_experts"],
             width: Some("shared_experts_intermediate_size"),
-            required: false,
         },
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
-    Family {
-        names: &["axk2"],
-        groups: Some((GroupScore::Top2Sum, GroupFill::Zero)),
-        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
-        ..DEEPSEEK_HEIR
-    },
-    Family {
-        names: &["hy_v4"],
-        act: Act::Clamped("swiglu_limit"),
-        shared_clamped: false,
-        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
-        ..DEEPSEEK_HEIR
-    },
-    Family {
-        names: &["glm5_next_text"],
-        act: Act::Clamped("swiglu_limit"),
-        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
-        ..DEEPSEEK_HEIR
-    },
+    Family { names: &["axk2"], groups: Some((GroupScore::Top2Sum, GroupFill::Zero)), ..DEEPSEEK_V3 },
+    Family { names: &["hy_v4"], act: Act::Clamped("swiglu_limit"), shared_clamped: false, ..DEEPSEEK_V3 },
+    Family { names: &["glm5_next_text"], act: Act::Clamped("swiglu_limit"), ..DEEPSEEK_V3 },
     Family {
         names: &["nemotron_h"],
         act: Act::Relu2,
         latent: Some("moe_latent_size"),
-        shared: Shared::Count {
-            fields: &["n_shared_experts"],
-            width: Some("moe_shared_expert_intermediate_size"),
-            required: false,
-        },
+        shared: Shared::Count { fields: &["n_shared_experts"], width: Some("moe_shared_expert_intermediate_size") },
         layers: Layers::Blocks,
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
     Family {
-        names: &["deepseek_v2"],
+        names: &["deepseek_v2", "deepseek_ocr2_text", "unlimited_ocr_text"],
         router: RouterSpec::new(Score::Softmax, 0),
         bias: Bias::Never,
         groups: Some((GroupScore::Max, GroupFill::Zero)),
         norm: Norm::Never,
-        layers: Layers::FirstDense("first_k_dense_replace", Some(0)),
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
     Family {
         names: &["mistral4"],
@@ -183,8 +147,7 @@ pub(super) static FAMILIES: &[Family] = &[
         },
         bias: Bias::Never,
         groups: Some((GroupScore::Top2Sum, GroupFill::Zero)),
-        layers: Layers::FirstDense("first_k_dense_replace", Some(0)),
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
     Family {
         names: &["mistral_large4_text"],
@@ -192,8 +155,7 @@ pub(super) static FAMILIES: &[Family] = &[
         bias: Bias::Never,
         groups: Some((GroupScore::Top2Sum, GroupFill::Zero)),
         norm: Norm::Always(1e-20),
-        layers: Layers::FirstDense("first_k_dense_replace", Some(1)),
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
     Family {
         names: &["deepseek_v4"],
@@ -203,49 +165,49 @@ pub(super) static FAMILIES: &[Family] = &[
         act: Act::Clamped("swiglu_limit"),
         layers: Layers::All,
         hashed: true,
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
     Family {
         names: &["longcat_flash"],
         router: RouterSpec::new(Score::Softmax, 0),
         groups: None,
         norm: Norm::Never,
-        scale: Some(("routed_scaling_factor", true)),
+        scale: Some("routed_scaling_factor"),
         top_k: &["moe_topk", "num_experts_per_tok"],
         inner: &["expert_ffn_hidden_size", "moe_intermediate_size"],
         copies: Some("zero_expert_num"),
         shared: Shared::None,
         layers: Layers::All,
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
     Family {
         names: &["hy_v3"],
         groups: None,
         norm: Norm::Always(1e-20),
-        scale: Some(("router_scaling_factor", false)),
+        scale: Some("router_scaling_factor"),
         layers: Layers::From(1),
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
     Family {
         names: &["afmoe"],
         router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Sigmoid, 0) },
         groups: None,
-        norm: Norm::Flag("route_norm", 1e-20, Some(true)),
-        scale: Some(("route_scale", false)),
-        layers: Layers::FirstDense("num_dense_layers", Some(1)),
-        ..DEEPSEEK_HEIR
+        norm: Norm::Always(1e-20),
+        scale: Some("route_scale"),
+        layers: Layers::FirstDense("num_dense_layers"),
+        ..DEEPSEEK_V3
     },
     Family {
         names: &["ernie4_5_moe"],
         router: RouterSpec { weights: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
         groups: None,
-        norm: Norm::Floor("moe_norm_min", 1e-12),
+        norm: Norm::Floor("moe_norm_min"),
         scale: None,
         num: &["moe_num_experts", "num_experts"],
         top_k: &["moe_k", "num_experts_per_tok"],
-        shared: Shared::Count { fields: &["moe_num_shared_experts"], width: None, required: false },
+        shared: Shared::Count { fields: &["moe_num_shared_experts"], width: None },
         layers: Layers::Interval,
-        ..DEEPSEEK_HEIR
+        ..DEEPSEEK_V3
     },
     Family {
         names: &["lfm2_moe"],
@@ -258,17 +220,17 @@ pub(super) static FAMILIES: &[Family] = &[
         },
         bias: Bias::Flag("use_expert_bias"),
         groups: None,
-        norm: Norm::Flag("norm_topk_prob", 1e-6, Some(true)),
+        norm: Norm::Flag(1e-6),
         shared: Shared::None,
-        layers: Layers::FirstDense("num_dense_layers", Some(2)),
-        ..DEEPSEEK_HEIR
+        layers: Layers::FirstDense("num_dense_layers"),
+        ..DEEPSEEK_V3
     },
     QWEN,
     Family { names: &["olmoe", "flex_olmo"], inner: &["intermediate_size"], layers: Layers::All, ..QWEN },
     Family { names: &["mellum"], ..QWEN },
     Family {
         names: &["qwen2_moe", "qwen3_next", "qwen4_exp_text"],
-        norm: Norm::Flag("norm_topk_prob", 0.0, Some(false)),
+        norm: Norm::Flag(0.0),
         shared: Shared::Width(&["shared_expert_intermediate_size"]),
         shared_gate: true,
         ..QWEN
@@ -282,15 +244,11 @@ pub(super) static FAMILIES: &[Family] = &[
         ..QWEN
     },
     Family { names: &["qwen3_vl_moe_text"], norm: Norm::Always(0.0), transposed: true, ..QWEN },
-    Family {
-        names: &["qwen3_omni_moe_thinker_text", "qwen3_omni_moe_text"],
-        norm: Norm::Flag("norm_topk_prob", 0.0, Some(true)),
-        ..QWEN
-    },
+    Family { names: &["qwen3_omni_moe_thinker_text", "qwen3_omni_moe_text"], norm: Norm::Flag(0.0), ..QWEN },
     Family {
         names: &["flint"],
         router: RouterSpec::new(Score::Sigmoid, 0),
-        norm: Norm::Flag("norm_topk_prob", 0.0, Some(false)),
+        norm: Norm::Flag(0.0),
         shared: Shared::Width(&["shared_expert_intermediate_size"]),
         ..QWEN
     },
@@ -298,7 +256,7 @@ pub(super) static FAMILIES: &[Family] = &[
         names: &["kolibri1"],
         router: RouterSpec { weigh: Weigh::Sigmoid, ..RouterSpec::new(Score::Logits, 0) },
         bias: Bias::Always,
-        norm: Norm::Flag("norm_topk_prob", 0.0, Some(false)),
+        norm: Norm::Flag(0.0),
         shared: Shared::Width(&["shared_expert_intermediate_size"]),
         ..QWEN
     },
@@ -316,7 +274,7 @@ pub(super) static FAMILIES: &[Family] = &[
     MINIMAX_M2,
     Family {
         names: &["minimax_m3_vl_text"],
-        scale: Some(("routed_scaling_factor", false)),
+        scale: Some("routed_scaling_factor"),
         scale_on_output: true,
         act: Act::GptOss("swiglu_alpha", "swiglu_limit"),
         shared: Shared::Width(&["shared_intermediate_size"]),
@@ -328,7 +286,7 @@ pub(super) static FAMILIES: &[Family] = &[
         num: &["n_routed_experts", "num_local_experts", "moe_num_experts"],
         top_k: &["num_experts_per_tok", "moe_top_k"],
         inner: &["moe_intermediate_size"],
-        scale: Some(("moe_router_scaling_factor", false)),
+        scale: Some("moe_router_scaling_factor"),
         scale_on_output: true,
         act: Act::PerLayer("swiglu_limits", "swiglu_limits_shared"),
         shared: Shared::Width(&["share_expert_dim", "share_expert_dims"]),
@@ -340,7 +298,7 @@ pub(super) static FAMILIES: &[Family] = &[
         router: RouterSpec { logits: MODEL, weights: MODEL, ..RouterSpec::new(Score::Sigmoid, 0) },
         num: &["num_experts"],
         inner: &["moe_intermediate_size"],
-        scale: Some(("moe_routed_scaling_factor", false)),
+        scale: Some("moe_routed_scaling_factor"),
         scale_on_output: true,
         shared: Shared::Width(&["shared_expert_intermediate_size"]),
         layers: Layers::From(1),
@@ -365,7 +323,7 @@ pub(super) static FAMILIES: &[Family] = &[
         },
         num: &["moe_num_experts"],
         top_k: &["moe_topk"],
-        shared: Shared::Count { fields: &["moe_num_shared_experts"], width: None, required: false },
+        shared: Shared::Count { fields: &["moe_num_shared_experts"], width: None },
         transposed: true,
         ..GRANITE
     },
@@ -397,6 +355,7 @@ pub(super) static FAMILIES: &[Family] = &[
 pub(super) const OFF_AXES: &[(&str, &str)] = &[
     ("axk1", "an RMS norm over the sum of routed and shared experts"),
     ("cohere2_moe", "a mean of routed and shared experts"),
+    ("PanguProMoE", "a learned factor for each expert, beside a choice inside each group"),
     ("dbrx", "weights divided by a p-norm, and weights flattened over experts"),
     ("gemma4_text", "a router on normalised activations with a factor for each expert"),
     ("inkling_text", "shared experts weighted together with the routed ones"),
@@ -407,21 +366,24 @@ pub(super) const OFF_AXES: &[(&str, &str)] = &[
     ("zaya", "a router of several layers with state"),
 ];
 
-/// Model types that wrap a text model as `text_config`.
-pub(super) const WRAPPERS: &[&str] = &[
-    "kimi_k25",
-    "aria",
-    "dots3_note",
-    "glm4v_moe",
-    "glm5_next",
-    "llama4",
-    "minimax_m3_vl",
-    "mistral_large4",
-    "qwen3_5_moe",
-    "qwen3_omni_moe_thinker",
-    "qwen3_vl_moe",
-    "qwen4_exp",
-    "step3p7",
+/// Model types that wrap a text model as `text_config`; the text model's type where the class takes no notice of the one
+/// that is written there.
+pub(super) const WRAPPERS: &[(&str, Option<&str>)] = &[
+    ("kimi_k25", None),
+    ("aria", None),
+    ("deepseek_ocr2", None),
+    ("dots3_note", None),
+    ("glm4v_moe", None),
+    ("glm5_next", None),
+    ("llama4", None),
+    ("minimax_m3_vl", Some("minimax_m3_vl_text")),
+    ("mistral_large4", None),
+    ("qwen3_5_moe", None),
+    ("qwen3_omni_moe_thinker", None),
+    ("qwen3_vl_moe", None),
+    ("qwen4_exp", None),
+    ("step3p7", None),
+    ("unlimited_ocr", None),
 ];
 
 /// What a `scoring_func` must say for a score.

@@ -11,6 +11,9 @@ use super::{
     MoeSpec, Normalise, RouterSpec, SharedSpec, SpecError,
 };
 
+/// The fields that say whether weights are normalised.
+const NORM_FLAGS: &[&str] = &["norm_topk_prob", "moe_renormalize"];
+
 /// How the weights are normalised.
 #[derive(Clone, Copy)]
 pub(super) enum Norm {
@@ -18,10 +21,10 @@ pub(super) enum Norm {
     Never,
     /// Always, with an epsilon; a field that says otherwise is refused.
     Always(f64),
-    /// As a field says, with an epsilon; where the field may be absent, its default.
-    Flag(&'static str, f64, Option<bool>),
-    /// Always, the divisor no less than a field says, or this where it is absent.
-    Floor(&'static str, f64),
+    /// As one of [`NORM_FLAGS`] says, with an epsilon.
+    Flag(f64),
+    /// Always, the divisor no less than a field says.
+    Floor(&'static str),
 }
 
 /// Whether there is a bias on the scores for the choice.
@@ -29,7 +32,7 @@ pub(super) enum Norm {
 pub(super) enum Bias {
     Never,
     Always,
-    /// As a field says; with it where that is absent.
+    /// As a field says.
     Flag(&'static str),
 }
 
@@ -37,9 +40,9 @@ pub(super) enum Bias {
 #[derive(Clone, Copy)]
 pub(super) enum Act {
     Silu,
-    /// SwiGLU with the limit of a field ahead of it; without one where the field is absent.
+    /// SwiGLU with the limit of a field ahead of it; without one where that is null.
     Clamped(&'static str),
-    /// The gpt-oss activation, its alpha and limit in two fields with these defaults.
+    /// The gpt-oss activation, its alpha and limit in two fields.
     GptOss(&'static str, &'static str),
     /// SwiGLU with a limit behind it, one for each layer, in a list; routed and shared.
     PerLayer(&'static str, &'static str),
@@ -51,14 +54,12 @@ pub(super) enum Act {
 #[derive(Clone, Copy)]
 pub(super) enum Shared {
     None,
-    /// So many as a field says, each as wide as another field says, or as a routed one; `required`: the field must be
-    /// written, since classes differ in what its absence means.
+    /// So many as a field says, each as wide as another field says, or as a routed one.
     Count {
         fields: &'static [&'static str],
         width: Option<&'static str>,
-        required: bool,
     },
-    /// One, as wide as a field says; none where that is 0 or absent.
+    /// One, as wide as a field says; none where that is 0 or null.
     Width(&'static [&'static str]),
     /// One, as wide as a routed one.
     Always,
@@ -73,11 +74,9 @@ pub(super) struct Family {
     pub(super) bias: Bias,
     /// How groups of experts are compared, where fields say how many there are.
     pub(super) groups: Option<(GroupScore, GroupFill)>,
-    /// Whether an absent `n_group` means one group. In DeepSeek's own classes it means 8, so there it must be written.
-    pub(super) one_group_if_absent: bool,
     pub(super) norm: Norm,
-    /// Field of the factor on the weights; 1 where it may be absent and is.
-    pub(super) scale: Option<(&'static str, bool)>,
+    /// Field of the factor on the weights.
+    pub(super) scale: Option<&'static str>,
     /// Whether that factor is on the routed experts' sum instead.
     pub(super) scale_on_output: bool,
     /// Names of the number of experts, of those of a token, of the width inside one.
@@ -138,7 +137,10 @@ const WATCHED: &[(&str, Only)] = &[
     ("moe_multiply_router_weight_on_input", Only::Flag(false)),
     ("num_router_groups", Only::Number(1.0)),
     ("use_grouped_topk", Only::Flag(false)),
+    ("use_routing_bias", Only::Flag(true)),
     ("norm_topk_prob", Only::Flag(true)),
+    ("moe_renormalize", Only::Flag(true)),
+    ("route_norm", Only::Flag(true)),
 ];
 
 /// What the fields of one model give: its specs by layer.
@@ -176,7 +178,7 @@ impl Family {
             0
         };
         if let Norm::Never = self.norm {
-            fields.seen("norm_topk_prob");
+            NORM_FLAGS.iter().for_each(|flag| fields.seen(flag));
         }
         fields.only_unread(WATCHED)?;
         let moe = kinds.into_iter().map(|(layer, hashed)| {
@@ -206,25 +208,34 @@ impl Family {
         experts.activation = self.activation(fields)?;
         experts.bias = self.expert_bias;
         experts.weight_on_input = self.on_input;
-        experts.copy = self.copies.map_or(Ok(0), |field| fields.size_or(field, 0, 0..=MAX_EXPERTS))?;
-        experts.latent = match self.latent {
-            None => None,
-            Some(field) => Some(fields.size_or(field, 0, 0..=MAX_WIDTH)?).filter(|width| *width > 0),
+        // 0, null: none.
+        let number = |field: Option<&'static str>, max| match field {
+            None => Ok(0),
+            Some(field) => {
+                fields.known(&[field], "an integer, or null for none")?;
+                fields.size_or(field, 0, 0..=max)
+            }
         };
+        experts.copy = number(self.copies, MAX_EXPERTS)?;
+        experts.latent = Some(number(self.latent, MAX_WIDTH)?).filter(|width| *width > 0);
         Ok(experts)
     }
 
     fn activation(&self, fields: &Fields<'_>) -> Result<Activation, SpecError> {
         Ok(match self.act {
             Act::Silu | Act::PerLayer(..) => Activation::SWIGLU,
-            Act::Clamped(field) => match fields.get(field) {
-                None => Activation::SWIGLU,
-                Some(_) => Activation::SWIGLU.clamped(fields.positive(field)?, ClampAt::Before),
-            },
+            Act::Clamped(field) => {
+                fields.known(&[field], "a number above 0, or null for no limit")?;
+                match fields.get(field) {
+                    None => Activation::SWIGLU,
+                    Some(_) => Activation::SWIGLU.clamped(fields.positive(field)?, ClampAt::Before),
+                }
+            }
             Act::GptOss(alpha, limit) => {
-                let alpha = fields.positive_or(alpha, 1.702)?;
-                let limit = fields.positive_or(limit, 7.0)?;
-                Activation::new(ActivationFn::GptOss { alpha }).clamped(limit, ClampAt::Before)
+                fields.only(&[("hidden_act", Only::OneOf(&["silu", "swigluoai"]))])?;
+                fields.seen("hidden_act");
+                let alpha = fields.positive(alpha)?;
+                Activation::new(ActivationFn::GptOss { alpha }).clamped(fields.positive(limit)?, ClampAt::Before)
             }
             Act::Relu2 => {
                 fields.only(&[("mlp_hidden_act", Only::Text("relu2"))])?;
@@ -240,22 +251,17 @@ impl Family {
         router.choice_bias = match self.bias {
             Bias::Never => false,
             Bias::Always => true,
-            Bias::Flag(field) => fields.flag_or(field, true)?,
+            Bias::Flag(field) => fields.flag(field)?,
         };
         router.norm = match self.norm {
             Norm::Never => Normalise::None,
             Norm::Always(eps) => Normalise::Sum { eps },
-            Norm::Flag(field, eps, default) => {
-                let normalised = match default {
-                    Some(default) => fields.flag_or(field, default)?,
-                    None => fields.flag(field)?,
-                };
-                if normalised { Normalise::Sum { eps } } else { Normalise::None }
-            }
-            Norm::Floor(field, default) => Normalise::SumFloor { min: fields.number_or(field, default)? },
+            Norm::Flag(_) if !fields.flag_of(NORM_FLAGS)? => Normalise::None,
+            Norm::Flag(eps) => Normalise::Sum { eps },
+            Norm::Floor(field) => Normalise::SumFloor { min: fields.number(field)? },
         };
-        if let Some((field, required)) = self.scale {
-            let scale = if required { fields.positive(field)? } else { fields.positive_or(field, 1.0)? };
+        if let Some(field) = self.scale {
+            let scale = fields.positive(field)?;
             if self.scale_on_output {
                 router.output_scale = scale;
             } else {
@@ -293,14 +299,9 @@ impl Family {
             fields.seen("topk_group");
             return Ok(Choice::TopK);
         }
-        let name = if fields.is_written("num_expert_group") { "num_expert_group" } else { "n_group" };
-        if !self.one_group_if_absent && !fields.is_written(name) {
-            return Err(SpecError::Missing {
-                field: "n_group",
-                legal: "a divisor of the experts, 1 or null".to_owned(),
-            });
-        }
-        let n_group = fields.size_or(name, 1, 1..=MAX_EXPERTS)?;
+        const GROUPS: &[&str] = &["n_group", "num_expert_group"];
+        fields.known(GROUPS, "a divisor of the experts, 1 or null")?;
+        let n_group = fields.size_of_or(GROUPS, 1, 1..=MAX_EXPERTS)?;
         if n_group > 1 {
             let topk_group = fields.size("topk_group", 0..=MAX_EXPERTS)?;
             let mut groups = GroupSpec::new(n_group, topk_group, score);
@@ -318,13 +319,16 @@ impl Family {
         let width = match self.shared {
             Shared::None => 0,
             Shared::Always => inner,
-            Shared::Width(names) => fields.size_of_or(names, 0, 0..=MAX_WIDTH)?,
-            Shared::Count { fields: names, width, required } => {
+            Shared::Width(names) => {
+                // Where a count is written beside the width, it is of one.
+                fields.only(&[("n_shared_experts", Only::Number(1.0))])?;
+                fields.seen("n_shared_experts");
+                fields.known(names, "a width, or null for none")?;
+                fields.size_of_or(names, 0, 0..=MAX_WIDTH)?
+            }
+            Shared::Count { fields: names, width } => {
+                fields.known(names, "an integer, or null for none")?;
                 let each = width.map_or(Ok(inner), |field| fields.size_or(field, inner, 1..=MAX_WIDTH))?;
-                if required && !names.iter().any(|name| fields.is_written(name)) {
-                    let field = names.first().copied().unwrap_or_default();
-                    return Err(SpecError::Missing { field, legal: "an integer, or null for none".to_owned() });
-                }
                 each * fields.size_of_or(names, 0, 0..=MAX_WIDTH / each)?
             }
         };

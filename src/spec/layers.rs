@@ -8,8 +8,8 @@ use super::{MAX_LAYERS, SpecError};
 pub(super) enum Layers {
     /// All.
     All,
-    /// All from the number that a field says (or this default) on, every `moe_layer_freq`-th of them.
-    FirstDense(&'static str, Option<usize>),
+    /// All from the number that a field says on, every `moe_layer_freq`-th of them.
+    FirstDense(&'static str),
     /// All but the first so many.
     From(usize),
     /// Every `decoder_sparse_step`-th, but those of `mlp_only_layers`.
@@ -49,6 +49,15 @@ impl Layers {
                 fields.seen(field);
             }
             let hash_layers = fields.size_or("num_hash_layers", 0, 0..=num_layers)?;
+            // Longer lists go on with layers that predict further tokens.
+            if kinds.len() < num_layers {
+                return Err(SpecError::Conflict {
+                    first: "mlp_layer_types",
+                    first_value: format!("a list of {}", kinds.len()),
+                    second: "num_hidden_layers",
+                    second_value: num_layers.to_string(),
+                });
+            }
             let mut layers = Vec::new();
             for (layer, kind) in kinds.into_iter().enumerate().take(num_layers) {
                 match kind {
@@ -65,7 +74,7 @@ impl Layers {
                 }
             }
             let hashed = layers.iter().filter(|(_, hashed)| *hashed).count();
-            if hash_layers > 0 && hash_layers != hashed {
+            if fields.is_written("num_hash_layers") && hash_layers > 0 && hash_layers != hashed {
                 return Err(SpecError::Conflict {
                     first: "num_hash_layers",
                     first_value: hash_layers.to_string(),
@@ -75,9 +84,29 @@ impl Layers {
             }
             return Ok(layers);
         }
-        let hash_layers = fields.size_or("num_hash_layers", 0, 0..=num_layers)?;
-        let plain = self.numbers(fields, num_layers)?;
+        let hash_layers = fields.size_or("num_hash_layers", 0, 0..=MAX_LAYERS)?;
+        let mut plain = self.numbers(fields, num_layers)?;
+        if let Some(flags) = Self::flags(fields, num_layers)? {
+            plain.retain(|layer| flags.get(*layer) == Some(&1));
+        }
         Ok(plain.into_iter().map(|layer| (layer, layer < hash_layers)).collect())
+    }
+
+    /// `moe_layer_freq` where that is a list of 0 and 1, one for each layer.
+    fn flags(fields: &Fields<'_>, num_layers: usize) -> Result<Option<Vec<usize>>, SpecError> {
+        if !fields.is_list("moe_layer_freq") {
+            return Ok(None);
+        }
+        let flags = fields.indices("moe_layer_freq", 0..=1)?;
+        if flags.len() < num_layers {
+            return Err(SpecError::Conflict {
+                first: "moe_layer_freq",
+                first_value: format!("a list of {}", flags.len()),
+                second: "num_hidden_layers",
+                second_value: num_layers.to_string(),
+            });
+        }
+        Ok(Some(flags))
     }
 
     /// Layers, where a list of blocks or a pattern says how many there are.
@@ -98,12 +127,12 @@ impl Layers {
         Ok(match self {
             Self::All => all.collect(),
             Self::From(first) => all.skip(first).collect(),
-            Self::FirstDense(field, default) => {
-                let first = match default {
-                    Some(default) => count(field, default)?,
-                    None => fields.size(field, 0..=MAX_LAYERS)?,
+            Self::FirstDense(field) => {
+                let first = fields.size(field, 0..=MAX_LAYERS)?;
+                let freq = match Self::flags(fields, num_layers)? {
+                    Some(_) => 1,
+                    None => step("moe_layer_freq", 1)?,
                 };
-                let freq = step("moe_layer_freq", 1)?;
                 all.skip(first).filter(|layer| layer.is_multiple_of(freq)).collect()
             }
             Self::SparseStep => {
@@ -167,7 +196,7 @@ impl Layers {
                 }
                 None => {
                     let listed = fields.indices("moe_layers_enum", 0..=MAX_LAYERS)?;
-                    if listed.is_empty() { (1..num_layers).collect() } else { listed }
+                    if listed.is_empty() { (3..num_layers).collect() } else { listed }
                 }
             },
         })

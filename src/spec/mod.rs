@@ -8,6 +8,7 @@
 //! Host only. No weights and no device here: weights are found by [`crate::checkpoint`].
 
 mod config;
+mod defaults;
 mod error;
 mod expert;
 mod families;

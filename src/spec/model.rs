@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::config::{Fields, conflict, shown};
+use super::defaults::defaults;
 use super::families::{FAMILIES, OFF_AXES, WRAPPERS};
 use super::{FloatType, MoeSpec, SpecError, TensorNames};
 
@@ -31,13 +32,15 @@ impl ModelSpec {
     pub fn from_config(config: &Value) -> Result<Self, SpecError> {
         let root = Fields::new("config.json", config)?;
         let outer = model_type(&root)?;
-        let nested;
-        let (name, fields) = if WRAPPERS.contains(&outer) && root.get("text_config").is_some() {
-            nested = root.nested("text_config")?;
-            (model_type(&nested)?, &nested)
-        } else {
-            (outer, &root)
+        let (name, fields) = match WRAPPERS.iter().find(|(wrapper, _)| *wrapper == outer) {
+            Some((_, text_type)) if root.get("text_config").is_some() => {
+                let nested = root.nested("text_config")?;
+                (text_type.map_or_else(|| model_type(&nested), Ok)?, nested)
+            }
+            _ => (outer, Fields::new("config.json", config)?),
         };
+        let defaults = defaults(name);
+        let fields = &fields.with_defaults(&defaults);
         let family = FAMILIES.iter().find(|family| family.names.contains(&name)).ok_or_else(|| refused(name))?;
         let num_layers = match family.layers.listed(fields)? {
             Some(listed) => listed,
@@ -107,8 +110,9 @@ fn refused(name: &str) -> SpecError {
 }
 
 fn known() -> String {
-    let families = FAMILIES.iter().flat_map(|family| family.names).chain(WRAPPERS);
-    families.copied().collect::<Vec<_>>().join(", ")
+    let families =
+        FAMILIES.iter().flat_map(|family| family.names).copied().chain(WRAPPERS.iter().map(|(wrapper, _)| *wrapper));
+    families.collect::<Vec<_>>().join(", ")
 }
 
 /// `dtype`, or `torch_dtype` as it was called before; of the text model where there is one, else of the file.
