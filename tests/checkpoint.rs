@@ -5,8 +5,8 @@
 
 #[path = "checkpoint/broken.rs"]
 mod broken;
-#[path = "checkpoint/forward.rs"]
-mod forward;
+#[path = "reference/mod.rs"]
+mod reference;
 #[path = "checkpoint/support.rs"]
 mod support;
 
@@ -14,7 +14,8 @@ use ascend_moe::checkpoint::{
     Checkpoint, CheckpointError, HostLayer, HostTensor, NamedTensor, TensorFile, write_tensors,
 };
 use ascend_moe::spec::{
-    ExpertSpec, Family, FloatType, GroupScore, GroupSpec, MoeSpec, Normalise, Precision, RouterSpec, Score, SharedSpec,
+    Choice, ExpertSpec, FloatType, GroupScore, GroupSpec, MoeSpec, Normalise, Part, Precision, RouterSpec, Score,
+    SharedSpec,
 };
 use half::{bf16, f16};
 
@@ -26,13 +27,13 @@ fn deepseek_v3_is_what_it_is() {
     let router = {
         let mut router = RouterSpec::new(Score::Sigmoid, 4);
         router.choice_bias = true;
-        router.groups = Some(GroupSpec::new(4, 2, GroupScore::Top2Sum));
+        router.choice = Choice::Groups(GroupSpec::new(4, 2, GroupScore::Top2Sum));
         router.norm = Normalise::Sum { eps: 1e-20 };
         router.scale = 2.5;
         router
     };
     let spec = MoeSpec::new(router, ExpertSpec::new(16, 64, 32), Some(SharedSpec::new(32))).unwrap();
-    assert_eq!(checkpoint.model().family(), Family::DeepseekV3);
+    assert_eq!(checkpoint.model().family(), "deepseek_v3");
     assert_eq!((checkpoint.model().dtype(), checkpoint.model().num_layers()), (FloatType::F32, 3));
     assert_eq!(checkpoint.moe_layers(), [1, 2]);
     assert_eq!(checkpoint.layer_weights(2).unwrap().spec(), &spec);
@@ -49,27 +50,29 @@ fn qwen3_moe_and_mixtral_are_what_they_are() {
     router.logits = Precision::Model;
     let mixtral = Checkpoint::open(data("mixtral")).unwrap();
     let spec = MoeSpec::new(router, ExpertSpec::new(4, 64, 64), None).unwrap();
-    assert_eq!((mixtral.model().family(), mixtral.moe_layers()), (Family::Mixtral, &[0, 1][..]));
+    assert_eq!((mixtral.model().family(), mixtral.moe_layers()), ("mixtral", &[0, 1][..]));
     assert_eq!(mixtral.layer_weights(1).unwrap().spec(), &spec);
 
     router.weights = Precision::Model;
     let qwen = Checkpoint::open(data("qwen3-moe")).unwrap();
     let spec = MoeSpec::new(router, ExpertSpec::new(8, 64, 32), None).unwrap();
-    assert_eq!((qwen.model().family(), qwen.moe_layers()), (Family::Qwen3Moe, &[0, 1][..]));
+    assert_eq!((qwen.model().family(), qwen.moe_layers()), ("qwen3_moe", &[0, 1][..]));
     assert_eq!(qwen.layer_weights(1).unwrap().spec(), &spec);
 }
 
 /// The layer's weights, the spec and the names together give the output that the model's own modules gave.
 #[test]
 fn layers_compute_what_was_recorded() {
-    for name in ["deepseek-v3", "qwen3-moe", "mixtral"] {
+    for name in ["deepseek-v2", "deepseek-v3", "deepseek-v4", "gpt-oss", "qwen3-moe", "mixtral"] {
         let checkpoint = Checkpoint::open(data(name)).unwrap();
         let recorded = TensorFile::open(data(name).join("activations.safetensors")).unwrap();
         for &n in checkpoint.moe_layers() {
             let input = recorded.values(&format!("layers.{n}.mlp.input")).unwrap();
             let expected = recorded.values(&format!("layers.{n}.mlp.output")).unwrap();
             assert_eq!((input.shape.as_slice(), expected.shape.as_slice()), (&[23, 64][..], &[23, 64][..]));
-            let output = forward::forward(&checkpoint.layer_weights(n).unwrap(), &input.data);
+            let (_, token_ids) = recorded.integers("input_ids").unwrap();
+            let layer = reference::Layer::of(&checkpoint.layer_weights(n).unwrap());
+            let output = layer.forward(&input.data, Some(&token_ids));
             let largest = expected.data.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
             for (got, want) in output.iter().zip(&expected.data) {
                 assert!((got - f64::from(*want)).abs() <= 3e-5 * f64::from(largest), "{name} {n}: {got} {want}");
@@ -82,7 +85,7 @@ fn layers_compute_what_was_recorded() {
 fn filled(
     count: usize,
     dtype: FloatType,
-    fill: impl Fn(FloatType, &mut [u8]) -> Result<(), CheckpointError>,
+    fill: impl FnOnce(FloatType, &mut [u8]) -> Result<(), CheckpointError>,
 ) -> Vec<u8> {
     let mut dst = vec![0xAA; count * dtype.bytes()];
     fill(dtype, &mut dst).unwrap();
@@ -97,27 +100,24 @@ fn parts_are_the_tensors_of_the_file() {
     let mlp = |name: &str, parts: &[&str]| -> Vec<u8> {
         parts.iter().flat_map(|part| raw(&format!("{name}.{part}_proj.weight"))).collect()
     };
-    let (w13, w2) = (16 * 64 * 64, 16 * 64 * 32);
-    assert_eq!(filled(16 * 64, FloatType::F32, |t, dst| layer.fill_router(t, dst)), raw("gate.weight"));
-    assert_eq!(filled(16, FloatType::F32, |_, dst| layer.fill_choice_bias(dst)), raw("gate.e_score_correction_bias"));
+    let fill = |part, experts, count| filled(count, FloatType::F32, |t, dst| layer.fill(part, experts, t, dst));
     let experts = |parts: &[&str]| (0..16).flat_map(|e| mlp(&format!("experts.{e}"), parts)).collect::<Vec<u8>>();
-    let all = filled(w13, FloatType::F32, |t, dst| layer.fill_w13(0..16, t, dst));
+    assert_eq!(fill(Part::Router, 0..0, 16 * 64), raw("gate.weight"));
+    assert_eq!(fill(Part::ChoiceBias, 0..0, 16), raw("gate.e_score_correction_bias"));
+    let all = fill(Part::W13, 0..16, 16 * 64 * 64);
     assert_eq!(all, experts(&["gate", "up"]));
-    assert_eq!(filled(w2, FloatType::F32, |t, dst| layer.fill_w2(0..16, t, dst)), experts(&["down"]));
-    let shared = filled(2 * 32 * 64, FloatType::F32, |t, dst| layer.fill_shared_w13(t, dst));
-    assert_eq!(shared, mlp("shared_experts", &["gate", "up"]));
-    let shared = filled(64 * 32, FloatType::F32, |t, dst| layer.fill_shared_w2(t, dst));
-    assert_eq!(shared, mlp("shared_experts", &["down"]));
-    let some = filled(3 * 64 * 64, FloatType::F32, |t, dst| layer.fill_w13(5..8, t, dst));
-    assert_eq!(some, all[5 * 64 * 64 * 4..8 * 64 * 64 * 4]);
-    filled(0, FloatType::F32, |t, dst| layer.fill_w2(16..16, t, dst));
+    assert_eq!(fill(Part::W2, 0..16, 16 * 64 * 32), experts(&["down"]));
+    assert_eq!(fill(Part::SharedW13, 0..0, 2 * 32 * 64), mlp("shared_experts", &["gate", "up"]));
+    assert_eq!(fill(Part::SharedW2, 0..0, 64 * 32), mlp("shared_experts", &["down"]));
+    assert_eq!(fill(Part::W13, 5..8, 3 * 64 * 64), all[5 * 64 * 64 * 4..8 * 64 * 64 * 4]);
+    assert!(fill(Part::W2, 16..16, 0).is_empty());
 }
 
 #[test]
 fn parts_are_converted_exactly() {
     let checkpoint = Checkpoint::open(data("mixtral")).unwrap();
     let layer = checkpoint.layer_weights(0).unwrap();
-    let fill = |t: FloatType| filled(4 * 128 * 64, t, |t, dst| layer.fill_w13(0..4, t, dst));
+    let fill = |t: FloatType| filled(4 * 128 * 64, t, |t, dst| layer.fill(Part::W13, 0..4, t, dst));
     let exact = floats(&fill(FloatType::F32));
     let bits = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b)).collect::<Vec<_>>();
     let bf16s: Vec<u16> = exact.iter().map(|v| bf16::from_f32(*v).to_bits()).collect();
@@ -136,7 +136,7 @@ fn a_layer_stored_in_another_type_reads_the_same() {
     rewrite(&dir.path().join("model.safetensors"), |tensors| tensors.iter_mut().for_each(as_bf16));
     let (bf16_file, f32_file) = (Checkpoint::open(dir.path()).unwrap(), Checkpoint::open(data("qwen3-moe")).unwrap());
     let (stored, exact) = (bf16_file.layer_weights(1).unwrap(), f32_file.layer_weights(1).unwrap());
-    let w2 = |layer: &HostLayer<'_>, t| filled(8 * 64 * 32, t, |t, dst| layer.fill_w2(0..8, t, dst));
+    let w2 = |layer: &HostLayer<'_>, t| filled(8 * 64 * 32, t, |t, dst| layer.fill(Part::W2, 0..8, t, dst));
     assert_eq!(w2(&stored, FloatType::Bf16), w2(&exact, FloatType::Bf16));
     let widened: Vec<f32> =
         w2(&stored, FloatType::Bf16).as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect();
@@ -149,21 +149,22 @@ fn sizes_are_known_before() {
     for dtype in [FloatType::F32, FloatType::Bf16] {
         for &n in checkpoint.moe_layers() {
             let layer = checkpoint.layer_weights(n).unwrap();
-            let bytes = layer.spec().weight_bytes(dtype);
-            layer.fill_router(layer.spec().router().logits.resolve(dtype), &mut vec![0; bytes.router]).unwrap();
-            layer.fill_choice_bias(&mut vec![0; bytes.choice_bias]).unwrap();
-            layer.fill_w13(0..16, dtype, &mut vec![0; bytes.w13()]).unwrap();
-            layer.fill_w2(3..4, dtype, &mut vec![0; bytes.expert_w2]).unwrap();
-            layer.fill_shared_w13(dtype, &mut vec![0; bytes.shared_w13]).unwrap();
-            layer.fill_shared_w2(dtype, &mut vec![0; bytes.shared_w2]).unwrap();
+            let spec = layer.spec();
+            for part in Part::ALL {
+                let dtype = spec.part_type(part, dtype);
+                layer.fill(part, 3..4, dtype, &mut vec![0; spec.fill_bytes(part, dtype)]).unwrap();
+                if part.per_expert() {
+                    layer.fill(part, 0..16, dtype, &mut vec![0; 16 * spec.fill_bytes(part, dtype)]).unwrap();
+                }
+            }
         }
     }
     let qwen = Checkpoint::open(data("qwen3-moe")).unwrap();
     let layer = qwen.layer_weights(0).unwrap();
-    layer.fill_choice_bias(&mut []).unwrap();
-    layer.fill_shared_w13(FloatType::Bf16, &mut []).unwrap();
+    layer.fill(Part::ChoiceBias, 0..0, FloatType::F32, &mut []).unwrap();
+    layer.fill(Part::SharedW13, 0..0, FloatType::Bf16, &mut []).unwrap();
     assert!(matches!(
-        layer.fill_shared_w2(FloatType::F32, &mut [0]),
+        layer.fill(Part::SharedW2, 0..0, FloatType::F32, &mut [0]),
         Err(CheckpointError::Destination { needed: 0, .. })
     ));
 }
@@ -172,15 +173,15 @@ fn sizes_are_known_before() {
 fn destinations_and_ranges_are_checked() {
     let checkpoint = Checkpoint::open(data("mixtral")).unwrap();
     let layer = checkpoint.layer_weights(0).unwrap();
-    let each = layer.spec().weight_bytes(FloatType::F16).expert_w13;
+    let each = layer.spec().fill_bytes(Part::W13, FloatType::F16);
     let mut short = vec![0; 2 * each - 1];
-    let error = layer.fill_w13(1..3, FloatType::F16, &mut short).unwrap_err();
+    let error = layer.fill(Part::W13, 1..3, FloatType::F16, &mut short).unwrap_err();
     assert!(matches!(error, CheckpointError::Destination { bytes, needed, .. } if bytes + 1 == needed));
     let reversed = std::ops::Range { start: 3, end: 1 };
     for (range, (first, past)) in
         [(2..5, (2, 5)), (reversed, (3, 1)), (usize::MAX - 1..usize::MAX, (usize::MAX - 1, usize::MAX))]
     {
-        let error = layer.fill_w2(range, FloatType::F16, &mut short).unwrap_err();
+        let error = layer.fill(Part::W2, range, FloatType::F16, &mut short).unwrap_err();
         assert!(
             matches!(error, CheckpointError::ExpertRange { start, end, experts: 4 } if (start, end) == (first, past))
         );

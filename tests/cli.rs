@@ -20,6 +20,12 @@ mod doctor;
 #[path = "cli/inputs.rs"]
 mod inputs;
 #[cfg(feature = "sim")]
+#[path = "cli/plans.rs"]
+mod plans;
+#[cfg(feature = "sim")]
+#[path = "reference/mod.rs"]
+mod reference;
+#[cfg(feature = "sim")]
 #[path = "cli/results.rs"]
 mod results;
 #[path = "checkpoint/support.rs"]

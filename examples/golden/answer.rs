@@ -87,16 +87,16 @@ pub(crate) fn answer(device: &Device, path: &Path, out: &Path) -> Result<()> {
 }
 
 /// The weights of a file, as values in the layout of [`Part`].
-struct Golden {
+pub(crate) struct Golden {
     spec: MoeSpec,
     hidden_states: HostTensor,
-    token_ids: Option<Vec<i32>>,
+    pub(crate) token_ids: Option<Vec<i32>>,
     parts: BTreeMap<Part, Vec<f32>>,
     table: Vec<i32>,
 }
 
 impl Golden {
-    fn read(file: &TensorFile, meta: &Meta) -> Result<Self> {
+    pub(crate) fn read(file: &TensorFile, meta: &Meta) -> Result<Self> {
         let reader = Reader { file, storage: meta.storage()? };
         let hidden_states = file.values("hidden_states")?;
         let [_, hidden] = shape(&hidden_states)?;

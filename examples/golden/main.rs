@@ -4,7 +4,7 @@
 //! `cargo run --release --example golden -- IN_DIR OUT_DIR [--backend auto|cann|sim]`
 
 pub(crate) mod answer;
-mod meta;
+pub(crate) mod meta;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

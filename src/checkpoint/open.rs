@@ -212,7 +212,8 @@ fn read_json<T: for<'de> Deserialize<'de>>(file: &Path, max: u64) -> Result<T, C
     if bytes.len() as u64 > max {
         return Err(CheckpointError::JsonTooLarge { file: file.to_path_buf(), max });
     }
-    serde_json::from_slice(&null_for_infinite(&bytes)).map_err(|source| CheckpointError::Json { file: file.to_path_buf(), source })
+    serde_json::from_slice(&null_for_infinite(&bytes))
+        .map_err(|source| CheckpointError::Json { file: file.to_path_buf(), source })
 }
 
 /// The text with `null` for `Infinity`, `-Infinity` and `NaN` outside strings: Python writes them into `config.json`, JSON

@@ -95,7 +95,8 @@ fn open(args: &PlanRouterArgs) -> Result<Cann, Failure> {
     if choice != Some(Choice::Sim) {
         return Err(Failure::input("--release says what the simulator plays; it goes with --backend sim"));
     }
-    Ok(Cann::open_in(choice, &Environment::from_process().with_simulated_release(release)?)?)
+    let environment = Environment::from_process().with_simulated_release(release).map_err(Failure::input)?;
+    Ok(Cann::open_in(choice, &environment)?)
 }
 
 impl Plan {

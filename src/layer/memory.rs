@@ -19,7 +19,8 @@ use crate::tensor::{Tensor, TensorView};
 pub struct MemoryPlan {
     /// Device: the weights.
     pub weights: u64,
-    /// Device: the input and the outputs of one pass of the greatest number of tokens.
+    /// Device: the input, 64-bit token ids where experts are chosen by them, and the outputs of one pass of the greatest number
+    /// of tokens.
     pub in_out: u64,
     /// Device: temporary tensors and the largest operator workspace; one for all layers on a stream.
     pub scratch: Footprint,
@@ -70,7 +71,11 @@ fn sum(
     let dtype = DType::from(options.dtype);
     let outputs = Outputs::planned(spec, dtype, router.gate_dtype(), tokens)?;
     let x = tokens.saturating_mul(spec.experts().hidden).saturating_mul(dtype.bytes());
-    let in_out = std::iter::once(x).chain(outputs.bytes());
+    let token_ids = match spec.router().choice {
+        Choice::Table { .. } => tokens.saturating_mul(DType::I64.bytes()),
+        _ => 0,
+    };
+    let in_out = [x, token_ids].into_iter().chain(outputs.bytes());
     Ok(MemoryPlan {
         weights: WeightShapes::new(spec, options, |_| true)?.bytes().map(allocation).fold(0, u64::saturating_add),
         in_out: in_out.map(|bytes| allocation(bytes as u64)).fold(0, u64::saturating_add),

@@ -243,7 +243,7 @@ pub(super) static FAMILIES: &[Family] = &[
         layers: Layers::All,
         ..QWEN
     },
-    Family { names: &["qwen3_vl_moe_text"], norm: Norm::Always(0.0), transposed: true, ..QWEN },
+    Family { names: &["qwen3_vl_moe_text"], norm: Norm::Always(0.0), ..QWEN },
     Family { names: &["qwen3_omni_moe_thinker_text", "qwen3_omni_moe_text"], norm: Norm::Flag(0.0), ..QWEN },
     Family {
         names: &["flint"],
@@ -366,24 +366,36 @@ pub(super) const OFF_AXES: &[(&str, &str)] = &[
     ("zaya", "a router of several layers with state"),
 ];
 
-/// Model types that wrap a text model as `text_config`; the text model's type where the class takes no notice of the one
-/// that is written there.
-pub(super) const WRAPPERS: &[(&str, Option<&str>)] = &[
-    ("kimi_k25", None),
-    ("aria", None),
-    ("deepseek_ocr2", None),
-    ("dots3_note", None),
-    ("glm4v_moe", None),
-    ("glm5_next", None),
-    ("llama4", None),
-    ("minimax_m3_vl", Some("minimax_m3_vl_text")),
-    ("mistral_large4", None),
-    ("qwen3_5_moe", None),
-    ("qwen3_omni_moe_thinker", None),
-    ("qwen3_vl_moe", None),
-    ("qwen4_exp", None),
-    ("step3p7", None),
-    ("unlimited_ocr", None),
+/// A model type that holds a text model as `text_config`.
+pub(super) struct Wrapper {
+    pub(super) name: &'static str,
+    /// The text model's type where the class takes no notice of the one that is written there.
+    pub(super) text_type: Option<&'static str>,
+    /// Whether fused weights are `[in, out]` here though those of the text model alone are not.
+    pub(super) transposed: bool,
+}
+
+const fn wrapper(name: &'static str) -> Wrapper {
+    Wrapper { name, text_type: None, transposed: false }
+}
+
+/// Model types that wrap a text model as `text_config`.
+pub(super) const WRAPPERS: &[Wrapper] = &[
+    wrapper("kimi_k25"),
+    wrapper("aria"),
+    wrapper("deepseek_ocr2"),
+    wrapper("dots3_note"),
+    wrapper("glm4v_moe"),
+    wrapper("glm5_next"),
+    wrapper("llama4"),
+    Wrapper { text_type: Some("minimax_m3_vl_text"), ..wrapper("minimax_m3_vl") },
+    wrapper("mistral_large4"),
+    wrapper("qwen3_5_moe"),
+    wrapper("qwen3_omni_moe_thinker"),
+    Wrapper { transposed: true, ..wrapper("qwen3_vl_moe") },
+    wrapper("qwen4_exp"),
+    wrapper("step3p7"),
+    wrapper("unlimited_ocr"),
 ];
 
 /// What a `scoring_func` must say for a score.

@@ -4,7 +4,7 @@
 //! classes of transformers 5.23 and 5.24; `kimi_k2` and `kimi_k25` are published with DeepSeek's own modelling code, which also
 //! defines `moe_layer_freq`.
 
-use super::config::{Fields, Only};
+use super::config::{Fields, Only, shown};
 use super::layers::Layers;
 use super::{
     Activation, ActivationFn, Choice, ClampAt, ExpertSpec, GroupFill, GroupScore, GroupSpec, MAX_EXPERTS, MAX_WIDTH,
@@ -163,7 +163,7 @@ impl Family {
         let experts = self.experts(fields)?;
         let router = self.router(fields)?;
         let shared = self.shared(fields, &experts)?;
-        let kinds = self.layers.read(fields, num_layers)?;
+        let kinds = self.layers.read(fields, num_layers, self.hashed)?;
         let limits = match self.act {
             Act::PerLayer(routed, shared) => [fields.limits(routed)?, fields.limits(shared)?],
             _ => [Vec::new(), Vec::new()],
@@ -275,26 +275,25 @@ impl Family {
     /// `n_group` of `null` or 1: no groups.
     fn choice(&self, fields: &Fields<'_>) -> Result<Choice, SpecError> {
         let Some((score, fill)) = self.groups else { return Ok(Choice::TopK) };
-        let method = fields.get("topk_method").and_then(|value| value.as_str());
-        let grouped = match (score, method) {
-            (_, None) | (GroupScore::Top2Sum, Some("noaux_tc")) => true,
-            (GroupScore::Max, Some("group_limited_greedy")) => true,
-            (GroupScore::Max, Some("greedy")) => false,
-            (_, Some(value)) => {
+        // DeepSeek-V2's own method is greedy where none is named.
+        let method = fields.get("topk_method");
+        let grouped = match (score, method.map(|value| value.as_str())) {
+            (GroupScore::Top2Sum, None | Some(Some("noaux_tc")))
+            | (GroupScore::Max, Some(Some("group_limited_greedy"))) => true,
+            (GroupScore::Max, None | Some(Some("greedy"))) => false,
+            (_, Some(_)) => {
                 let legal = match score {
                     GroupScore::Top2Sum => "\"noaux_tc\"",
                     GroupScore::Max => "\"greedy\" or \"group_limited_greedy\"",
                 };
                 return Err(SpecError::Unsupported {
                     field: "topk_method",
-                    value: format!("{value:?}"),
+                    value: method.map(shown).unwrap_or_default(),
                     legal: legal.to_owned(),
                 });
             }
         };
-        fields.seen("topk_method");
-        // DeepSeek-V2's own method is greedy where none is named.
-        if !grouped || (score == GroupScore::Max && method.is_none()) {
+        if !grouped {
             fields.seen("n_group");
             fields.seen("topk_group");
             return Ok(Choice::TopK);

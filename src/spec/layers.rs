@@ -41,14 +41,20 @@ impl Layers {
         }
     }
 
-    /// The numbers of the layers that are mixtures, ascending, and whether each chooses experts by token id.
-    pub(super) fn read(self, fields: &Fields<'_>, num_layers: usize) -> Result<Vec<(usize, bool)>, SpecError> {
+    /// The numbers of the layers that are mixtures, ascending, and whether each chooses experts by token id, which `hashed`
+    /// families do in their first `num_hash_layers` layers where no list says otherwise.
+    pub(super) fn read(
+        self,
+        fields: &Fields<'_>,
+        num_layers: usize,
+        hashed: bool,
+    ) -> Result<Vec<(usize, bool)>, SpecError> {
+        let hash_layers = if hashed { fields.size_or("num_hash_layers", 0, 0..=MAX_LAYERS)? } else { 0 };
         if let Some(kinds) = fields.texts("mlp_layer_types")? {
             // A list that says it for each layer goes before the fields that it was made from.
             for field in ["first_k_dense_replace", "moe_layer_freq", "decoder_sparse_step", "mlp_only_layers"] {
                 fields.seen(field);
             }
-            let hash_layers = fields.size_or("num_hash_layers", 0, 0..=num_layers)?;
             // Longer lists go on with layers that predict further tokens.
             if kinds.len() < num_layers {
                 return Err(SpecError::Conflict {
@@ -84,7 +90,6 @@ impl Layers {
             }
             return Ok(layers);
         }
-        let hash_layers = fields.size_or("num_hash_layers", 0, 0..=MAX_LAYERS)?;
         let mut plain = self.numbers(fields, num_layers)?;
         if let Some(flags) = Self::flags(fields, num_layers)? {
             plain.retain(|layer| flags.get(*layer) == Some(&1));

@@ -32,12 +32,13 @@ impl ModelSpec {
     pub fn from_config(config: &Value) -> Result<Self, SpecError> {
         let root = Fields::new("config.json", config)?;
         let outer = model_type(&root)?;
-        let (name, fields) = match WRAPPERS.iter().find(|(wrapper, _)| *wrapper == outer) {
-            Some((_, text_type)) if root.get("text_config").is_some() => {
+        let wrapper = WRAPPERS.iter().find(|known| known.name == outer && root.get("text_config").is_some());
+        let (name, fields) = match wrapper {
+            Some(wrapper) => {
                 let nested = root.nested("text_config")?;
-                (text_type.map_or_else(|| model_type(&nested), Ok)?, nested)
+                (wrapper.text_type.map_or_else(|| model_type(&nested), Ok)?, nested)
             }
-            _ => (outer, Fields::new("config.json", config)?),
+            None => (outer, Fields::new("config.json", config)?),
         };
         let defaults = defaults(name);
         let fields = &fields.with_defaults(&defaults);
@@ -57,7 +58,10 @@ impl ModelSpec {
             num_layers,
             moe_layers: layout.moe.iter().map(|(layer, _)| *layer).collect(),
             moe: layout.moe.into_iter().map(|(_, spec)| spec).collect(),
-            names: TensorNames { transposed: family.transposed, interleaved: family.interleaved },
+            names: TensorNames {
+                transposed: family.transposed || wrapper.is_some_and(|wrapper| wrapper.transposed),
+                interleaved: family.interleaved,
+            },
         })
     }
 
@@ -111,7 +115,7 @@ fn refused(name: &str) -> SpecError {
 
 fn known() -> String {
     let families =
-        FAMILIES.iter().flat_map(|family| family.names).copied().chain(WRAPPERS.iter().map(|(wrapper, _)| *wrapper));
+        FAMILIES.iter().flat_map(|family| family.names).copied().chain(WRAPPERS.iter().map(|wrapper| wrapper.name));
     families.collect::<Vec<_>>().join(", ")
 }
 

@@ -45,7 +45,10 @@ fn read(config: &Value) -> ModelSpec {
 }
 
 fn refused(config: &Value) -> SpecError {
-    ModelSpec::from_config(config).unwrap_err()
+    match ModelSpec::from_config(config) {
+        Err(error) => error,
+        Ok(model) => panic!("not refused: {}", model.model_type()),
+    }
 }
 
 fn moe(config: &Value) -> MoeSpec {
@@ -56,12 +59,12 @@ fn moe(config: &Value) -> MoeSpec {
 #[test]
 fn deepseek_v3_as_published() {
     let model = read(&deepseek());
-    assert_eq!((model.model_type(), model.family()), ("deepseek_v3", Family::DeepseekV3));
+    assert_eq!((model.model_type(), model.family()), ("deepseek_v3", "deepseek_v3"));
     assert_eq!((model.dtype(), model.num_layers()), (FloatType::Bf16, 61));
     assert_eq!(model.moe_layers(), (3..61).collect::<Vec<_>>());
     let router = RouterSpec {
         choice_bias: true,
-        groups: Some(GroupSpec::new(8, 4, GroupScore::Top2Sum)),
+        choice: Choice::Groups(GroupSpec::new(8, 4, GroupScore::Top2Sum)),
         norm: Normalise::Sum { eps: 1e-20 },
         scale: 2.5,
         ..RouterSpec::new(Score::Sigmoid, 8)
@@ -70,19 +73,16 @@ fn deepseek_v3_as_published() {
     assert_eq!(model.moe(3), Some(&expected));
     assert_eq!((model.moe(2), model.moe(61)), (None, None));
     assert_eq!((expected.router().logits, expected.router().weights), (Precision::F32, Precision::F32));
-    let names = model.names();
-    assert_eq!(names.block(3), "model.layers.3.mlp.");
-    assert_eq!(names.router(3), "model.layers.3.mlp.gate.weight");
-    assert_eq!(names.choice_bias(3), "model.layers.3.mlp.gate.e_score_correction_bias");
-    assert_eq!(names.expert(3, 255, Projection::Down), "model.layers.3.mlp.experts.255.down_proj.weight");
-    assert_eq!(names.shared(3, Projection::Up), "model.layers.3.mlp.shared_experts.up_proj.weight");
+    assert!(!model.names().transposed() && !model.names().interleaved());
 }
 
 #[test]
 fn deepseek_v3_variants() {
-    for model_type in ["deepseek_v32", "kimi_k2", "glm4_moe", "dots1"] {
+    for (model_type, family) in
+        [("deepseek_v32", "deepseek_v3"), ("kimi_k2", "deepseek_v3"), ("glm4_moe", "glm4_moe"), ("dots1", "glm4_moe")]
+    {
         let model = read(&with(deepseek(), "model_type", json!(model_type)));
-        assert_eq!((model.model_type(), model.family()), (model_type, Family::DeepseekV3));
+        assert_eq!((model.model_type(), model.family()), (model_type, family));
         assert_eq!(model.moe(3), read(&deepseek()).moe(3));
     }
     for none in [json!(null), json!(0)] {
@@ -98,12 +98,12 @@ fn deepseek_v3_variants() {
 fn groups_of_one_or_none() {
     for one in [json!(1), json!(null)] {
         let config = with(with(deepseek(), "n_group", one.clone()), "topk_group", one);
-        assert_eq!(moe(&config).router().groups, None);
+        assert_eq!(moe(&config).router().choice, Choice::TopK);
     }
     // DeepSeek's own class takes 8 groups where the field is absent, those of the others one.
     let absent = without(without(deepseek(), "n_group"), "topk_group");
     assert!(matches!(refused(&absent), SpecError::Missing { field: "n_group", .. }));
-    assert_eq!(moe(&with(absent, "model_type", json!("glm4_moe"))).router().groups, None);
+    assert_eq!(moe(&with(absent, "model_type", json!("glm4_moe"))).router().choice, Choice::TopK);
 }
 
 #[test]
@@ -112,7 +112,6 @@ fn a_nested_text_model() {
     let config = json!({"model_type": "kimi_k25", "dtype": "bfloat16", "text_config": text, "vision_config": {}});
     let model = read(&config);
     assert_eq!((model.model_type(), model.dtype()), ("kimi_k2", FloatType::Bf16));
-    assert_eq!(model.names().block(3), "language_model.model.layers.3.mlp.");
     assert_eq!(
         refused(&with(config.clone(), "text_config", json!([]))),
         SpecError::NotAnObject { field: "text_config", found: "a list" }
@@ -124,7 +123,7 @@ fn a_nested_text_model() {
 #[test]
 fn qwen3_moe_as_published() {
     let model = read(&qwen());
-    assert_eq!((model.family(), model.moe_layers().len()), (Family::Qwen3Moe, 48));
+    assert_eq!((model.family(), model.moe_layers().len()), ("qwen3_moe", 48));
     let router = RouterSpec {
         norm: Normalise::Sum { eps: 0.0 },
         logits: Precision::Model,
@@ -148,11 +147,6 @@ fn mixtral_as_published() {
         ..RouterSpec::new(Score::Softmax, 2)
     };
     assert_eq!(model.moe(31), Some(&MoeSpec::new(router, ExpertSpec::new(8, 4096, 14336), None).unwrap()));
-    assert_eq!(model.names().router(0), "model.layers.0.block_sparse_moe.gate.weight");
-    let [gate, up, down] = [Projection::Gate, Projection::Up, Projection::Down].map(|p| model.names().expert(0, 7, p));
-    assert_eq!(gate, "model.layers.0.block_sparse_moe.experts.7.w1.weight");
-    assert_eq!(up, "model.layers.0.block_sparse_moe.experts.7.w3.weight");
-    assert_eq!(down, "model.layers.0.block_sparse_moe.experts.7.w2.weight");
 }
 
 #[test]
@@ -181,10 +175,10 @@ fn not_an_object() {
 
 #[test]
 fn unknown_families_list_the_known() {
-    for name in ["llama", "deepseek_v2", &"x".repeat(1_000_000)] {
+    for name in ["llama", "deepseek_v5", &"x".repeat(1_000_000)] {
         let error = refused(&with(qwen(), "model_type", json!(name)));
         assert!(matches!(&error, SpecError::UnknownFamily { known, .. } if known.contains("deepseek_v3, ")));
-        assert!(error.to_string().len() < 300);
+        assert!(error.to_string().len() < 2000);
     }
     assert!(matches!(refused(&without(qwen(), "model_type")), SpecError::Missing { field: "model_type", .. }));
     let number = with(qwen(), "model_type", json!(3));
@@ -205,7 +199,6 @@ fn every_field_that_matters_is_needed() {
         (deepseek(), "routed_scaling_factor"),
         (deepseek(), "first_k_dense_replace"),
         (qwen(), "num_experts"),
-        (qwen(), "norm_topk_prob"),
         (mixtral(), "num_local_experts"),
         (mixtral(), "intermediate_size"),
     ];
@@ -272,7 +265,8 @@ fn sizes_whose_product_is_absurd() {
     {
         config[field] = json!(value);
     }
-    let elements = (1_u128 << 16) * ((1 << 20) + 1 + 3 * (1 << 40));
+    let wide = 1_u128 << 20;
+    let elements = (1_u128 << 16) * ((wide + 2) + 2 * wide * (wide + 1) + wide * (wide + 1));
     assert_eq!(refused(&config), SpecError::LayerTooLarge { elements, max: MAX_LAYER_ELEMENTS });
 }
 
@@ -336,7 +330,6 @@ fn fields_that_would_change_the_result() {
         (deepseek(), "topk_method", json!("group_limited_greedy")),
         (deepseek(), "topk_method", json!(["noaux_tc"])),
         (deepseek(), "swiglu_limit", json!(10.0)),
-        (deepseek(), "mlp_layer_types", json!(["dense", "sparse"])),
         (deepseek(), "mlp_only_layers", json!([4])),
         (deepseek(), "num_hash_layers", json!(3)),
         (qwen(), "hidden_act", json!("relu2")),
@@ -351,7 +344,9 @@ fn fields_that_would_change_the_result() {
         (mixtral(), "zero_expert_num", json!(2)),
     ];
     for (config, name, value) in foreign {
-        let error = refused(&with(config.clone(), name, value));
+        let changed = with(config.clone(), name, value);
+        assert!(ModelSpec::from_config(&changed).is_err(), "{name}");
+        let error = refused(&changed);
         assert!(matches!(error, SpecError::Unsupported { field, .. } if field == name), "{name}: {error}");
         assert!(ModelSpec::from_config(&with(config, name, json!(null))).is_ok(), "{name} null");
     }
@@ -386,7 +381,7 @@ fn specs_built_from_code() {
         refused(plain, experts, Some(SharedSpec::new(0))),
         SpecError::OutOfRange { field: "shared.intermediate", value: "0".into(), min: 1, max: MAX_WIDTH }
     );
-    let by_maximum = RouterSpec { groups: Some(GroupSpec::new(8, 2, GroupScore::Max)), ..plain };
+    let by_maximum = RouterSpec { choice: Choice::Groups(GroupSpec::new(8, 2, GroupScore::Max)), ..plain };
     assert!(MoeSpec::new(by_maximum, experts, None).is_ok());
     for value in [f64::INFINITY, 0.0, -1.0] {
         assert_eq!(
@@ -405,17 +400,18 @@ fn specs_built_from_code() {
 #[test]
 fn bytes_of_the_weights() {
     let spec = moe(&deepseek());
-    let bytes = spec.weight_bytes(FloatType::Bf16);
-    assert_eq!(bytes.router, 256 * 7168 * 4, "the router is float32 in any case");
-    assert_eq!(bytes.choice_bias, 256 * 4);
-    assert_eq!(bytes.w13(), 256 * 2 * 2048 * 7168 * 2);
-    assert_eq!(bytes.w2(), 256 * 7168 * 2048 * 2);
-    assert_eq!((bytes.shared_w13, bytes.shared_w2), (bytes.expert_w13, bytes.expert_w2));
-    assert_eq!(bytes.total(), 7_340_032 + 1024 + 257 * 3 * 2048 * 7168 * 2);
+    let bytes = |part| spec.part_bytes(part, FloatType::Bf16);
+    assert_eq!(bytes(Part::Router), 256 * 7168 * 4, "the router is float32 in any case");
+    assert_eq!(bytes(Part::ChoiceBias), 256 * 4);
+    assert_eq!(bytes(Part::W13), 256 * 2 * 2048 * 7168 * 2);
+    assert_eq!(bytes(Part::W2), 256 * 7168 * 2048 * 2);
+    assert_eq!(bytes(Part::SharedW13), spec.fill_bytes(Part::W13, FloatType::Bf16), "as large as one expert's");
+    assert_eq!(bytes(Part::SharedGate), 0);
+    assert_eq!(spec.weight_bytes(FloatType::Bf16), 7_340_032 + 1024 + 257 * 3 * 2048 * 7168 * 2);
     let qwen = moe(&qwen());
-    assert_eq!(qwen.weight_bytes(FloatType::Bf16).router, 128 * 2048 * 2);
-    assert_eq!(qwen.weight_bytes(FloatType::F32).total(), 4 * (128 * 2048 + 128 * 3 * 768 * 2048));
-    assert_eq!(qwen.weight_bytes(FloatType::F32).shared_w13, 0);
+    assert_eq!(qwen.part_bytes(Part::Router, FloatType::Bf16), 128 * 2048 * 2);
+    assert_eq!(qwen.weight_bytes(FloatType::F32), 4 * (128 * 2048 + 128 * 3 * 768 * 2048));
+    assert_eq!(qwen.part_bytes(Part::SharedW13, FloatType::F32), 0);
 }
 
 mod mutated {
@@ -452,9 +448,9 @@ mod mutated {
                 Ok(model) => {
                     let spec = model.moe(model.moe_layers()[0]).unwrap();
                     prop_assert!(spec.router().top_k <= spec.experts().num);
-                    prop_assert!(spec.weight_bytes(FloatType::F32).total() > 0);
+                    prop_assert!(spec.weight_bytes(FloatType::F32) > 0);
                 }
-                Err(error) => prop_assert!(error.to_string().len() < 500),
+                Err(error) => prop_assert!(error.to_string().len() < 2000),
             }
         }
     }

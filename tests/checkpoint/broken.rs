@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use ascend_moe::checkpoint::{Checkpoint, CheckpointError, HostTensor, NamedTensor, TensorFile, write_tensors};
-use ascend_moe::spec::SpecError;
+use ascend_moe::checkpoint::{
+    Checkpoint, CheckpointError, HostLayer, HostTensor, NamedTensor, TensorFile, write_tensors,
+};
+use ascend_moe::spec::{FloatType, Part, SpecError};
 use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
@@ -56,7 +58,7 @@ fn folders() {
 fn configurations() {
     let dir = copy("mixtral");
     let config = dir.path().join("config.json");
-    for text in ["", "{", "{\"a\": NaN}", "\u{0}"] {
+    for text in ["", "{", "{\"a\": Nan}", "\u{0}"] {
         fs::write(&config, text).unwrap();
         assert!(matches!(opened(dir.path()), CheckpointError::Json { file, .. } if file == config));
     }
@@ -71,6 +73,26 @@ fn configurations() {
     fs::remove_file(&config).unwrap();
     fs::create_dir(&config).unwrap();
     assert!(matches!(opened(dir.path()), CheckpointError::NotAFile { .. }));
+}
+
+/// Python writes numbers that JSON does not have.
+#[test]
+fn infinite_numbers() {
+    let dir = copy("mixtral");
+    let config = dir.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let with = |fields: &str| fs::write(&config, text.replacen('{', &format!("{{{fields},"), 1)).unwrap();
+    with(r#""a": [0.0, Infinity, -Infinity, NaN], "b": "\" Infinity""#);
+    Checkpoint::open(dir.path()).unwrap();
+    with(r#""num_local_experts": NaN"#);
+    // The field is there twice; the later one counts.
+    Checkpoint::open(dir.path()).unwrap();
+    fs::write(&config, text.replace("\"num_local_experts\": 4", "\"num_local_experts\": Infinity")).unwrap();
+    let error = opened(dir.path());
+    assert!(matches!(
+        &error,
+        CheckpointError::Spec { source: SpecError::Missing { field: "num_local_experts", .. }, .. }
+    ));
 }
 
 #[test]
@@ -357,6 +379,52 @@ fn tensors_that_have_no_place() {
         let error = layer_error(|tensors| tensors.push(Tensor::new(&name, "F32", &[1], vec![0; 4])));
         assert!(matches!(error, CheckpointError::UnexpectedTensor { tensor, .. } if tensor == name));
     }
+}
+
+/// Tables of experts by token id.
+#[test]
+fn tables() {
+    const TABLE: &str = "model.layers.0.ffn.gate.tid2eid";
+    type Edit = fn(&mut Tensor);
+    let layer = |edit: Edit, then: fn(Result<HostLayer<'_>, CheckpointError>)| {
+        let dir = copy("deepseek-v4");
+        rewrite(&dir.path().join(WEIGHTS), |tensors| edit(named(tensors, TABLE)));
+        then(Checkpoint::open(dir.path()).unwrap().layer_weights(0));
+    };
+    fn fill(layer: &HostLayer<'_>) -> Result<(), CheckpointError> {
+        let mut table = vec![0; layer.spec().fill_bytes(Part::ExpertTable, FloatType::F32)];
+        layer.fill(Part::ExpertTable, 0..0, FloatType::F32, &mut table)
+    }
+    layer(|_| {}, |layer| fill(&layer.unwrap()).unwrap());
+    // Row 3 holds the 8-byte ids behind three rows of four.
+    layer(
+        |table| table.bytes[3 * 4 * 8..][..8].copy_from_slice(&16i64.to_le_bytes()),
+        |layer| match fill(&layer.unwrap()).unwrap_err() {
+            error @ CheckpointError::ExpertId { row: 3, id: 16, experts: 16, .. } => {
+                assert!(error.to_string().contains("legal are 0 to 15"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        },
+    );
+    layer(
+        |table| table.bytes[..8].copy_from_slice(&(-1i64).to_le_bytes()),
+        |layer| {
+            let error = fill(&layer.unwrap()).unwrap_err();
+            assert!(matches!(error, CheckpointError::ExpertId { row: 0, id: -1, .. }), "{error:?}");
+        },
+    );
+    layer(
+        |table| table.dtype = "F64".into(),
+        |layer| assert!(matches!(layer.unwrap_err(), CheckpointError::WrongDtype { legal: "I32 or I64", .. })),
+    );
+    layer(
+        |table| table.shape.reverse(),
+        |layer| assert!(matches!(layer.unwrap_err(), CheckpointError::WrongShape { tensor, .. } if tensor == TABLE)),
+    );
+    layer(
+        |table| table.name = "model.layers.0.ffn.gate.other".into(),
+        |layer| assert!(matches!(layer.unwrap_err(), CheckpointError::NoTensor { tensor, .. } if tensor == TABLE)),
+    );
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::path::Path;
 use ascend_moe::checkpoint::{Checkpoint, TensorFile};
 use serde_json::Value;
 
+use crate::reference::Layer;
 use crate::support::{data, floats};
 use crate::tool::{Ran, Tool};
 
-const CHECKPOINTS: [&str; 3] = ["deepseek-v3", "qwen3-moe", "mixtral"];
+const CHECKPOINTS: [&str; 6] = ["deepseek-v2", "deepseek-v3", "deepseek-v4", "gpt-oss", "qwen3-moe", "mixtral"];
 
 /// A run on the activations that were recorded with the checkpoint.
 fn recorded(name: &str) -> Tool {
@@ -42,7 +43,7 @@ fn every_checkpoint_is_right_in_every_type() {
             assert_eq!((&report["ok"], &report["dtype"]), (&true.into(), &long.into()), "{name} {dtype}");
             assert_eq!(ran.stderr, "");
             let layers = report["layers"].as_array().unwrap();
-            assert_eq!(layers.len(), 2, "{name} {dtype}");
+            assert_eq!(layers.len(), if name == "deepseek-v4" { 3 } else { 2 }, "{name} {dtype}");
             for layer in layers {
                 let comparison = &layer["comparison"];
                 let error = comparison["max_rel_error"].as_f64().unwrap();
@@ -94,65 +95,32 @@ fn as_f32(value: &Value) -> f32 {
     value.as_f64().unwrap() as f32
 }
 
-/// The router in `f64`: rows hold the experts with the greatest scores, the best first, and the weights are theirs.
+/// The router in `f64`: rows hold the experts that it chooses in its order, and the weights are theirs.
 #[test]
 fn chosen_experts_are_in_the_routers_order() {
-    for (name, scale) in [("deepseek-v3", 2.5), ("qwen3-moe", 1.0), ("mixtral", 1.0)] {
+    for name in CHECKPOINTS {
         let (report, ran) = recorded(name).report(0);
         let checkpoint = Checkpoint::open(data(name)).unwrap();
         let activations = TensorFile::open(data(name).join("activations.safetensors")).unwrap();
+        let (_, token_ids) = activations.integers("input_ids").unwrap();
         for layer in report["layers"].as_array().unwrap() {
             let number = layer["layer"].as_u64().unwrap() as usize;
-            let [experts, top_k] = ["experts", "top_k"].map(|key| layer[key].as_u64().unwrap() as usize);
+            let top_k = layer["top_k"].as_u64().unwrap() as usize;
             let x = activations.values(&format!("layers.{number}.mlp.input")).unwrap();
-            let names = checkpoint.model().names();
-            let router = floats(checkpoint.tensor(&names.router(number)).unwrap().bytes);
-            let bias = checkpoint.tensor(&names.choice_bias(number)).map_or(vec![0.0; experts], |b| floats(b.bytes));
+            let reference = Layer::router_of(&checkpoint.layer_weights(number).unwrap());
             let (_, ids, weights) = written(&ran, layer);
             for (token, x) in x.data.chunks(64).enumerate() {
                 let (ids, weights) = (&ids[token * top_k..][..top_k], &weights[token * top_k..][..top_k]);
-                let scores = scores(&router, x, name == "deepseek-v3");
-                let choice: Vec<f64> = scores.iter().zip(&bias).map(|(score, &bias)| score + f64::from(bias)).collect();
-                let of_row: Vec<f64> = ids.iter().map(|&id| choice[id as usize]).collect();
-                assert!(of_row.is_sorted_by(|a, b| *a >= b - 1e-6), "{name} token {token}: {of_row:?}");
-                let kept = kept(&choice, if name == "deepseek-v3" { 4 } else { 1 });
-                let last = of_row.last().unwrap();
-                for (expert, score) in kept {
-                    assert!(ids.contains(&(expert as i32)) || score <= last + 1e-6, "{name} token {token}: {expert}");
-                }
-                let sum: f64 = ids.iter().map(|&id| scores[id as usize]).sum();
-                for (&id, &weight) in ids.iter().zip(weights) {
-                    let expected = scores[id as usize] / sum * scale;
-                    assert!((f64::from(weight) - expected).abs() < 1e-5, "{name} token {token}: {weight} {expected}");
+                let x: Vec<f64> = x.iter().map(|&value| value.into()).collect();
+                let (chosen, due): (Vec<usize>, Vec<f64>) =
+                    reference.route(&x, Some(token_ids[token])).into_iter().unzip();
+                assert!(ids.iter().map(|&id| id as usize).eq(chosen), "{name} {number}, token {token}: {ids:?}");
+                for (&weight, due) in weights.iter().zip(due) {
+                    assert!((f64::from(weight) - due).abs() < 1e-5, "{name} token {token}: {weight} {due}");
                 }
             }
         }
     }
-}
-
-/// Softmax or logistic scores of one token.
-fn scores(router: &[f32], x: &[f32], logistic: bool) -> Vec<f64> {
-    let dot = |row: &[f32]| row.iter().zip(x).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-    let logits: Vec<f64> = router.chunks(x.len()).map(dot).collect();
-    if logistic {
-        return logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect();
-    }
-    let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
-    logits.iter().map(|logit| logit.exp() / sum).collect()
-}
-
-/// Experts of the better half of the groups, by the sum of a group's two best; of one group all.
-fn kept(choice: &[f64], groups: usize) -> Vec<(usize, f64)> {
-    let size = choice.len() / groups;
-    let score = |group: usize| {
-        let mut members = choice[group * size..][..size].to_vec();
-        members.sort_by(|a, b| b.total_cmp(a));
-        members[0] + members[1]
-    };
-    let mut order: Vec<usize> = (0..groups).collect();
-    order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
-    order.truncate(groups.div_ceil(2));
-    choice.iter().copied().enumerate().filter(|(expert, _)| order.contains(&(expert / size))).collect()
 }
 
 #[test]
@@ -216,7 +184,7 @@ fn the_keys_of_the_report() {
     keys(&report, "backend checkpoint dtype input layers model_type ok operators schema");
     keys(&report["backend"], "clock name reason release simulated soc");
     let layer = &report["layers"][0];
-    keys(layer, "comparison expert_counts experts hidden layer load memory output steps tokens top_k");
+    keys(layer, "chunk comparison expert_counts experts hidden layer load memory output router steps tokens top_k");
     keys(&layer["comparison"], "max_abs_error max_reference max_rel_error ok tolerance");
     keys(&layer["output"], "first max_abs mean standard_deviation");
     keys(&layer["load"], "empty imbalance max min");

@@ -12,7 +12,7 @@ use crate::tool::{OUTPUT, Ran, Tool, is_bare_host, names};
 fn arguments_that_are_none() {
     let ran = Tool::new(&[]).ends(2);
     assert!(ran.stdout.is_empty() && ran.stderr.contains("requires a subcommand"), "{}{}", ran.stdout, ran.stderr);
-    assert!(ran.stderr.contains("run, doctor"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("run, plan-router, doctor"), "{}", ran.stderr);
     Tool::new(&["serve"]).fails(2, &["unrecognized subcommand 'serve'"]);
     Tool::new(&["run"]).fails(2, &["--checkpoint <DIR>", "not provided"]);
     Tool::new(&["doctor", "--verbose"]).fails(2, &["unexpected argument '--verbose'"]);
@@ -52,7 +52,7 @@ fn a_variable_that_names_no_backend() {
 
 #[test]
 fn help_says_what_scripts_need() {
-    for arguments in [&["--help"][..], &["run", "--help"], &["doctor", "--help"]] {
+    for arguments in [&["--help"][..], &["run", "--help"], &["plan-router", "--help"], &["doctor", "--help"]] {
         let ran = Tool::new(arguments).ends(0);
         assert_eq!(ran.stderr, "");
         for word in ["1  a comparison failed", "ascend-moe/error/1", "ASCEND_MOE_BACKEND"] {

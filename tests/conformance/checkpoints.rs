@@ -2,13 +2,13 @@
 //! routings at the edges.
 
 use ascend_moe::checkpoint::Checkpoint;
-use ascend_moe::layer::{LayerOptions, LayerOutput, MoeLayer};
-use ascend_moe::spec::FloatType;
+use ascend_moe::layer::{LayerInput, LayerOptions, LayerOutput, MoeLayer};
+use ascend_moe::spec::{Choice, FloatType};
 use ascend_moe::{Stream, Tensor};
 
 use crate::files::{self, CHECKPOINTS, DTYPES, Recorded, assert_near};
 use crate::fillings::Rig;
-use crate::reference::Experts;
+use crate::reference::Layer;
 use crate::{Case, case};
 
 /// More tokens than any tile of an operator has rows; no multiple of one.
@@ -45,6 +45,28 @@ pub(crate) fn activations(layer: &MoeLayer, values: &[f32]) -> Tensor {
     Tensor::from_f32(layer.device(), layer.dtype(), values, &[values.len() / hidden, hidden]).unwrap()
 }
 
+/// What was recorded, on the device: activations, and token ids where experts are chosen by them.
+pub(crate) struct Given {
+    pub(crate) x: Tensor,
+    ids: Option<Tensor>,
+}
+
+impl Given {
+    pub(crate) fn new(layer: &MoeLayer, recorded: &Recorded) -> Self {
+        let ids = || Tensor::from_slice(layer.device(), &recorded.token_ids, &[recorded.tokens]).unwrap();
+        let by_id = matches!(layer.spec().router().choice, Choice::Table { .. });
+        Self { x: activations(layer, &recorded.input), ids: by_id.then(ids) }
+    }
+
+    pub(crate) fn input(&self) -> LayerInput<'_> {
+        let input = LayerInput::from(self.x.view());
+        match &self.ids {
+            Some(ids) => input.with_token_ids(ids.view()),
+            None => input,
+        }
+    }
+}
+
 /// A result on the host, bit for bit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bits {
@@ -62,6 +84,11 @@ impl Bits {
             weights: bits(stream, &result.expert_weights),
             counts: result.expert_counts.to_vec(stream).unwrap(),
         }
+    }
+
+    /// Of a pass over what was recorded.
+    pub(crate) fn recorded(stream: &Stream, layer: &MoeLayer, recorded: &Recorded) -> Self {
+        Self::of(stream, &layer.forward(stream, Given::new(layer, recorded).input()).unwrap())
     }
 
     /// Of a forward pass.
@@ -89,8 +116,8 @@ fn recorded(rig: &Rig, name: &str, dtype: FloatType, tolerance: f64) {
     for &index in checkpoint.moe_layers() {
         let recorded = Recorded::of(&checkpoint, index);
         let layer = load(rig, &checkpoint, index, dtype);
-        let x = activations(&layer, &recorded.input);
-        let result = layer.forward(&rig.stream, x.view()).unwrap();
+        let given = Given::new(&layer, &recorded);
+        let result = layer.forward(&rig.stream, given.input()).unwrap();
         let output = result.output.to_f32(&rig.stream).unwrap();
         assert_near(&output, recorded.output.iter().map(|&v| v.into()), tolerance, &format!("layer {index}"));
 
@@ -98,11 +125,11 @@ fn recorded(rig: &Rig, name: &str, dtype: FloatType, tolerance: f64) {
         assert_eq!(all.counts, histogram(&all.ids, layer.spec().experts().num));
         assert_eq!(all.counts.iter().sum::<i64>() as usize, recorded.tokens * layer.spec().router().top_k);
 
-        let (ids, weights) = layer.router().route(&rig.stream, x.view()).unwrap();
+        let (ids, weights) = layer.router().route(&rig.stream, given.input()).unwrap();
         assert_eq!(ids.to_vec::<i32>(&rig.stream).unwrap(), all.ids);
         assert_eq!(bits(&rig.stream, &weights), all.weights);
 
-        let routed = layer.forward_routed(&rig.stream, x.view(), ids.view(), weights.view()).unwrap();
+        let routed = layer.forward_routed(&rig.stream, given.x.view(), ids.view(), weights.view()).unwrap();
         assert_eq!(bits(&rig.stream, &routed.output), all.output);
         assert_eq!(routed.expert_counts.to_vec::<i64>(&rig.stream).unwrap(), all.counts);
     }
@@ -115,8 +142,9 @@ fn one_token_and_none(rig: &Rig, name: &str, dtype: FloatType, tolerance: f64) {
     let (experts, top_k) = (layer.spec().experts().num, layer.spec().router().top_k);
 
     let before = rig.operator_calls();
-    let x = activations(&layer, &[]);
-    let none = layer.forward(&rig.stream, x.view()).unwrap();
+    let nothing = Given::new(&layer, &Recorded::of(&checkpoint, index).repeated(0));
+    let x = &nothing.x;
+    let none = layer.forward(&rig.stream, nothing.input()).unwrap();
     let hidden = layer.spec().experts().hidden as i64;
     assert_eq!(none.output.shape(), [0, hidden]);
     assert_eq!(none.expert_ids.shape(), [0, top_k as i64]);
@@ -127,12 +155,12 @@ fn one_token_and_none(rig: &Rig, name: &str, dtype: FloatType, tolerance: f64) {
     let routed = layer.forward_routed(&rig.stream, x.view(), ids, weights).unwrap();
     assert_eq!(routed.output.shape(), [0, hidden]);
     assert_eq!(routed.expert_counts.to_vec::<i64>(&rig.stream).unwrap(), empty.counts);
-    let (ids, weights) = layer.router().route(&rig.stream, x.view()).unwrap();
+    let (ids, weights) = layer.router().route(&rig.stream, nothing.input()).unwrap();
     assert_eq!((ids.shape(), weights.shape()), (none.expert_ids.shape(), none.expert_weights.shape()));
     assert_eq!(rig.operator_calls(), before, "no operator takes an empty tensor");
 
     let one = Recorded::of(&checkpoint, index).repeated(1);
-    let result = layer.forward(&rig.stream, activations(&layer, &one.input).view()).unwrap();
+    let result = layer.forward(&rig.stream, Given::new(&layer, &one).input()).unwrap();
     let output = result.output.to_f32(&rig.stream).unwrap();
     assert_near(&output, one.output.iter().map(|&v| v.into()), tolerance, "one token");
     let mut counts: Vec<i64> = result.expert_counts.to_vec(&rig.stream).unwrap();
@@ -142,7 +170,7 @@ fn one_token_and_none(rig: &Rig, name: &str, dtype: FloatType, tolerance: f64) {
     // Counts of an earlier pass do not stay behind.
     let mut result = layer.new_output(0).unwrap();
     result.expert_counts.view_mut().copy_from_host(&rig.stream, &vec![7i64; experts]).unwrap();
-    layer.forward_into(&rig.stream, x.view(), &mut result).unwrap();
+    layer.forward_into(&rig.stream, nothing.input(), &mut result).unwrap();
     assert_eq!(result.expert_counts.to_vec::<i64>(&rig.stream).unwrap(), empty.counts);
 }
 
@@ -151,7 +179,7 @@ fn many_tokens(rig: &Rig, name: &str, dtype: FloatType, tolerance: f64) {
     let index = *checkpoint.moe_layers().last().unwrap();
     let recorded = Recorded::of(&checkpoint, index).repeated(MANY);
     let layer = load(rig, &checkpoint, index, dtype);
-    let result = layer.forward(&rig.stream, activations(&layer, &recorded.input).view()).unwrap();
+    let result = layer.forward(&rig.stream, Given::new(&layer, &recorded).input()).unwrap();
     let output = result.output.to_f32(&rig.stream).unwrap();
     assert_near(&output, recorded.output.iter().map(|&v| v.into()), tolerance, "many tokens");
     let counts: Vec<i64> = result.expert_counts.to_vec(&rig.stream).unwrap();
@@ -165,7 +193,7 @@ fn one_expert_gets_all(rig: &Rig, name: &str, dtype: FloatType, tolerance: f64) 
     let index = checkpoint.moe_layers()[0];
     let recorded = Recorded::of(&checkpoint, index);
     let layer = load(rig, &checkpoint, index, dtype);
-    let reference = Experts::of(&checkpoint.layer_weights(index).unwrap());
+    let reference = Layer::of(&checkpoint.layer_weights(index).unwrap());
     let (tokens, num) = (recorded.tokens, layer.spec().experts().num);
     let x = activations(&layer, &recorded.input);
 

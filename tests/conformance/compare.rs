@@ -10,10 +10,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ascend_moe::checkpoint::TensorFile;
+use ascend_moe::layer::WeightSource;
+use ascend_moe::spec::{Choice, GroupSpec, MoeSpec};
 use safetensors::Dtype;
 use serde::Deserialize;
 
-use crate::reference::{Experts, product, sigmoid, softmax};
+use crate::golden_example;
+use crate::golden_example::answer::Golden as Source;
+use crate::reference::Layer;
 
 type Rows = Vec<Vec<f64>>;
 
@@ -47,55 +51,14 @@ fn rows(file: &TensorFile, name: &str) -> Rows {
     tensor.data.chunks(width).map(|row| row.iter().copied().map(f64::from).collect()).collect()
 }
 
+/// What the judge reads of the metadata; the layer itself is read as the example reads it.
 #[derive(Debug, Deserialize)]
 struct Meta {
     kind: String,
-    routing: Routing,
+    #[serde(default)]
     tie_tol: f64,
     tolerance: BTreeMap<String, Tolerance>,
     checked: Vec<String>,
-}
-
-/// Every key that changes a choice or a weight; another one is refused.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Routing {
-    score: Score,
-    top_k: usize,
-    norm: Option<Norm>,
-    #[serde(default)]
-    norm_eps: f64,
-    scale: f64,
-    n_group: Option<usize>,
-    topk_group: Option<usize>,
-    group_score: Option<GroupScore>,
-    group_fill: Option<String>,
-    #[serde(default)]
-    choice_bias: bool,
-    #[serde(rename = "router_dtype")]
-    _router_dtype: String,
-    #[serde(rename = "weight_dtype")]
-    _weight_dtype: String,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Score {
-    Sigmoid,
-    Softmax,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Norm {
-    Sum,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum GroupScore {
-    Max,
-    Top2sum,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -113,40 +76,32 @@ impl Tolerance {
 /// A golden file with what is due.
 pub(crate) struct Golden {
     meta: Meta,
+    spec: MoeSpec,
     due: Answer,
     x: Rows,
+    token_ids: Option<Vec<i32>>,
     /// What experts are chosen by, `[T, E]`.
     choice: Rows,
     /// What weights are made of, `[T, E]`.
     scores: Rows,
-    experts: Option<Experts>,
+    layer: Layer,
 }
 
 impl Golden {
     pub(crate) fn open(path: &Path) -> Self {
         let file = TensorFile::open(path).unwrap();
-        let meta: Meta = serde_json::from_str(&file.metadata()["golden"]).unwrap();
+        let text = &file.metadata()["golden"];
+        let meta: Meta = serde_json::from_str(text).unwrap();
         let due = Answer::of(&file);
         let has = |name: &str| meta.checked.iter().any(|checked| checked == name);
         assert!(has("topk_idx") && has("topk_weight") && has("output") == due.output.is_some(), "{:?}", meta.checked);
 
+        let source = Source::read(&file, &golden_example::meta::Meta::parse(text).unwrap()).unwrap();
+        let layer = if due.output.is_some() { Layer::of(&source) } else { Layer::router_of(&source) };
         let x = rows(&file, "hidden_states");
-        let gate = values(&file, "gate_weight");
-        let bias = meta.routing.choice_bias.then(|| values(&file, "e_score_correction_bias"));
-        let scores: Rows = x
-            .iter()
-            .map(|x| match (meta.routing.score, product(&gate, x)) {
-                (Score::Sigmoid, logits) => logits.into_iter().map(sigmoid).collect(),
-                (Score::Softmax, logits) => softmax(&logits),
-            })
-            .collect();
-        let biased = |scores: &Vec<f64>| match &bias {
-            Some(bias) => scores.iter().zip(bias).map(|(score, bias)| score + bias).collect(),
-            None => scores.clone(),
-        };
-        let choice = scores.iter().map(biased).collect();
-        let experts = due.output.is_some().then(|| experts(&file));
-        Self { meta, due, x, choice, scores, experts }
+        let scores: Rows = x.iter().map(|x| layer.scores(x)).collect();
+        let choice = scores.iter().map(|scores| layer.choice(scores)).collect();
+        Self { meta, spec: *source.spec(), due, x, token_ids: source.token_ids, choice, scores, layer }
     }
 
     /// The answer that the file holds itself.
@@ -175,16 +130,10 @@ impl Golden {
 
     /// Weights and output of a token for any choice of experts, in f64.
     pub(crate) fn recomputed(&self, token: usize, ids: &[i64]) -> (Vec<f64>, Option<Vec<f64>>) {
-        let Routing { norm, norm_eps, scale, .. } = &self.meta.routing;
         let chosen: Vec<usize> = ids.iter().map(|&id| usize::try_from(id).unwrap()).collect();
-        let scores: Vec<f64> = chosen.iter().map(|&expert| self.scores[token][expert]).collect();
-        let divisor = match norm {
-            None => 1.0,
-            Some(Norm::Sum) => scores.iter().sum::<f64>() + norm_eps,
-        };
-        let weights: Vec<f64> = scores.iter().map(|score| score / divisor * scale).collect();
+        let weights = self.layer.weights(&self.scores[token], &chosen);
         let weighted: Vec<(usize, f64)> = chosen.into_iter().zip(weights.iter().copied()).collect();
-        let output = self.experts.as_ref().map(|experts| experts.token(&self.x[token], &weighted));
+        let output = self.due.output.is_some().then(|| self.layer.token(&self.x[token], &weighted));
         (weights, output)
     }
 
@@ -248,29 +197,24 @@ impl Golden {
         let chosen: Option<Vec<usize>> =
             chosen.iter().map(|&id| usize::try_from(id).ok().filter(|&id| id < choice.len())).collect();
         let Some(chosen) = chosen else { return false };
+        if let Choice::Table { .. } = self.spec.router().choice {
+            let id = self.token_ids.as_ref().map(|ids| i64::from(ids[token]));
+            let mut due = self.layer.chosen(choice, id);
+            due.sort_unstable();
+            return due == chosen;
+        }
         let distinct = chosen.iter().enumerate().all(|(place, id)| !chosen[..place].contains(id));
         distinct && self.limited(choice).iter().any(|choice| self.is_best(choice, &chosen))
     }
 
     /// The scores of one token with dropped groups filled, once for each set of groups that could be kept.
     fn limited(&self, choice: &[f64]) -> Rows {
-        let Routing { n_group, topk_group, group_score, group_fill, .. } = &self.meta.routing;
-        let (Some(groups), Some(kept), Some(group_score)) = (*n_group, *topk_group, group_score) else {
+        let Choice::Groups(GroupSpec { n_group: groups, topk_group: kept, score, fill, .. }) =
+            self.spec.router().choice
+        else {
             return vec![choice.to_vec()];
         };
-        let fill = match group_fill.as_deref() {
-            Some("-inf") => f64::NEG_INFINITY,
-            Some("0") => 0.0,
-            other => panic!("group_fill {other:?}"),
-        };
-        let size = choice.len() / groups;
-        let group_scores: Vec<f64> = choice
-            .chunks(size)
-            .map(|group| match group_score {
-                GroupScore::Max => descending(group)[0],
-                GroupScore::Top2sum => descending(group)[..2].iter().sum(),
-            })
-            .collect();
+        let group_scores = Layer::group_scores(choice, groups, score);
         let last_kept = descending(&group_scores)[kept - 1];
         let bits = |is_in: &dyn Fn(f64) -> bool| {
             group_scores.iter().enumerate().filter(|(_, score)| is_in(**score)).fold(0u32, |set, (g, _)| set | 1 << g)
@@ -278,16 +222,14 @@ impl Golden {
         let must = bits(&|score| score > last_kept + self.meta.tie_tol);
         let may = must | bits(&|score| (score - last_kept).abs() <= self.meta.tie_tol);
         let is_possible = |set: &u32| set.count_ones() as usize == kept && set & must == must && set & !may == 0;
-        let filled = |set: u32| {
-            choice.iter().enumerate().map(|(e, &score)| if set >> (e / size) & 1 == 1 { score } else { fill }).collect()
-        };
+        let filled = |set: u32| Layer::filled(choice, groups, fill, |group| set >> group & 1 == 1);
         (0..1u32 << groups).filter(is_possible).map(filled).collect()
     }
 
     fn is_best(&self, choice: &[f64], chosen: &[usize]) -> bool {
         let mine = descending(&chosen.iter().map(|&expert| choice[expert]).collect::<Vec<_>>());
         let best = descending(choice);
-        mine.len() == self.meta.routing.top_k
+        mine.len() == self.spec.router().top_k
             && mine.iter().zip(best).all(|(mine, best)| mine.is_finite() && (mine - best).abs() <= self.meta.tie_tol)
     }
 }
@@ -302,17 +244,4 @@ fn descending(values: &[f64]) -> Vec<f64> {
     let mut values = values.to_vec();
     values.sort_by(|a, b| b.total_cmp(a));
     values
-}
-
-fn values(file: &TensorFile, name: &str) -> Vec<f64> {
-    file.values(name).unwrap().data.into_iter().map(f64::from).collect()
-}
-
-fn experts(file: &TensorFile) -> Experts {
-    let [_, hidden, inner] = file.tensor("experts.down_proj").unwrap().shape[..] else { panic!("shape of down_proj") };
-    let shared = file.tensors().any(|tensor| tensor.name == "shared.down_proj").then(|| {
-        let gate = values(file, "shared.gate_proj");
-        ([gate, values(file, "shared.up_proj")].concat(), values(file, "shared.down_proj"))
-    });
-    Experts { hidden, inner, w13: values(file, "experts.gate_up_proj"), w2: values(file, "experts.down_proj"), shared }
 }

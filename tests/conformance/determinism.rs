@@ -24,10 +24,10 @@ fn all(rig: &Rig) -> Vec<Bits> {
         for &index in checkpoint.moe_layers() {
             let recorded = Recorded::of(&checkpoint, index);
             // No two tokens alike.
-            let many = recorded.repeated(500).input;
-            let values: Vec<f32> = many.iter().enumerate().map(|(i, value)| value * (1.0 + i as f32 * 1e-5)).collect();
+            let mut many = recorded.repeated(500);
+            many.input.iter_mut().enumerate().for_each(|(i, value)| *value *= 1.0 + i as f32 * 1e-5);
             for (dtype, _) in DTYPES {
-                results.push(Bits::forward(&rig.stream, &load(rig, &checkpoint, index, dtype), &values));
+                results.push(Bits::recorded(&rig.stream, &load(rig, &checkpoint, index, dtype), &many));
             }
         }
     }

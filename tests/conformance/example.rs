@@ -121,7 +121,7 @@ fn names_what_it_cannot_answer() {
         ("group_fill", "group_fill"),
         ("kind", "moe_int3"),
         ("dtype", "f64"),
-        ("tensor", "router_logit_bias"),
+        ("tensor", "the bias on the router's logits"),
         ("other_tensor", "gmm1_out_too"),
         ("no_input", "routed_output_2"),
         ("truncated", "truncated.safetensors"),

@@ -10,7 +10,7 @@ use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 /// The golden files, in the order of their names.
-pub(crate) const GOLDEN: [&str; 21] = [
+pub(crate) const GOLDEN: [&str; 32] = [
     "deepseek_v2_greedy",
     "deepseek_v2_group",
     "deepseek_v3_base",
@@ -19,18 +19,29 @@ pub(crate) const GOLDEN: [&str; 21] = [
     "deepseek_v3_e64",
     "deepseek_v3_hot",
     "deepseek_v3_negbias",
+    "deepseek_v3_nonorm_2shared",
     "deepseek_v3_ties",
     "deepseek_v3_ties_dup",
+    "deepseek_v4_bf16",
+    "deepseek_v4_clamped",
+    "deepseek_v4_hash",
+    "deepseek_v4_moe",
     "glm4_moe_base",
+    "gpt_oss_base",
+    "gpt_oss_bf16",
+    "gpt_oss_clamped_hot",
+    "longcat_flash_zero_experts",
     "mixtral_base",
     "mixtral_bf16",
     "mixtral_skew_empty",
+    "qwen2_moe_shared_gate",
     "qwen3_moe_bf16",
     "qwen3_moe_nonorm",
     "qwen3_moe_norm",
     "qwen3_moe_ties_zero",
     "route_deepseek_v2_e160",
     "route_deepseek_v3_e256",
+    "route_deepseek_v4_e256",
     "route_qwen3_moe_e128",
 ];
 
@@ -43,7 +54,8 @@ pub(crate) fn golden_dir() -> PathBuf {
 }
 
 /// The checkpoints.
-pub(crate) const CHECKPOINTS: [&str; 3] = ["deepseek-v3", "mixtral", "qwen3-moe"];
+pub(crate) const CHECKPOINTS: [&str; 6] =
+    ["deepseek-v2", "deepseek-v3", "deepseek-v4", "gpt-oss", "mixtral", "qwen3-moe"];
 
 pub(crate) fn checkpoint(name: &str) -> Checkpoint {
     Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints").join(name)).unwrap()
@@ -59,6 +71,8 @@ pub(crate) struct Recorded {
     pub(crate) hidden: usize,
     pub(crate) input: Vec<f32>,
     pub(crate) output: Vec<f32>,
+    /// `[tokens]`.
+    pub(crate) token_ids: Vec<i64>,
 }
 
 impl Recorded {
@@ -67,13 +81,15 @@ impl Recorded {
         let [input, output] = ["input", "output"].map(|end| file.values(&format!("layers.{layer}.mlp.{end}")).unwrap());
         let [tokens, hidden] = input.shape[..] else { panic!("recorded input of shape {:?}", input.shape) };
         assert_eq!(output.shape, input.shape);
-        Self { tokens, hidden, input: input.data, output: output.data }
+        let (_, token_ids) = file.integers("input_ids").unwrap();
+        Self { tokens, hidden, input: input.data, output: output.data, token_ids }
     }
 
     /// The first tokens, over and over where more are wanted.
     pub(crate) fn repeated(&self, tokens: usize) -> Self {
         let repeat = |values: &[f32]| values.iter().copied().cycle().take(tokens * self.hidden).collect();
-        Self { tokens, hidden: self.hidden, input: repeat(&self.input), output: repeat(&self.output) }
+        let token_ids = self.token_ids.iter().copied().cycle().take(tokens).collect();
+        Self { tokens, hidden: self.hidden, input: repeat(&self.input), output: repeat(&self.output), token_ids }
     }
 }
 

@@ -14,6 +14,7 @@ mod checkpoints;
 mod compare;
 mod determinism;
 mod example;
+mod families;
 mod files;
 mod fillings;
 mod golden;
@@ -24,6 +25,7 @@ mod layouts;
 mod memory;
 mod operators;
 mod path;
+#[path = "../reference/mod.rs"]
 mod reference;
 mod releases;
 mod synthetic;
@@ -78,8 +80,15 @@ fn main() -> ExitCode {
     // SAFETY: this is the first thing that the program does; there is one thread.
     unsafe { fillings::configure_library() };
     let arguments = Arguments::from_args();
-    let cases =
-        [golden::cases(), checkpoints::cases(), operators::cases(), path::cases(), memory::cases(), threads::cases()];
+    let cases = [
+        golden::cases(),
+        checkpoints::cases(),
+        families::cases(),
+        operators::cases(),
+        path::cases(),
+        memory::cases(),
+        threads::cases(),
+    ];
     let cases: Vec<Case> = cases.into_iter().flatten().collect();
     let mut trials: Vec<Trial> =
         Filling::ALL.into_iter().flat_map(|filling| cases.iter().map(move |case| case.on(filling))).collect();

@@ -5,7 +5,7 @@ use ascend_moe::spec::FloatType;
 use ascend_moe::{Footprint, Stream};
 use ascend_sys::FunctionId;
 
-use crate::checkpoints::{activations, load};
+use crate::checkpoints::{Given, load};
 use crate::files::{self, CHECKPOINTS, DTYPES, Recorded};
 use crate::fillings::Rig;
 use crate::{Case, case};
@@ -44,8 +44,8 @@ fn plan_is_the_peak(rig: &Rig, name: &str, dtype: FloatType) {
         let recorded = Recorded::of(&checkpoint, index).repeated(tokens);
         let layer = load(rig, &checkpoint, index, dtype);
         assert_eq!(rig.device.peak_bytes(), plan.weights, "{tokens} tokens: weights");
-        let x = activations(&layer, &recorded.input);
-        let mut result = layer.forward(&stream, x.view()).unwrap();
+        let given = Given::new(&layer, &recorded);
+        let mut result = layer.forward(&stream, given.input()).unwrap();
         assert_eq!(rig.device.peak_bytes(), plan.device_bytes(), "{tokens} tokens: {plan:?}");
         assert_eq!(rig.device.bytes_in_use(), plan.device_bytes(), "what a pass takes it keeps for the next");
 
@@ -53,12 +53,12 @@ fn plan_is_the_peak(rig: &Rig, name: &str, dtype: FloatType) {
         let allocations = || table.calls(FunctionId::aclrtMalloc) + table.calls(FunctionId::aclrtMallocAlign32);
         let before = allocations();
         for _ in 0..3 {
-            layer.forward_into(&stream, x.view(), &mut result).unwrap();
+            layer.forward_into(&stream, given.input(), &mut result).unwrap();
         }
         assert_eq!((allocations(), rig.device.peak_bytes()), (before, plan.device_bytes()), "a steady state");
 
         stream.synchronize().unwrap();
-        drop((layer, x, result));
+        drop((layer, given, result));
         assert_eq!(rig.device.bytes_in_use(), plan.scratch.allocation(), "only the stream holds memory");
     }
 }
@@ -74,10 +74,9 @@ fn layers_share_scratch(rig: &Rig, name: &str, dtype: FloatType) {
     assert!(footprints[0].bytes() > 0 && footprints[0] != footprints[1]);
 
     let layers = indices.map(|index| load(rig, &checkpoint, index, dtype));
-    let inputs =
-        [0, 1].map(|i| activations(&layers[i], &Recorded::of(&checkpoint, indices[i]).repeated(TOKENS[i]).input));
+    let inputs = [0, 1].map(|i| Given::new(&layers[i], &Recorded::of(&checkpoint, indices[i]).repeated(TOKENS[i])));
     let run = |streams: [&Stream; 2]| {
-        let results = [0, 1].map(|i| layers[i].forward(streams[i], inputs[i].view()).unwrap());
+        let results = [0, 1].map(|i| layers[i].forward(streams[i], inputs[i].input()).unwrap());
         rig.device.synchronize().unwrap();
         let in_use = rig.device.bytes_in_use();
         drop(results);

@@ -46,7 +46,7 @@ pub(crate) fn threads(rig: &Rig, one_stream: bool) {
     let pass = |stream: &Stream, thread: usize| -> Vec<Bits> {
         let tokens = 7 + 20 * thread;
         let forward =
-            |(layer, recorded): &(MoeLayer, Recorded)| Bits::forward(stream, layer, &recorded.repeated(tokens).input);
+            |(layer, recorded): &(MoeLayer, Recorded)| Bits::recorded(stream, layer, &recorded.repeated(tokens));
         layers.iter().map(forward).collect()
     };
     let alone: Vec<Vec<Bits>> = (0..THREADS).map(|thread| pass(&rig.stream, thread)).collect();
