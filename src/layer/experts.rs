@@ -160,7 +160,7 @@ fn mlp(
     let groups = Groups::Rows { list: &counts, kind: GroupListKind::Count };
     let product = |input: TensorView<'_>, (weight, bias), out: &mut TensorViewMut<'_>| {
         let (weight, bias) = (weights.require(weight)?.transpose()?, weights.get(bias));
-        let bias = bias.as_ref().map_or(&[][..], std::slice::from_ref);
+        let bias = bias.as_slice();
         let inputs = GroupedMatmul { x: &[input], weight: &[weight], bias, groups };
         op::grouped_matmul(sequence, &inputs, std::slice::from_mut(out)).map(drop)
     };
