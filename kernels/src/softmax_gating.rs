@@ -1,7 +1,7 @@
 //! The older routers: softmax and top-k without groups, bias or scale, and rows that are finished.
 //!
 //! Source: ops-transformer 9.1.0, moe/moe_gating_top_k_softmax and moe/moe_gating_top_k_softmax_v2. As for
-//! [`gating`](crate::gating), compare weights with a tolerance and indices exactly.
+//! [`gating`], compare weights with a tolerance and indices exactly.
 
 use rayon::prelude::*;
 

@@ -110,8 +110,8 @@ impl MoeLayer {
     /// `tokens` is the greatest number of tokens of a forward pass.
     ///
     /// # Errors
-    /// [`Error::Rule`](crate::Error::Rule) where a size breaks a rule of an operator,
-    /// [`Error::MissingOperator`](crate::Error::MissingOperator) and [`Error::Vendor`](crate::Error::Vendor).
+    /// [`Error::Rule`] where a size breaks a rule of an operator,
+    /// [`Error::MissingOperator`] and [`Error::Vendor`].
     pub fn memory_plan(device: &Device, spec: &MoeSpec, options: LayerOptions, tokens: usize) -> Result<MemoryPlan> {
         memory::plan(device, spec, options, tokens)
     }
@@ -121,7 +121,7 @@ impl MoeLayer {
     /// `progress` is told the bytes done and the bytes in all.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), those of the source, and those of
+    /// [`Error::OutOfMemory`], those of the source, and those of
     /// [`memory_plan`](Self::memory_plan).
     pub fn load(
         stream: &Stream,
@@ -141,7 +141,7 @@ impl MoeLayer {
     /// them. What is queued later sees the new ones.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the source is of another layer, the layer has no such part or the range is
+    /// [`Error::Shape`] where the source is of another layer, the layer has no such part or the range is
     /// none of its experts; and those of the source.
     pub fn replace_weights(
         &mut self,
