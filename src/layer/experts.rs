@@ -11,7 +11,8 @@ use super::weights::WeightViews;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{
-    self, CubeMath, DropPadMode, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting, InitRoutingOutputs,
+    self, CubeMath, DropPadMode, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting,
+    InitRoutingOutputs, ScatterReduce,
 };
 use crate::scratch::Sequence;
 use crate::spec::{MoeSpec, Part};
@@ -245,7 +246,7 @@ fn combine(
         return op::moe_finalize_routing_v2(sequence, &combine, output);
     }
 
-    let steps = [true, scale != 1.0, latent.is_some(), experts.copy > 0, shared.is_some()];
+    let steps = [true, latent.is_some(), experts.copy > 0, experts.constant > 0, scale != 1.0, shared.is_some()];
     let left = steps.into_iter().filter(|step| *step).count();
     let mut steps = Steps { sequence, output: Some(output.reborrow()), left };
     let mut sum = steps.target(dtype, &[tokens, width])?;
@@ -259,24 +260,30 @@ fn combine(
     } else {
         op::moe_token_unpermute(sequence, &rows.expanded, &rows.row_idx, Some(&probs), &mut sum)?;
     }
-    if scale != 1.0 {
-        let mut scaled = steps.target(dtype, &[tokens, width])?;
-        op::muls(sequence, &sum.as_view(), scale, &mut scaled)?;
-        sum = scaled;
-    }
     if let Some(weight) = latent {
         let mut wide = steps.target(dtype, &[tokens, experts.hidden])?;
         op::mm(sequence, &sum.as_view(), &weight.transpose()?, CubeMath::KeepDType, &mut wide)?;
         sum = wide;
     }
+    let shape = [tokens, experts.hidden];
+    let mut plus = |sum: TensorViewMut<'_>, more: TensorView<'_>| {
+        let mut added = steps.target(dtype, &shape)?;
+        op::add(sequence, &sum.as_view(), &more, 1.0, &mut added)?;
+        Ok::<_, Error>(added)
+    };
     if experts.copy > 0 {
-        let copies = copied(sequence, spec, operands)?;
-        let mut added = steps.target(dtype, &[tokens, experts.hidden])?;
-        op::add(sequence, &sum.as_view(), &copies.as_view(), 1.0, &mut added)?;
-        sum = added;
+        sum = plus(sum, copied(sequence, spec, operands)?.as_view())?;
+    }
+    if experts.constant > 0 {
+        sum = plus(sum, constants(sequence, spec, weights, operands)?.as_view())?;
+    }
+    if scale != 1.0 {
+        let mut scaled = steps.target(dtype, &shape)?;
+        op::muls(sequence, &sum.as_view(), scale, &mut scaled)?;
+        sum = scaled;
     }
     if let Some(shared) = shared {
-        let mut added = steps.target(dtype, &[tokens, experts.hidden])?;
+        let mut added = steps.target(dtype, &shape)?;
         op::add(sequence, &sum.as_view(), &shared, 1.0, &mut added)?;
     }
     Ok(())
@@ -290,13 +297,56 @@ fn copied<'s>(sequence: &'s Sequence<'_>, spec: &MoeSpec, operands: &Operands<'_
     let mut weights = sequence.tensor(dtype, &shape)?;
     op::copy(sequence, &chosen, &mut weights)?;
     let mut others = sequence.tensor(DType::Bool, &shape)?;
-    op::lt_scalar(sequence, &ids, (experts.num + experts.zero) as f64, &mut others)?;
+    op::lt_scalar(sequence, &ids, experts.first_copy() as f64, &mut others)?;
     op::masked_fill(sequence, &mut weights, &others.as_view(), 0.0)?;
+    if experts.constant > 0 {
+        op::ge_scalar(sequence, &ids, experts.first_constant() as f64, &mut others)?;
+        op::masked_fill(sequence, &mut weights, &others.as_view(), 0.0)?;
+    }
     let mut sum = sequence.tensor(dtype, &[tokens, 1])?;
     op::reduce_sum(sequence, &weights.as_view(), &[-1], true, &mut sum)?;
     let mut copies = sequence.tensor(x.dtype(), &[tokens, experts.hidden])?;
     op::mul(sequence, &x, &sum.as_view(), &mut copies)?;
     Ok(copies)
+}
+
+/// What constant experts give, fp32 `[T, H]`: each token times the weighted sum of their `alpha1`, plus the weighted sum of
+/// their `alpha2 * v`. In fp32: the sum with the other experts is rounded once.
+fn constants<'s>(
+    sequence: &'s Sequence<'_>,
+    spec: &MoeSpec,
+    weights: &WeightViews<'_>,
+    operands: &Operands<'_>,
+) -> Result<TensorViewMut<'s>> {
+    let Operands { x, ids, chosen, .. } = *operands;
+    let (experts, tokens, top_k) = (spec.experts(), size(ids.dim(0)), size(ids.dim(1)));
+    let (count, hidden) = (experts.constant, experts.hidden);
+    // The weight of each constant expert, `[T, C]`; one more column takes all other choices.
+    let mut columns = sequence.tensor(DType::I32, &[tokens, top_k])?;
+    op::adds(sequence, &ids, -(experts.first_constant() as f64), &mut columns)?;
+    let mut others = sequence.tensor(DType::Bool, &[tokens, top_k])?;
+    op::lt_scalar(sequence, &columns.as_view(), 0.0, &mut others)?;
+    op::masked_fill(sequence, &mut columns, &others.as_view(), count as f64)?;
+    let mut wide = sequence.tensor(DType::F32, &[tokens, top_k])?;
+    op::cast(sequence, &chosen, &mut wide)?;
+    let mut none = sequence.tensor(DType::F32, &[tokens, count + 1])?;
+    op::zero_fill(sequence, &mut none)?;
+    let mut shares = sequence.tensor(DType::F32, &[tokens, count + 1])?;
+    let (columns, wide) = (columns.as_view(), wide.as_view());
+    op::scatter(sequence, &none.as_view(), 1, &columns, &wide, ScatterReduce::Add, &mut shares)?;
+    let shares = shares.as_view().narrow(1, 0..count)?;
+
+    let [alpha1, alpha2, v] = [Part::ConstantAlpha1, Part::ConstantAlpha2, Part::ConstantV].map(|p| weights.require(p));
+    let mut offsets = sequence.tensor(DType::F32, &[count, hidden])?;
+    op::mul(sequence, &alpha2?, &v?, &mut offsets)?;
+    let shape = [tokens, hidden];
+    let (mut factors, mut added) = (sequence.tensor(DType::F32, &shape)?, sequence.tensor(DType::F32, &shape)?);
+    op::mm(sequence, &shares, &alpha1?, CubeMath::KeepDType, &mut factors)?;
+    op::mm(sequence, &shares, &offsets.as_view(), CubeMath::KeepDType, &mut added)?;
+    let (mut scaled, mut given) = (sequence.tensor(DType::F32, &shape)?, sequence.tensor(DType::F32, &shape)?);
+    op::mul(sequence, &x, &factors.as_view(), &mut scaled)?;
+    op::add(sequence, &scaled.as_view(), &added.as_view(), 1.0, &mut given)?;
+    Ok(given)
 }
 
 /// The weights, 0 where the id is `first` or above.

@@ -71,8 +71,8 @@ pub enum SpecError {
     /// A bias on the choice beside a table that chooses.
     #[error("a choice bias beside a table of experts by token id: the table alone chooses, so keep one of them")]
     BiasedTable,
-    /// Experts that give back their input, of another width than the layer's output.
-    #[error("experts that give back their input beside latent projections; legal is one of the two")]
+    /// Experts that give back their input or a function of it, of another width than the layer's output.
+    #[error("copy or constant experts beside latent projections; legal is one of the two")]
     LatentCopies,
     /// Experts taken in each group that do not come out even, or more than a group holds.
     #[error("top-k is {top_k} over {n_group} groups of {per_group} experts, the same number from each; legal is a \

@@ -113,6 +113,9 @@ pub struct ExpertSpec {
     pub zero: usize,
     /// Experts behind these, which give back their input.
     pub copy: usize,
+    /// Experts behind these, which give `alpha1 * x + alpha2 * v` with vectors `[H]` of their own in place of a network (the
+    /// constant experts of `aclnnMoeFinalizeRoutingV3` and of `aclnnMoeDistributeCombineV3`, ops-transformer 9.1.0).
+    pub constant: usize,
     /// Width `L` at which the experts work, between a projection before them and one behind them; `None` for `H`.
     pub latent: Option<usize>,
 }
@@ -129,13 +132,24 @@ impl ExpertSpec {
             weight_on_input: false,
             zero: 0,
             copy: 0,
+            constant: 0,
             latent: None,
         }
     }
 
+    /// The first of the copy experts: those below have weights, or add nothing.
+    pub(crate) const fn first_copy(&self) -> usize {
+        self.num.saturating_add(self.zero)
+    }
+
+    /// The first of the constant experts.
+    pub(crate) const fn first_constant(&self) -> usize {
+        self.first_copy().saturating_add(self.copy)
+    }
+
     /// Experts the router chooses among, `R`: those with weights and those without.
     pub const fn routed(&self) -> usize {
-        self.num.saturating_add(self.zero).saturating_add(self.copy)
+        self.first_constant().saturating_add(self.constant)
     }
 
     /// Width of the experts' inputs and outputs: `L`, or `H`.

@@ -30,7 +30,7 @@ impl MoeSpec {
         experts.activation.validate()?;
         if let Some(latent) = experts.latent {
             in_range("experts.latent", latent, MAX_WIDTH)?;
-            if experts.copy > 0 {
+            if experts.copy > 0 || experts.constant > 0 {
                 return Err(SpecError::LatentCopies);
             }
         }
@@ -76,7 +76,7 @@ impl MoeSpec {
             let inner = big(s.intermediate);
             hidden * (1 + inner + if s.activation.gated { 2 * inner } else { inner })
         });
-        big(experts.routed()) * (hidden + 2)
+        (big(experts.routed()) + 3 * big(experts.constant)) * (hidden + 2)
             + big(experts.num) * (w13 * (width + 1) + width * (inner + 1))
             + 2 * hidden * experts.latent.map_or(0, big)
             + table

@@ -32,11 +32,17 @@ pub enum Part {
     SharedW2,
     /// What the shared expert's output is weighted by `[1, H]`.
     SharedGate,
+    /// What constant experts multiply their input by `[C, H]`.
+    ConstantAlpha1,
+    /// What they multiply their constant by `[C, H]`.
+    ConstantAlpha2,
+    /// Their constants `[C, H]`.
+    ConstantV,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Router,
         Self::LogitBias,
         Self::ChoiceBias,
@@ -50,6 +56,9 @@ impl Part {
         Self::SharedW13,
         Self::SharedW2,
         Self::SharedGate,
+        Self::ConstantAlpha1,
+        Self::ConstantAlpha2,
+        Self::ConstantV,
     ];
 
     /// Its name for people.
@@ -68,6 +77,9 @@ impl Part {
             Self::SharedW13 => "the shared expert's gate and up projection",
             Self::SharedW2 => "the shared expert's down projection",
             Self::SharedGate => "the shared expert's gate",
+            Self::ConstantAlpha1 => "the constant experts' factors on their input",
+            Self::ConstantAlpha2 => "the constant experts' factors on their constants",
+            Self::ConstantV => "the constant experts' constants",
         }
     }
 
@@ -111,16 +123,19 @@ impl MoeSpec {
             Part::SharedW13 => shared.map(|s| vec![s.activation.width(s.intermediate), hidden]),
             Part::SharedW2 => shared.map(|s| vec![hidden, s.intermediate]),
             Part::SharedGate => shared.filter(|s| s.gate).map(|_| vec![1, hidden]),
+            Part::ConstantAlpha1 | Part::ConstantAlpha2 | Part::ConstantV => {
+                when(experts.constant > 0, &[experts.constant, hidden])
+            }
         }
     }
 
     /// The float type a part is held in, when the layer runs in `model`: the router's in the type of the logits, the
-    /// choice bias in `float32`, the experts' biases in what CANN's grouped matmuls take (`float32` beside `bfloat16`), all
+    /// choice bias and what constant experts have in `float32`, the experts' biases in what CANN's grouped matmuls take (`float32` beside `bfloat16`), all
     /// others in `model`.
     pub fn part_type(&self, part: Part, model: FloatType) -> FloatType {
         match part {
             Part::Router | Part::LogitBias => self.router().logits.resolve(model),
-            Part::ChoiceBias => FloatType::F32,
+            Part::ChoiceBias | Part::ConstantAlpha1 | Part::ConstantAlpha2 | Part::ConstantV => FloatType::F32,
             Part::W13Bias | Part::W2Bias if model == FloatType::Bf16 => FloatType::F32,
             _ => model,
         }

@@ -10,6 +10,7 @@
     reason = "a case that meets the unexpected ends, and says so"
 )]
 
+mod axes;
 mod checkpoints;
 mod compare;
 mod determinism;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
     trials.extend(golden::trials());
     trials.extend(determinism::trials());
     trials.extend(releases::trials());
+    trials.extend(axes::trials());
     trials.extend(laws::trials());
     trials.extend(layouts::trials());
     trials.extend(example::trials());

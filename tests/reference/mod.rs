@@ -156,7 +156,12 @@ impl Layer {
             };
             let by = |factor: f64, values: &[f64]| values.iter().map(|v| v * factor).collect::<Vec<_>>();
             let (before, after) = if experts.weight_on_input { (weight, 1.0) } else { (1.0, weight) };
-            let y = if expert >= experts.num + experts.zero {
+            let constant = expert.checked_sub(experts.routed() - experts.constant);
+            let y = if let Some(constant) = constant {
+                let row = |part| &self.part(part)[constant * experts.hidden..][..experts.hidden];
+                let [a1, a2, v] = [Part::ConstantAlpha1, Part::ConstantAlpha2, Part::ConstantV].map(row);
+                (0..experts.hidden).map(|h| a1[h] * entered[h] + a2[h] * v[h]).collect()
+            } else if expert >= experts.num + experts.zero {
                 entered.clone()
             } else if expert >= experts.num {
                 vec![0.0; width]
