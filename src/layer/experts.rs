@@ -204,6 +204,20 @@ impl<'a> Steps<'a, '_> {
             None => self.sequence.tensor(dtype, shape),
         }
     }
+
+    /// The sum with something more of its shape.
+    fn plus(&mut self, sum: TensorViewMut<'a>, more: TensorView<'_>) -> Result<TensorViewMut<'a>> {
+        let mut added = self.target(sum.dtype(), &[size(sum.dim(0)), size(sum.dim(1))])?;
+        op::add(self.sequence, &sum.as_view(), &more, 1.0, &mut added)?;
+        Ok(added)
+    }
+
+    /// The sum times a number.
+    fn times(&mut self, sum: TensorViewMut<'a>, factor: f64) -> Result<TensorViewMut<'a>> {
+        let mut scaled = self.target(sum.dtype(), &[size(sum.dim(0)), size(sum.dim(1))])?;
+        op::muls(self.sequence, &sum.as_view(), factor, &mut scaled)?;
+        Ok(scaled)
+    }
 }
 
 /// The weighted sum of each token's rows, with all that is added to it.
@@ -231,8 +245,10 @@ fn combine(
     } else {
         chosen
     };
+    let mean = shared.is_some() && spec.shared().is_some_and(|shared| shared.mean);
     // The fp16 kernels of FinalizeRoutingV2 round after every step; it takes no slot without a row.
-    if !without_rows && latent.is_none() && scale == 1.0 && dtype != DType::F16 {
+    let plain = !without_rows && latent.is_none() && scale == 1.0 && !mean && experts.output_norm.is_none();
+    if plain && dtype != DType::F16 {
         let combine = FinalizeRouting {
             expanded_x: rows.expanded,
             row_idx: rows.row_idx,
@@ -246,8 +262,10 @@ fn combine(
         return op::moe_finalize_routing_v2(sequence, &combine, output);
     }
 
-    let steps = [true, latent.is_some(), experts.copy > 0, experts.constant > 0, scale != 1.0, shared.is_some()];
-    let left = steps.into_iter().filter(|step| *step).count();
+    let norm = experts.output_norm;
+    let before = [true, latent.is_some(), experts.copy > 0, experts.constant > 0, scale != 1.0];
+    let steps = before.into_iter().chain([shared.is_some(), mean, norm.is_some()]);
+    let left = steps.filter(|step| *step).count();
     let mut steps = Steps { sequence, output: Some(output.reborrow()), left };
     let mut sum = steps.target(dtype, &[tokens, width])?;
     if without_rows {
@@ -266,25 +284,25 @@ fn combine(
         sum = wide;
     }
     let shape = [tokens, experts.hidden];
-    let mut plus = |sum: TensorViewMut<'_>, more: TensorView<'_>| {
-        let mut added = steps.target(dtype, &shape)?;
-        op::add(sequence, &sum.as_view(), &more, 1.0, &mut added)?;
-        Ok::<_, Error>(added)
-    };
     if experts.copy > 0 {
-        sum = plus(sum, copied(sequence, spec, operands)?.as_view())?;
+        sum = steps.plus(sum, copied(sequence, spec, operands)?.as_view())?;
     }
     if experts.constant > 0 {
-        sum = plus(sum, constants(sequence, spec, weights, operands)?.as_view())?;
+        sum = steps.plus(sum, constants(sequence, spec, weights, operands)?.as_view())?;
     }
     if scale != 1.0 {
-        let mut scaled = steps.target(dtype, &shape)?;
-        op::muls(sequence, &sum.as_view(), scale, &mut scaled)?;
-        sum = scaled;
+        sum = steps.times(sum, scale)?;
     }
     if let Some(shared) = shared {
-        let mut added = steps.target(dtype, &shape)?;
-        op::add(sequence, &sum.as_view(), &shared, 1.0, &mut added)?;
+        sum = steps.plus(sum, shared)?;
+    }
+    if mean {
+        sum = steps.times(sum, 0.5)?;
+    }
+    if let Some(eps) = norm {
+        let gamma = weights.require(Part::OutputNorm)?;
+        let (mut normed, mut factors) = (steps.target(dtype, &shape)?, sequence.tensor(DType::F32, &[tokens, 1])?);
+        op::rms_norm(sequence, &sum.as_view(), &gamma, eps, &mut normed, &mut factors)?;
     }
     Ok(())
 }

@@ -71,16 +71,13 @@ pub(super) fn route(
             let (gating, logits) = (plan.gating.choice_only(), logits.view());
             let wanted = Some(&mut scores);
             op::moe_gating_top_k(sequence, &logits, bias.as_ref(), &gating, &mut unused, ids, wanted)?;
-            let picked = route.gather(scores.as_view(), ids.as_view())?;
-            route.weigh(picked, chosen)?;
+            route.weigh(weights, scores.as_view(), ids.as_view(), chosen)?;
         }
         RouterMethod::Composed => {
             let scores = route.scores(logits)?;
             let wide = route.cast(scores.as_view(), DType::F32)?;
             route.choose(weights, input, wide.view(), ids)?;
-            sequence.purpose("weights");
-            let picked = route.gather(scores.as_view(), ids.as_view())?;
-            route.weigh(picked, chosen)?;
+            route.weigh(weights, scores.as_view(), ids.as_view(), chosen)?;
         }
     }
     if let Some(rounded) = plan.round_weights {
@@ -287,7 +284,6 @@ impl<'a> Route<'a, '_> {
 
     /// Scores of the chosen experts, in the type that weights are computed in.
     fn gather(&self, scores: TensorView<'_>, ids: TensorView<'_>) -> Result<TensorViewMut<'a>> {
-        self.sequence.purpose("weights");
         let shape = [self.tokens, self.router.top_k];
         let mut picked = self.tensor(scores.dtype(), &shape)?;
         op::gather(self.sequence, &scores, 1, &ids, &mut picked)?;
@@ -300,8 +296,61 @@ impl<'a> Route<'a, '_> {
         Ok(cast)
     }
 
-    /// Weights from what the chosen experts scored.
-    fn weigh(&self, picked: TensorViewMut<'a>, chosen: &mut TensorViewMut<'_>) -> Result<()> {
+    /// Weights of the sparse mixer: for each choice in turn the softmax over the experts that are left and close to it.
+    ///
+    /// * `best`: the scores of the chosen experts, descending.
+    fn sparse_mixer(
+        &self,
+        scores: TensorView<'_>,
+        ids: TensorView<'_>,
+        best: TensorView<'_>,
+        jitter: f64,
+    ) -> Result<TensorViewMut<'a>> {
+        let (sequence, tokens, top_k, dtype) = (self.sequence, self.tokens, self.router.top_k, best.dtype());
+        let (shape, column) = ([tokens, self.experts], [tokens, 1]);
+        let scores = self.cast(scores, dtype)?;
+        let scores = scores.view();
+        let mut size = self.tensor(dtype, &shape)?;
+        op::abs(sequence, &scores, &mut size)?;
+        let (mut zero, mut least) = (self.tensor(dtype, &column)?, self.tensor(dtype, &column)?);
+        op::zero_fill(sequence, &mut zero)?;
+        op::adds(sequence, &zero.as_view(), f64::NEG_INFINITY, &mut least)?;
+
+        let mut left = self.tensor(dtype, &shape)?;
+        op::copy(sequence, &scores, &mut left)?;
+        let mut made = self.tensor(dtype, &[tokens, top_k])?;
+        for choice in 0..top_k {
+            let (id, best) = (ids.narrow(1, choice..choice + 1)?, best.narrow(1, choice..choice + 1)?);
+            let [mut factor, mut below, mut distance] =
+                [self.tensor(dtype, &shape)?, self.tensor(dtype, &shape)?, self.tensor(dtype, &shape)?];
+            op::maximum(sequence, &size.as_view(), &best, &mut factor)?;
+            op::sub(sequence, &scores, &best, 1.0, &mut below)?;
+            op::div(sequence, &below.as_view(), &factor.as_view(), &mut distance)?;
+            let mut far = self.tensor(DType::Bool, &shape)?;
+            op::lt_scalar(sequence, &distance.as_view(), -2.0 * jitter, &mut far)?;
+            let (mut close, mut shares) = (self.tensor(dtype, &shape)?, self.tensor(dtype, &shape)?);
+            op::copy(sequence, &left.as_view(), &mut close)?;
+            op::masked_fill(sequence, &mut close, &far.as_view(), f64::NEG_INFINITY)?;
+            op::softmax(sequence, &close.as_view(), -1, &mut shares)?;
+            op::gather(sequence, &shares.as_view(), 1, &id, &mut made.reborrow().narrow(1, choice..choice + 1)?)?;
+            let mut rest = self.tensor(dtype, &shape)?;
+            op::scatter(sequence, &left.as_view(), 1, &id, &least.as_view(), ScatterReduce::Replace, &mut rest)?;
+            left = rest;
+        }
+        Ok(made)
+    }
+
+    /// Weights of the chosen experts, from the scores `[T, R]`.
+    fn weigh(
+        &self,
+        weights: &WeightViews<'_>,
+        scores: TensorView<'_>,
+        ids: TensorView<'_>,
+        chosen: &mut TensorViewMut<'_>,
+    ) -> Result<()> {
+        self.sequence.purpose("weights");
+        let factors = weights.get(Part::ExpertScale);
+        let picked = self.gather(scores, ids)?;
         let (sequence, dtype, shape) = (self.sequence, picked.dtype(), [self.tokens, self.router.top_k]);
         let step = |x: TensorViewMut<'a>, run: &dyn Fn(&TensorView<'_>, &mut TensorViewMut<'_>) -> Result<()>| {
             let mut out = self.tensor(dtype, &shape)?;
@@ -312,6 +361,7 @@ impl<'a> Route<'a, '_> {
             Weigh::Score => picked,
             Weigh::Softmax => step(picked, &|x, out| op::softmax(sequence, x, -1, out))?,
             Weigh::Sigmoid => step(picked, &|x, out| op::sigmoid(sequence, x, out))?,
+            Weigh::SparseMixer { jitter } => self.sparse_mixer(scores, ids, picked.as_view(), jitter)?,
         };
         if self.router.norm != Normalise::None {
             let mut sum = self.tensor(dtype, &[self.tokens, 1])?;
@@ -332,6 +382,13 @@ impl<'a> Route<'a, '_> {
         }
         if self.router.scale != 1.0 {
             weights = step(weights, &|x, out| op::muls(sequence, x, self.router.scale, out))?;
+        }
+        if let Some(factors) = factors {
+            let factors = factors.reshape(&[self.experts, 1])?;
+            let mut own = self.tensor(dtype, &[self.tokens, self.router.top_k, 1])?;
+            op::embedding(sequence, &factors, &ids, &mut own)?;
+            let own = own.reshape(&shape)?;
+            weights = step(weights, &|x, out| op::mul(sequence, x, &own.as_view(), out))?;
         }
         if dtype == chosen.dtype() {
             op::copy(sequence, &weights.as_view(), chosen)

@@ -179,10 +179,13 @@ fn inexact(router: &RouterSpec, model: FloatType, method: RouterMethod) -> Optio
         Choice::Table { .. } => return Some("the operator does not choose by a table of token ids"),
     }
     if method == RouterMethod::FusedChoice {
-        return None;
+        return match router.weigh {
+            Weigh::SparseMixer { .. } => Some("weights are made from all logits, not from those of the chosen experts"),
+            _ => None,
+        };
     }
     match (router.weigh, router.score, router.norm) {
-        (Weigh::Softmax | Weigh::Sigmoid, ..) => {
+        (Weigh::Softmax | Weigh::Sigmoid | Weigh::SparseMixer { .. }, ..) => {
             return Some("the operator weighs by scores, the router by a function of the chosen ones");
         }
         (_, Score::Sigmoid, Normalise::None) => {
@@ -192,6 +195,9 @@ fn inexact(router: &RouterSpec, model: FloatType, method: RouterMethod) -> Optio
             return Some("the operator has no least divisor of the weights");
         }
         _ => {}
+    }
+    if router.expert_scale {
+        return Some("the operator has no factors of experts on the weights");
     }
     if narrow(router.weight_math) {
         return Some("the operator normalises in fp32, the router in the model's type");

@@ -74,6 +74,11 @@ pub enum SpecError {
     /// Experts that give back their input or a function of it, of another width than the layer's output.
     #[error("copy or constant experts beside latent projections; legal is one of the two")]
     LatentCopies,
+    /// The sparse mixer, which makes a weight from who was chosen before, beside another choice than the best.
+    #[error(
+        "weights of the sparse mixer beside a choice by bias, groups or a table; legal is a plain choice of the best"
+    )]
+    MixedChoice,
     /// Experts taken in each group that do not come out even, or more than a group holds.
     #[error("top-k is {top_k} over {n_group} groups of {per_group} experts, the same number from each; legal is a \
              multiple of {n_group} up to {most}", most = n_group * per_group)]

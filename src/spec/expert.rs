@@ -116,6 +116,8 @@ pub struct ExpertSpec {
     /// Experts behind these, which give `alpha1 * x + alpha2 * v` with vectors `[H]` of their own in place of a network (the
     /// constant experts of `aclnnMoeFinalizeRoutingV3` and of `aclnnMoeDistributeCombineV3`, ops-transformer 9.1.0).
     pub constant: usize,
+    /// The eps of an RMS norm, with a weight `[H]`, of the layer's whole output; `None` for no norm.
+    pub output_norm: Option<f64>,
     /// Width `L` at which the experts work, between a projection before them and one behind them; `None` for `H`.
     pub latent: Option<usize>,
 }
@@ -133,6 +135,7 @@ impl ExpertSpec {
             zero: 0,
             copy: 0,
             constant: 0,
+            output_norm: None,
             latent: None,
         }
     }
@@ -171,11 +174,13 @@ pub struct SharedSpec {
     pub activation: Activation,
     /// Whether its output is multiplied by `sigmoid(x . w)` with a weight `w` of its own.
     pub gate: bool,
+    /// Whether the layer gives the mean of the routed experts' sum and this output, in place of their sum.
+    pub mean: bool,
 }
 
 impl SharedSpec {
     /// A SwiGLU shared expert of this width inside. Set fields to differ.
     pub const fn new(intermediate: usize) -> Self {
-        Self { intermediate, activation: Activation::SWIGLU, gate: false }
+        Self { intermediate, activation: Activation::SWIGLU, gate: false, mean: false }
     }
 }

@@ -34,6 +34,9 @@ impl MoeSpec {
                 return Err(SpecError::LatentCopies);
             }
         }
+        if let Some(eps) = experts.output_norm.filter(|eps| !(eps.is_finite() && *eps >= 0.0)) {
+            return Err(SpecError::Epsilon { value: eps });
+        }
         if let Some(shared) = shared {
             in_range("shared.intermediate", shared.intermediate, MAX_WIDTH)?;
             shared.activation.validate()?;

@@ -38,11 +38,15 @@ pub enum Part {
     ConstantAlpha2,
     /// Their constants `[C, H]`.
     ConstantV,
+    /// Factors on the weights of chosen experts `[R]`.
+    ExpertScale,
+    /// Weight of the norm of the layer's output `[H]`.
+    OutputNorm,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Router,
         Self::LogitBias,
         Self::ChoiceBias,
@@ -59,6 +63,8 @@ impl Part {
         Self::ConstantAlpha1,
         Self::ConstantAlpha2,
         Self::ConstantV,
+        Self::ExpertScale,
+        Self::OutputNorm,
     ];
 
     /// Its name for people.
@@ -80,6 +86,8 @@ impl Part {
             Self::ConstantAlpha1 => "the constant experts' factors on their input",
             Self::ConstantAlpha2 => "the constant experts' factors on their constants",
             Self::ConstantV => "the constant experts' constants",
+            Self::ExpertScale => "the experts' factors on their weights",
+            Self::OutputNorm => "the weight of the output's norm",
         }
     }
 
@@ -95,7 +103,7 @@ impl Part {
 
     /// Whether a router without experts needs it.
     pub const fn of_router(self) -> bool {
-        matches!(self, Self::Router | Self::LogitBias | Self::ChoiceBias | Self::ExpertTable)
+        matches!(self, Self::Router | Self::LogitBias | Self::ChoiceBias | Self::ExpertTable | Self::ExpertScale)
     }
 }
 
@@ -110,6 +118,8 @@ impl MoeSpec {
             Part::Router => Some(vec![experts.routed(), hidden]),
             Part::LogitBias => when(router.logit_bias, &[experts.routed()]),
             Part::ChoiceBias => when(router.choice_bias, &[experts.routed()]),
+            Part::ExpertScale => when(router.expert_scale, &[experts.routed()]),
+            Part::OutputNorm => when(experts.output_norm.is_some(), &[hidden]),
             Part::ExpertTable => match router.choice {
                 super::Choice::Table { vocab } => Some(vec![vocab, router.top_k]),
                 _ => None,
@@ -129,12 +139,13 @@ impl MoeSpec {
         }
     }
 
-    /// The float type a part is held in, when the layer runs in `model`: the router's in the type of the logits, the
-    /// choice bias and what constant experts have in `float32`, the experts' biases in what CANN's grouped matmuls take (`float32` beside `bfloat16`), all
+    /// The float type a part is held in, when the layer runs in `model`: the router's in the type of the logits, factors on
+    /// weights in the type that weights are computed in, the choice bias and what constant experts have in `float32`, the experts' biases in what CANN's grouped matmuls take (`float32` beside `bfloat16`), all
     /// others in `model`.
     pub fn part_type(&self, part: Part, model: FloatType) -> FloatType {
         match part {
             Part::Router | Part::LogitBias => self.router().logits.resolve(model),
+            Part::ExpertScale => self.router().weight_math.resolve(model),
             Part::ChoiceBias | Part::ConstantAlpha1 | Part::ConstantAlpha2 | Part::ConstantV => FloatType::F32,
             Part::W13Bias | Part::W2Bias if model == FloatType::Bf16 => FloatType::F32,
             _ => model,

@@ -82,7 +82,7 @@ pub enum Choice {
 }
 
 /// From what a chosen expert's weight is made. Never from the choice bias.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Weigh {
     /// Its score.
@@ -91,6 +91,12 @@ pub enum Weigh {
     Softmax,
     /// The logistic function of its score.
     Sigmoid,
+    /// Its share of the softmax over the experts not chosen before it whose score `s` is close to its own `b`, that is
+    /// `(b - s) / max(|s|, b) <= 2 * jitter`: the weights do not sum to 1 (the sparse mixer, arXiv 2409.12136).
+    SparseMixer {
+        /// How close.
+        jitter: f64,
+    },
 }
 
 /// What is done to these to make them weights.
@@ -155,6 +161,8 @@ pub struct RouterSpec {
     pub norm: Normalise,
     /// Multiplies the weights, after the normalisation.
     pub scale: f64,
+    /// Whether weights are multiplied by a learned factor of their expert `[R]`, after the scale.
+    pub expert_scale: bool,
     /// Type that sum, division and scale of the weights are each rounded to.
     pub weight_math: Precision,
     /// Type the weights are rounded to before they multiply an expert's input or output.
@@ -177,6 +185,7 @@ impl RouterSpec {
             weigh: Weigh::Score,
             norm: Normalise::None,
             scale: 1.0,
+            expert_scale: false,
             weight_math: Precision::F32,
             weights: Precision::F32,
             output_scale: 1.0,
@@ -226,6 +235,14 @@ impl RouterSpec {
         for (field, value) in [("scale", self.scale), ("output_scale", self.output_scale)] {
             if !(value.is_finite() && value > 0.0) {
                 return Err(SpecError::NotPositive { field, value });
+            }
+        }
+        if let Weigh::SparseMixer { jitter } = self.weigh {
+            if !(jitter.is_finite() && jitter > 0.0) {
+                return Err(SpecError::NotPositive { field: "jitter", value: jitter });
+            }
+            if self.choice != Choice::TopK || self.choice_bias {
+                return Err(SpecError::MixedChoice);
             }
         }
         match self.norm {

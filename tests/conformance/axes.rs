@@ -94,6 +94,8 @@ fn routers() -> Vec<RouterSpec> {
                 routers.push(with!(router(score); weigh, norm, scale: 2.5, choice_bias: true));
             }
         }
+        routers.push(with!(router(score); expert_scale: true, norm: Normalise::Sum { eps: 0.0 }));
+        routers.push(with!(router(score); weigh: Weigh::SparseMixer { jitter: 0.2 }));
         for top_k in [1, EXPERTS] {
             routers.push(with!(router(score); top_k));
         }
@@ -172,7 +174,9 @@ fn experts() -> Vec<(ExpertSpec, Option<SharedSpec>)> {
         shared.activation = activation;
         all.push((with!(plain; activation), None));
         all.push((with!(plain; activation, bias: true), Some(shared)));
-        shared.gate = true;
+        shared.mean = true;
+        all.push((with!(plain; activation, output_norm: Some(1e-5)), Some(shared)));
+        (shared.gate, shared.mean) = (true, false);
         all.push((with!(plain; activation, weight_on_input: true), Some(shared)));
     }
     all.push((with!(plain; bias: true, weight_on_input: true), None));

@@ -116,12 +116,14 @@ impl Layer {
 
     /// The weights of chosen experts.
     pub(crate) fn weights(&self, scores: &[f64], chosen: &[usize]) -> Vec<f64> {
+        let factors = self.part(Part::ExpertScale);
         let router = self.spec.router();
         let picked: Vec<f64> = chosen.iter().map(|&expert| scores[expert]).collect();
         let made = match router.weigh {
             Weigh::Score => picked,
             Weigh::Softmax => softmax(&picked),
             Weigh::Sigmoid => picked.into_iter().map(sigmoid).collect(),
+            Weigh::SparseMixer { jitter } => sparse_mixer(scores, chosen, jitter),
             other => panic!("{other:?} has no formula here"),
         };
         let sum: f64 = made.iter().sum();
@@ -131,7 +133,8 @@ impl Layer {
             Normalise::SumFloor { min } => sum.max(min),
             other => panic!("{other:?} has no formula here"),
         };
-        made.into_iter().map(|weight| weight / divisor * router.scale).collect()
+        let factor = |expert: &usize| if router.expert_scale { factors[*expert] } else { 1.0 };
+        made.into_iter().zip(chosen).map(|(weight, e)| weight / divisor * router.scale * factor(e)).collect()
     }
 
     /// Chosen experts of a token `x` `[H]` and their weights.
@@ -182,7 +185,13 @@ impl Layer {
             let active = activate(&shared.activation, &product(self.part(Part::SharedW13), x));
             let gate = if shared.gate { sigmoid(product(self.part(Part::SharedGate), x)[0]) } else { 1.0 };
             let y = product(self.part(Part::SharedW2), &active);
-            out.iter_mut().zip(y).for_each(|(out, y)| *out += gate * y);
+            let mean = if shared.mean { 0.5 } else { 1.0 };
+            out.iter_mut().zip(y).for_each(|(out, y)| *out = (*out + gate * y) * mean);
+        }
+        if let Some(eps) = experts.output_norm {
+            let mean = out.iter().map(|value| value * value).sum::<f64>() / out.len() as f64;
+            let gamma = self.part(Part::OutputNorm);
+            out.iter_mut().zip(gamma).for_each(|(out, gamma)| *out *= gamma / (mean + eps).sqrt());
         }
         out
     }
@@ -196,6 +205,18 @@ impl Layer {
         };
         tokens.flat_map(of).collect()
     }
+}
+
+/// The weights of the sparse mixer, choice by choice.
+fn sparse_mixer(scores: &[f64], chosen: &[usize], jitter: f64) -> Vec<f64> {
+    let weight = |(place, &expert): (usize, &usize)| {
+        let best = scores[expert];
+        let is_left = |other: usize| !chosen[..place].contains(&other);
+        let is_close = |score: f64| (best - score) / score.abs().max(best) <= 2.0 * jitter;
+        let close = scores.iter().enumerate().filter(|&(other, &score)| is_left(other) && is_close(score));
+        1.0 / close.map(|(_, score)| (score - best).exp()).sum::<f64>()
+    };
+    chosen.iter().enumerate().map(weight).collect()
 }
 
 /// Between the projections of an expert: `[2I]`, gate first, or `[I]`.
