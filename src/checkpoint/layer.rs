@@ -245,6 +245,8 @@ impl<'a> Finder<'a> {
             (Part::LatentIn, names::LATENT[0]),
             (Part::LatentOut, names::LATENT[1]),
             (Part::SharedGate, names::SHARED_GATE),
+            (Part::ExpertScale, names::EXPERT_SCALE),
+            (Part::OutputNorm, names::OUTPUT_NORM),
         ] {
             if let Some(shape) = spec.shape(part) {
                 let name = self.first(candidates);
@@ -296,6 +298,9 @@ impl<'a> Finder<'a> {
         }
         if let Some(stacked) = names::STACKED.iter().find(|[_, up, _]| self.is_there(up)) {
             return self.stacked(stacked);
+        }
+        if let Some(flat) = names::FLAT.iter().find(|[_, up, _]| self.is_there(up)) {
+            return self.flat(flat);
         }
         let one = |finder: &mut Self, expert: usize| {
             let prefix = format!("{}experts.{expert}.", finder.block);
@@ -355,6 +360,24 @@ impl<'a> Finder<'a> {
             gate: gates.as_ref().map(|gates| gates(expert)),
             up: ups(expert),
             down: downs(expert),
+            gate_bias: None,
+            up_bias: None,
+            down_bias: None,
+        };
+        Ok((0..experts.num).map(one).collect())
+    }
+
+    /// Each projection of all experts in a matrix `[E * I, L]`, down turned.
+    fn flat(&mut self, names: &[&str; 3]) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+        let experts = *self.spec.experts();
+        let (inner, width) = (experts.intermediate, experts.width());
+        let mut all = |name: &str| self.matrix(format!("{}{name}", self.block), &[experts.num * inner, width]);
+        let [gates, ups, downs] = [all(names[0])?, all(names[1])?, all(names[2])?];
+        let of = |all: Matrix<'a>, expert: usize| Matrix { rows: inner, first: expert * inner * width, ..all };
+        let one = |expert| Mlp {
+            gate: Some(of(gates, expert)),
+            up: of(ups, expert),
+            down: Matrix { rows: width, cols: inner, row_stride: 1, col_stride: width, ..of(downs, expert) },
             gate_bias: None,
             up_bias: None,
             down_bias: None,

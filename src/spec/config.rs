@@ -69,6 +69,14 @@ impl<'a> Fields<'a> {
         Self::new(field, self.require(field, || "a JSON object".to_owned())?)
     }
 
+    /// All fields, with those of a nested object among them.
+    pub(super) fn with_nested(&self, field: &'static str) -> Result<Value, SpecError> {
+        let mut all = self.map.clone();
+        let nested = self.nested(field)?;
+        all.extend(nested.map.iter().filter(|(name, _)| *name != "model_type").map(|(k, v)| (k.clone(), v.clone())));
+        Ok(Value::Object(all))
+    }
+
     pub(super) fn text(&self, field: &'static str, legal: impl Fn() -> String) -> Result<&'a str, SpecError> {
         let value = self.require(field, legal)?;
         value.as_str().ok_or_else(|| wrong_type(field, value, "a string"))
@@ -217,6 +225,8 @@ pub(super) enum Only {
     Absent,
     Text(&'static str),
     OneOf(&'static [&'static str]),
+    /// An object with this `name`.
+    Named(&'static str),
     Number(f64),
     Flag(bool),
     EmptyList,
@@ -228,6 +238,7 @@ impl Only {
             Self::Absent => false,
             Self::Text(text) => value.as_str() == Some(text),
             Self::OneOf(texts) => value.as_str().is_some_and(|text| texts.contains(&text)),
+            Self::Named(text) => value.get("name").and_then(Value::as_str) == Some(text),
             Self::Number(number) => value.as_f64() == Some(number),
             Self::Flag(flag) => value.as_bool() == Some(flag),
             Self::EmptyList => value.as_array().is_some_and(Vec::is_empty),
@@ -241,6 +252,7 @@ impl fmt::Display for Only {
             Self::Absent => write!(f, "null"),
             Self::Text(text) => write!(f, "{text:?} or null"),
             Self::OneOf(texts) => write!(f, "one of {texts:?} or null"),
+            Self::Named(text) => write!(f, "{{\"name\": {text:?}}} or null"),
             Self::Number(number) => write!(f, "{number} or null"),
             Self::Flag(flag) => write!(f, "{flag} or null"),
             Self::EmptyList => write!(f, "[] or null"),

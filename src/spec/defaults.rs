@@ -10,6 +10,14 @@ use serde_json::{Value, json};
 pub(super) fn defaults(model_type: &str) -> Value {
     match model_type {
         "qwen3_moe" | "olmoe" | "flex_olmo" => json!({"norm_topk_prob": false}),
+        "axk1" => {
+            json!({"first_k_dense_replace": 1, "n_group": 8, "n_shared_experts": 1, "norm_topk_prob": true, "rms_norm_eps": 1e-6, "routed_scaling_factor": 2.5, "topk_group": 4})
+        }
+        "cohere2_moe" => {
+            json!({"expert_selection_fn": "softmax", "first_k_dense_replace": 0, "norm_topk_prob": true, "num_shared_experts": 0, "shared_expert_combination_strategy": "average"})
+        }
+        "dbrx" => json!({"moe_normalize_expert_weights": 1.0}),
+        "phimoe" => json!({"router_jitter_noise": 0.01}),
         "gpt_oss" => json!({"swiglu_alpha": 1.702, "swiglu_limit": 7.0}),
         "glm4_moe" | "glm4v_moe_text" => {
             json!({"first_k_dense_replace": 1, "n_group": 1, "n_shared_experts": 1, "norm_topk_prob": true, "routed_scaling_factor": 1.0})

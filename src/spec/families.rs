@@ -1,6 +1,6 @@
 //! The rows of the table of families, and the families that are known and not on the axes.
 
-use super::family::{Act, Bias, Family, Norm, Shared};
+use super::family::{Act, Bias, Family, Norm, Shared, Weighing};
 use super::layers::Layers;
 use super::{GroupFill, GroupScore, Precision, RouterSpec, Score, Weigh};
 
@@ -13,6 +13,8 @@ const DEEPSEEK_V3: Family = Family {
     bias: Bias::Always,
     groups: Some((GroupScore::Top2Sum, GroupFill::NegInf)),
     norm: Norm::Flag(1e-20),
+    weighing: Weighing::Fixed,
+    one_per_group: None,
     scale: Some("routed_scaling_factor"),
     scale_on_output: false,
     num: &["n_routed_experts", "num_local_experts", "num_experts"],
@@ -25,6 +27,8 @@ const DEEPSEEK_V3: Family = Family {
     latent: None,
     shared: Shared::Count { fields: &["n_shared_experts", "num_shared_experts"], width: None },
     shared_gate: false,
+    shared_mean: None,
+    output_norm: None,
     shared_clamped: true,
     layers: Layers::FirstDense("first_k_dense_replace"),
     transposed: false,
@@ -117,6 +121,7 @@ pub(super) static FAMILIES: &[Family] = &[
         },
         ..DEEPSEEK_V3
     },
+    Family { names: &["axk1"], output_norm: Some("rms_norm_eps"), ..DEEPSEEK_V3 },
     Family { names: &["axk2"], groups: Some((GroupScore::Top2Sum, GroupFill::Zero)), ..DEEPSEEK_V3 },
     Family { names: &["hy_v4"], act: Act::Clamped("swiglu_limit"), shared_clamped: false, ..DEEPSEEK_V3 },
     Family { names: &["glm5_next_text"], act: Act::Clamped("swiglu_limit"), ..DEEPSEEK_V3 },
@@ -342,6 +347,59 @@ pub(super) static FAMILIES: &[Family] = &[
         ..GRANITE
     },
     Family {
+        names: &["cohere2_moe"],
+        weighing: Weighing::Function("expert_selection_fn"),
+        norm: Norm::Flag(0.0),
+        num: &["num_experts"],
+        shared: Shared::Count { fields: &["num_shared_experts"], width: None },
+        shared_mean: Some("shared_expert_combination_strategy"),
+        layers: Layers::FirstDense("first_k_dense_replace"),
+        ..GRANITE
+    },
+    Family {
+        names: &["phimoe"],
+        router: RouterSpec {
+            logits: MODEL,
+            scores: MODEL,
+            weight_math: MODEL,
+            weights: MODEL,
+            ..RouterSpec::new(Score::Logits, 0)
+        },
+        weighing: Weighing::Jitter("router_jitter_noise"),
+        ..GRANITE
+    },
+    Family {
+        names: &["dbrx"],
+        router: RouterSpec {
+            logits: MODEL,
+            scores: MODEL,
+            weight_math: MODEL,
+            weights: MODEL,
+            ..RouterSpec::new(Score::Softmax, 0)
+        },
+        norm: Norm::PNorm("moe_normalize_expert_weights"),
+        num: &["moe_num_experts"],
+        top_k: &["moe_top_k"],
+        inner: &["ffn_hidden_size"],
+        ..MIXTRAL
+    },
+    Family {
+        names: &["PanguProMoE"],
+        router: RouterSpec {
+            logits: MODEL,
+            scores: MODEL,
+            expert_scale: true,
+            weight_math: MODEL,
+            weights: MODEL,
+            ..RouterSpec::new(Score::Softmax, 0)
+        },
+        norm: Norm::Never,
+        one_per_group: Some(&["num_experts_per_tok", "num_groups"]),
+        num: &["num_experts"],
+        shared: Shared::Width(&["shared_expert_intermediate_size"]),
+        ..QWEN
+    },
+    Family {
         names: &["jamba"],
         router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
         norm: Norm::Never,
@@ -353,18 +411,17 @@ pub(super) static FAMILIES: &[Family] = &[
 
 /// Families that are known, and what about them is not on the axes.
 pub(super) const OFF_AXES: &[(&str, &str)] = &[
-    ("axk1", "an RMS norm over the sum of routed and shared experts"),
-    ("cohere2_moe", "a mean of routed and shared experts"),
-    ("PanguProMoE", "a learned factor for each expert, beside a choice inside each group"),
-    ("dbrx", "weights divided by a p-norm, and weights flattened over experts"),
     ("gemma4_text", "a router on normalised activations with a factor for each expert"),
     ("inkling_text", "shared experts weighted together with the routed ones"),
     ("inkling2_text", "soft caps on gate and up projections"),
     ("muse_spark_text", "a projection and norm before the experts"),
-    ("phimoe", "the sparse mixer, two rounds of a maximum"),
     ("sarvam_moe", "a router that was not read"),
     ("zaya", "a router of several layers with state"),
 ];
+
+/// Model types that keep the fields of the mixture in an object of their own, and its field: its fields count as those
+/// of the file.
+pub(super) const NESTED: &[(&str, &str)] = &[("dbrx", "ffn_config")];
 
 /// A model type that holds a text model as `text_config`.
 pub(super) struct Wrapper {

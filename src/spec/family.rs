@@ -8,7 +8,7 @@ use super::config::{Fields, Only, shown};
 use super::layers::Layers;
 use super::{
     Activation, ActivationFn, Choice, ClampAt, ExpertSpec, GroupFill, GroupScore, GroupSpec, MAX_EXPERTS, MAX_WIDTH,
-    MoeSpec, Normalise, RouterSpec, SharedSpec, SpecError,
+    MoeSpec, Normalise, Precision, RouterSpec, SharedSpec, SpecError, Weigh,
 };
 
 /// The fields that say whether weights are normalised.
@@ -25,6 +25,19 @@ pub(super) enum Norm {
     Flag(f64),
     /// Always, the divisor no less than a field says.
     Floor(&'static str),
+    /// By the p-norm whose p a field says, not at all where that is null; only 1, the sum, is read.
+    PNorm(&'static str),
+}
+
+/// What a field besides these says of the weights.
+#[derive(Clone, Copy)]
+pub(super) enum Weighing {
+    /// Nothing.
+    Fixed,
+    /// The function of the chosen logits: softmax, or sigmoid, which is normalised as [`NORM_FLAGS`] say.
+    Function(&'static str),
+    /// How close experts are in the sparse mixer, which always chooses two.
+    Jitter(&'static str),
 }
 
 /// Whether there is a bias on the scores for the choice.
@@ -75,6 +88,10 @@ pub(super) struct Family {
     /// How groups of experts are compared, where fields say how many there are.
     pub(super) groups: Option<(GroupScore, GroupFill)>,
     pub(super) norm: Norm,
+    pub(super) weighing: Weighing,
+    /// Whether the best expert of each group is taken: fields that say how many groups there are, one of them how many experts
+    /// are chosen.
+    pub(super) one_per_group: Option<&'static [&'static str]>,
     /// Field of the factor on the weights.
     pub(super) scale: Option<&'static str>,
     /// Whether that factor is on the routed experts' sum instead.
@@ -94,6 +111,10 @@ pub(super) struct Family {
     pub(super) shared: Shared,
     /// Whether the shared expert is weighted by a logistic function of the token.
     pub(super) shared_gate: bool,
+    /// Field that says whether the layer gives the mean of routed and shared experts, or their sum.
+    pub(super) shared_mean: Option<&'static str>,
+    /// Field of the eps of a norm of the layer's output.
+    pub(super) output_norm: Option<&'static str>,
     /// Whether the shared expert is clamped as the routed ones are.
     pub(super) shared_clamped: bool,
     pub(super) layers: Layers,
@@ -108,6 +129,7 @@ pub(super) struct Family {
 /// Fields that would change the result, with the one value each may have in a family that does not read it.
 const WATCHED: &[(&str, Only)] = &[
     ("hidden_act", Only::Text("silu")),
+    ("ffn_act_fn", Only::Named("silu")),
     ("mlp_bias", Only::Flag(false)),
     ("mlp_layer_types", Only::Absent),
     ("moe_latent_size", Only::Number(0.0)),
@@ -202,7 +224,7 @@ impl Family {
     fn experts(&self, fields: &Fields<'_>) -> Result<ExpertSpec, SpecError> {
         let mut experts = ExpertSpec::new(
             fields.size_of(self.num, 1..=MAX_EXPERTS)?,
-            fields.size("hidden_size", 1..=MAX_WIDTH)?,
+            fields.size_of(&["hidden_size", "d_model"], 1..=MAX_WIDTH)?,
             fields.size_of(self.inner, 1..=MAX_WIDTH)?,
         );
         experts.activation = self.activation(fields)?;
@@ -217,6 +239,7 @@ impl Family {
             }
         };
         experts.copy = number(self.copies, MAX_EXPERTS)?;
+        experts.output_norm = self.output_norm.map(|field| fields.number(field)).transpose()?;
         experts.latent = Some(number(self.latent, MAX_WIDTH)?).filter(|width| *width > 0);
         Ok(experts)
     }
@@ -259,7 +282,30 @@ impl Family {
             Norm::Flag(_) if !fields.flag_of(NORM_FLAGS)? => Normalise::None,
             Norm::Flag(eps) => Normalise::Sum { eps },
             Norm::Floor(field) => Normalise::SumFloor { min: fields.number(field)? },
+            Norm::PNorm(field) => match fields.get(field) {
+                None => Normalise::None,
+                Some(_) => {
+                    fields.only(&[(field, Only::Number(1.0))])?;
+                    Normalise::Sum { eps: 0.0 }
+                }
+            },
         };
+        match self.weighing {
+            Weighing::Fixed => {}
+            Weighing::Function(field) => {
+                fields.only(&[(field, Only::OneOf(&["softmax", "sigmoid"]))])?;
+                if fields.text(field, || "\"softmax\" or \"sigmoid\"".to_owned())? == "sigmoid" {
+                    (router.weigh, router.weight_math) = (Weigh::Sigmoid, Precision::Model);
+                } else {
+                    router.norm = Normalise::None;
+                }
+            }
+            Weighing::Jitter(field) => {
+                router.weigh = Weigh::SparseMixer { jitter: fields.positive(field)? };
+                let two = self.top_k.iter().map(|field| (*field, Only::Number(2.0)));
+                fields.only(&two.collect::<Vec<_>>())?;
+            }
+        }
         if let Some(field) = self.scale {
             let scale = fields.positive(field)?;
             if self.scale_on_output {
@@ -274,6 +320,10 @@ impl Family {
 
     /// `n_group` of `null` or 1: no groups.
     fn choice(&self, fields: &Fields<'_>) -> Result<Choice, SpecError> {
+        if let Some(groups) = self.one_per_group {
+            let n_group = fields.size_of(groups, 0..=MAX_EXPERTS)?;
+            return Ok(Choice::EachGroup { n_group });
+        }
         let Some((score, fill)) = self.groups else { return Ok(Choice::TopK) };
         // DeepSeek-V2's own method is greedy where none is named.
         let method = fields.get("topk_method");
@@ -331,8 +381,16 @@ impl Family {
                 each * fields.size_of_or(names, 0, 0..=MAX_WIDTH / each)?
             }
         };
+        let mean = match self.shared_mean.filter(|_| width > 0) {
+            None => false,
+            Some(field) => {
+                fields.only(&[(field, Only::OneOf(&["average", "sum"]))])?;
+                fields.text(field, || "\"average\" or \"sum\"".to_owned())? == "average"
+            }
+        };
         Ok((width > 0).then(|| {
             let mut shared = SharedSpec::new(width);
+            shared.mean = mean;
             shared.activation = experts.activation;
             if !self.shared_clamped {
                 shared.activation.clamp = None;

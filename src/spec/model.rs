@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::config::{Fields, conflict, shown};
 use super::defaults::defaults;
-use super::families::{FAMILIES, OFF_AXES, WRAPPERS};
+use super::families::{FAMILIES, NESTED, OFF_AXES, WRAPPERS};
 use super::{FloatType, MoeSpec, SpecError, TensorNames};
 
 /// Most layers of a model.
@@ -32,6 +32,14 @@ impl ModelSpec {
     pub fn from_config(config: &Value) -> Result<Self, SpecError> {
         let root = Fields::new("config.json", config)?;
         let outer = model_type(&root)?;
+        let flat;
+        let config = match NESTED.iter().find(|(name, _)| *name == outer) {
+            None => config,
+            Some((_, field)) => {
+                flat = root.with_nested(field)?;
+                &flat
+            }
+        };
         let wrapper = WRAPPERS.iter().find(|known| known.name == outer && root.get("text_config").is_some());
         let (name, fields) = match wrapper {
             Some(wrapper) => {
@@ -45,7 +53,7 @@ impl ModelSpec {
         let family = FAMILIES.iter().find(|family| family.names.contains(&name)).ok_or_else(|| refused(name))?;
         let num_layers = match family.layers.listed(fields)? {
             Some(listed) => listed,
-            None => fields.size_of(&["num_hidden_layers", "num_layers"], 1..=MAX_LAYERS)?,
+            None => fields.size_of(&["num_hidden_layers", "num_layers", "n_layers"], 1..=MAX_LAYERS)?,
         };
         let layout = family.read(fields, num_layers)?;
         if layout.moe.is_empty() {

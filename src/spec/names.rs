@@ -34,6 +34,7 @@ pub(crate) const LAYERS: &[&str] = &[
     "layers",
     "backbone.layers",
     "model.backbone.layers",
+    "transformer.blocks",
 ];
 
 /// The block of a mixture inside a layer, with its dot; in some it is the layer itself.
@@ -99,6 +100,15 @@ pub(crate) const STACKED: &[[&str; 3]] = &[
     ["gate_proj.weight", "up_proj.weight", "down_proj.weight"],
     ["experts.gate_proj", "experts.up_proj", "experts.down_proj"],
 ];
+
+/// Gate, up and down of all experts, each two-dimensional with the experts one behind the other; down is `[in, out]`.
+pub(crate) const FLAT: &[[&str; 3]] = &[["experts.mlp.w1", "experts.mlp.v1", "experts.mlp.w2"]];
+
+/// Factors on the weights of the chosen experts.
+pub(crate) const EXPERT_SCALE: &[&str] = &["router_scale"];
+
+/// The weight of the norm of the layer's output.
+pub(crate) const OUTPUT_NORM: &[&str] = &["post_mlp_layernorm.weight", "^post_mlp_layernorm.weight"];
 
 /// Biases of fused gate and up, and of down.
 pub(crate) const FUSED_BIASES: &[[&str; 2]] = &[["experts.gate_up_proj_bias", "experts.down_proj_bias"]];

@@ -353,6 +353,83 @@ fn fields_that_would_change_the_result() {
     assert!(ModelSpec::from_config(&with(mixtral(), "norm_topk_prob", json!(true))).is_ok());
 }
 
+fn pangu() -> Value {
+    json!({
+        "model_type": "PanguProMoE", "torch_dtype": "bfloat16", "num_hidden_layers": 48, "hidden_size": 5120,
+        "moe_intermediate_size": 1344, "num_experts": 64, "num_experts_per_tok": 8, "mlp_only_layers": [],
+        "shared_expert_intermediate_size": 5376, "hidden_act": "silu"
+    })
+}
+
+fn dbrx() -> Value {
+    json!({
+        "model_type": "dbrx", "torch_dtype": "bfloat16", "d_model": 6144, "n_layers": 40, "n_heads": 48,
+        "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4, "moe_jitter_eps": 0.01}
+    })
+}
+
+#[test]
+fn one_expert_of_each_group_with_a_factor() {
+    let model = moe(&pangu());
+    let router = model.router();
+    assert_eq!((router.choice, router.top_k), (Choice::EachGroup { n_group: 8 }, 8));
+    assert_eq!((router.score, router.norm, router.expert_scale), (Score::Softmax, Normalise::None, true));
+    assert_eq!(model.shape(Part::ExpertScale), Some(vec![64]));
+    assert_eq!(model.shared().map(|shared| shared.intermediate), Some(5376));
+    read(&with(pangu(), "num_groups", json!(8)));
+    let error = refused(&with(pangu(), "num_groups", json!(4))).to_string();
+    assert!(error.contains("num_groups") && error.contains("num_experts_per_tok"), "{error}");
+}
+
+#[test]
+fn fields_in_an_object_of_their_own() {
+    let model = moe(&dbrx());
+    let (router, experts) = (model.router(), model.experts());
+    assert_eq!((experts.num, experts.hidden, experts.intermediate, router.top_k), (16, 6144, 10752, 4));
+    assert_eq!(router.norm, Normalise::Sum { eps: 0.0 });
+    let inner = |field: &str, value: Value| {
+        let mut config = dbrx();
+        config["ffn_config"][field] = value;
+        config
+    };
+    assert_eq!(moe(&inner("moe_normalize_expert_weights", Value::Null)).router().norm, Normalise::None);
+    for (field, value) in [
+        ("moe_normalize_expert_weights", json!(2.0)),
+        ("ffn_act_fn", json!({"name": "gelu"})),
+        ("hidden_size", json!(4096)),
+    ] {
+        let error = refused(&inner(field, value)).to_string();
+        assert!(error.contains(field), "{error}");
+    }
+    assert!(matches!(refused(&without(dbrx(), "ffn_config")), SpecError::Missing { field: "ffn_config", .. }));
+}
+
+#[test]
+fn the_sparse_mixer_chooses_two() {
+    let phi = with(mixtral(), "model_type", json!("phimoe"));
+    let phi = with(phi, "router_jitter_noise", json!(0.01));
+    assert_eq!(moe(&phi).router().weigh, Weigh::SparseMixer { jitter: 0.01 });
+    assert!(refused(&with(phi.clone(), "num_experts_per_tok", json!(3))).to_string().contains("num_experts_per_tok"));
+    assert!(matches!(refused(&with(phi, "router_jitter_noise", json!(0.0))), SpecError::NotPositive { .. }));
+    let mut router = RouterSpec::new(Score::Logits, 2);
+    router.weigh = Weigh::SparseMixer { jitter: 0.01 };
+    router.choice = Choice::EachGroup { n_group: 2 };
+    let error = MoeSpec::new(router, ExpertSpec::new(8, 16, 16), None);
+    assert!(matches!(error, Err(SpecError::MixedChoice)), "{error:?}");
+}
+
+#[test]
+fn experts_without_weights_beside_latent_projections() {
+    for (copy, constant) in [(1, 0), (0, 1)] {
+        let experts = ExpertSpec { copy, constant, latent: Some(8), ..ExpertSpec::new(8, 16, 16) };
+        let error = MoeSpec::new(RouterSpec::new(Score::Softmax, 2), experts, None);
+        assert!(matches!(error, Err(SpecError::LatentCopies)), "{error:?}");
+    }
+    let experts = ExpertSpec { output_norm: Some(f64::NAN), ..ExpertSpec::new(8, 16, 16) };
+    let error = MoeSpec::new(RouterSpec::new(Score::Softmax, 2), experts, None);
+    assert!(matches!(error, Err(SpecError::Epsilon { .. })), "{error:?}");
+}
+
 #[test]
 fn models_without_a_mixture() {
     for first in [61, 10_000] {

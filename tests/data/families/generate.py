@@ -28,9 +28,13 @@ mla = dict(q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim
 FAMILIES = {
     "afmoe": dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, num_dense_layers=1, num_shared_experts=2, route_scale=1.5, layer_types=["full_attention"]*3),
     "aria_text": dict(moe_num_experts=8, moe_topk=2, moe_num_shared_experts=2),
+    "axk1": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_group=4, topk_group=2, n_shared_experts=2),
     "axk2": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_group=4, topk_group=2),
     "bailing_hybrid": dict(**mla, num_local_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_group=4, topk_group=2),
     "beam": dict(mlp_layer_types=["dense", "sparse", "sparse"], num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_group=4, topk_group=2),
+    "cohere2_moe": dict(num_experts=8, num_experts_per_tok=2, num_shared_experts=2, layer_types=["full_attention"]*3),
+    "cohere2_moe_sigmoid": dict(model="cohere2_moe", num_experts=8, num_experts_per_tok=2, num_shared_experts=1, expert_selection_fn="sigmoid", shared_expert_combination_strategy="sum", layer_types=["full_attention"]*3),
+    "dbrx": dict(d_model=32, n_heads=4, n_layers=3, max_seq_len=128, attn_config=dict(kv_n_heads=2, rope_theta=10000.0, clip_qkv=8.0), ffn_config=dict(hidden_size=32, ffn_hidden_size=32, moe_num_experts=6, moe_top_k=2)),
     "deepseek_ocr2_text": dict(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, mlp_layer_types=["dense", "sparse", "sparse"]),
     "deepseek_v2": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_group=4, topk_group=2, topk_method="group_limited_greedy", first_k_dense_replace=1, routed_scaling_factor=4.0),
     "deepseek_v32": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_group=4, topk_group=2, first_k_dense_replace=1, index_n_heads=2, index_head_dim=16, index_topk=8),
@@ -72,6 +76,7 @@ FAMILIES = {
     "nemotron_h": dict(layers_block_type=["attention", "moe", "moe"], n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, moe_shared_expert_intermediate_size=20, n_shared_experts=1, norm_topk_prob=True, routed_scaling_factor=2.0, n_group=1, topk_group=1),
     "nemotron_h_latent": dict(model="nemotron_h", layers_block_type=["attention", "moe", "moe"], n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, moe_shared_expert_intermediate_size=20, n_shared_experts=1, moe_latent_size=24, n_group=1, topk_group=1),
     "olmoe": dict(num_experts=6, num_experts_per_tok=2, norm_topk_prob=False),
+    "phimoe": dict(num_local_experts=8, num_experts_per_tok=2, router_jitter_noise=0.2),
     "qwen2_moe": dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=20, norm_topk_prob=False, decoder_sparse_step=1),
     "qwen3_5_moe_text": dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=20, layer_types=["full_attention"]*3),
     "qwen3_moe": dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=True, mlp_only_layers=[1], decoder_sparse_step=1),
@@ -83,15 +88,16 @@ FAMILIES = {
 }
 # Models that the automatic classes do not know.
 CLASSES = {"step3p5": ("step3p7", "Step3p7TextModel"), "deepseek_ocr2_text": ("deepseek_ocr2", "DeepseekOcr2TextModel")}
-BLOCK = re.compile(r"layers\.(\d+)\.(mlp|ffn|block_sparse_moe|feed_forward|moe|mixer)$")
+BLOCK = re.compile(r"(?:layers|blocks)\.(\d+)\.(mlp|ffn|block_sparse_moe|feed_forward|moe|mixer)$")
 # Parts of a layer that are not of its mixture.
-OTHERS = re.compile(r"attn|attention|norm|conv|mamba|hyper|mlps\.|attn_hc|ffn_hc|hc_|input_mixer|alpha|beta")
+OTHERS = re.compile(r"attn|attention|(?<!post_mlp_layer)norm|conv|mamba|hyper|mlps\.|attn_hc|ffn_hc|hc_|input_mixer|alpha|beta")
 
 
 def built(name, settings):
     settings = dict(settings)
     model_type = settings.pop("model", name)
-    config = CONFIG_MAPPING[model_type](**{**COMMON, **settings})
+    common = {k: v for k, v in COMMON.items() if model_type != "dbrx" or not re.search("hidden|head|position|eps|intermediate", k)}
+    config = CONFIG_MAPPING[model_type](**{**common, **settings})
     if name in CLASSES:
         module, model = CLASSES[name]
         return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), model)(config)
@@ -145,7 +151,7 @@ def write(name, settings):
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(whole, "config.json")) as source, open(os.path.join(folder, "config.json"), "w") as to:
             to.write(source.read())
-    inside = re.compile(rf"layers\.{layer}\.")
+    inside = re.compile(rf"(?:layers|blocks)\.{layer}\.")
     kept = {k: v.contiguous() for k, v in tensors.items() if inside.search(k) and not OTHERS.search(k)}
     save_file(kept, os.path.join(folder, "model.safetensors"))
     activations = {f"layers.{layer}.mlp.input": found[layer][0], f"layers.{layer}.mlp.output": found[layer][1]}
