@@ -199,6 +199,7 @@ impl<'a> Fields<'a> {
     /// Refuses fields that would change the result and have another value than the one that is computed.
     pub(super) fn only(&self, fixed: &[(&'static str, Only)]) -> Result<(), SpecError> {
         for (field, only) in fixed {
+            self.seen(field);
             if let Some(value) = self.map.get(*field).filter(|value| !value.is_null())
                 && !only.allows(value)
             {
@@ -212,6 +213,29 @@ impl<'a> Fields<'a> {
     pub(super) fn only_unread(&self, fixed: &[(&'static str, Only)]) -> Result<(), SpecError> {
         let unread = fixed.iter().filter(|(field, _)| !self.seen.borrow().contains(*field)).copied();
         self.only(&unread.collect::<Vec<_>>())
+    }
+
+    /// Refuses fields that nothing has looked at, whose names contain one of `words`, that are not known to be harmless, and
+    /// that are on: not `null`, `false`, 0 or empty.
+    pub(super) fn nothing_else(&self, words: &[&str], harmless: impl Fn(&str) -> bool) -> Result<(), SpecError> {
+        let is_off = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        };
+        let seen = self.seen.borrow();
+        let unknown = self.map.iter().find(|(field, value)| {
+            words.iter().any(|word| field.contains(word))
+                && !seen.contains(*field)
+                && !harmless(field)
+                && !is_off(value)
+        });
+        match unknown {
+            None => Ok(()),
+            Some((field, value)) => Err(SpecError::UnknownField { field: field.clone(), value: shown(value) }),
+        }
     }
 
     fn require(&self, field: &'static str, legal: impl Fn() -> String) -> Result<&'a Value, SpecError> {

@@ -90,6 +90,16 @@ pub enum SpecError {
         /// Experts in a group.
         per_group: usize,
     },
+    /// A field about mixtures of experts that is not known here.
+    #[error(
+        "field `{field}` is {value}: it is not known here and may change the result; legal is null, or a family that reads it"
+    )]
+    UnknownField {
+        /// The field.
+        field: String,
+        /// Its value.
+        value: String,
+    },
     /// A field with a value that this version does not compute.
     #[error("field `{field}` is {value}, which is not supported here; legal is {legal}")]
     Unsupported {

@@ -165,6 +165,28 @@ const WATCHED: &[(&str, Only)] = &[
     ("route_norm", Only::Flag(true)),
 ];
 
+/// Parts of names of fields that are about mixtures: one that nothing here knows could change the result.
+const ABOUT_MIXTURES: &[&str] = &["expert", "moe", "router", "routed", "routing", "topk", "swiglu", "scoring"];
+
+/// Fields with such names that change nothing in inference: losses, noise of training, what is returned or how it is run,
+/// and attention that chooses keys.
+const HARMLESS: &[&str] = &[
+    "enable_moe_fp32_combine",
+    "experts_implementation",
+    "index_topk",
+    "index_topk_blocks",
+    "moe_aux_loss_coeff",
+    "moe_drop_tokens",
+    "moe_jitter_eps",
+    "moe_loss_weight",
+    "moe_shared_expert_overlap",
+    "output_router_logits",
+    "router_aux_loss_coef",
+    "router_aux_loss_coeff",
+    "router_jitter_noise",
+    "router_z_loss_coef",
+];
+
 /// What the fields of one model give: its specs by layer.
 pub(super) struct Layout {
     /// Ascending, at least one where the model has one.
@@ -203,6 +225,9 @@ impl Family {
             NORM_FLAGS.iter().for_each(|flag| fields.seen(flag));
         }
         fields.only_unread(WATCHED)?;
+        fields.nothing_else(ABOUT_MIXTURES, |field| {
+            HARMLESS.contains(&field) || WATCHED.iter().any(|(w, _)| *w == field)
+        })?;
         let moe = kinds.into_iter().map(|(layer, hashed)| {
             let (mut router, mut experts, mut shared) = (router, experts, shared);
             if hashed {
@@ -256,7 +281,6 @@ impl Family {
             }
             Act::GptOss(alpha, limit) => {
                 fields.only(&[("hidden_act", Only::OneOf(&["silu", "swigluoai"]))])?;
-                fields.seen("hidden_act");
                 let alpha = fields.positive(alpha)?;
                 Activation::new(ActivationFn::GptOss { alpha }).clamped(fields.positive(limit)?, ClampAt::Before)
             }
@@ -371,7 +395,6 @@ impl Family {
             Shared::Width(names) => {
                 // Where a count is written beside the width, it is of one.
                 fields.only(&[("n_shared_experts", Only::Number(1.0))])?;
-                fields.seen("n_shared_experts");
                 fields.known(names, "a width, or null for none")?;
                 fields.size_of_or(names, 0, 0..=MAX_WIDTH)?
             }

@@ -26,6 +26,18 @@ pub(super) enum Layers {
     Listed,
 }
 
+/// Fields from which classes make `mlp_layer_types`.
+const LAYER_FIELDS: &[&str] = &[
+    "decoder_sparse_step",
+    "first_k_dense_replace",
+    "mlp_only_layers",
+    "moe_layer_freq",
+    "moe_layers_enum",
+    "moe_layer_interval",
+    "moe_layer_start_index",
+    "moe_layer_end_index",
+];
+
 impl Layers {
     /// The fields, for people.
     pub(super) const fn rule(self) -> &'static str {
@@ -52,9 +64,7 @@ impl Layers {
         let hash_layers = if hashed { fields.size_or("num_hash_layers", 0, 0..=MAX_LAYERS)? } else { 0 };
         if let Some(kinds) = fields.texts("mlp_layer_types")? {
             // A list that says it for each layer goes before the fields that it was made from.
-            for field in ["first_k_dense_replace", "moe_layer_freq", "decoder_sparse_step", "mlp_only_layers"] {
-                fields.seen(field);
-            }
+            LAYER_FIELDS.iter().for_each(|field| fields.seen(field));
             // Longer lists go on with layers that predict further tokens.
             if kinds.len() < num_layers {
                 return Err(SpecError::Conflict {
@@ -161,6 +171,7 @@ impl Layers {
                 all.filter(|layer| (layer + 1).is_multiple_of(interval) && (start..end).contains(layer)).collect()
             }
             Self::Interleaved => {
+                fields.seen("interleave_moe_layer_step");
                 if fields.get("moe_layers").is_some() {
                     let mut listed = fields.indices("moe_layers", 0..=num_layers.saturating_sub(1))?;
                     listed.sort_unstable();

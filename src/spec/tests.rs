@@ -431,6 +431,20 @@ fn experts_without_weights_beside_latent_projections() {
 }
 
 #[test]
+fn fields_nobody_knows() {
+    for field in ["moe_router_twist", "expert_dropout_schedule", "n_routed_groups", "swiglu_beta", "post_topk_norm"] {
+        for config in [deepseek(), qwen(), mixtral(), pangu()] {
+            let error = refused(&with(config.clone(), field, json!(1.5)));
+            assert!(matches!(&error, SpecError::UnknownField { field: named, .. } if named == field), "{error}");
+            for off in [Value::Null, json!(false), json!(0), json!([])] {
+                read(&with(config.clone(), field, off));
+            }
+        }
+    }
+    read(&with(with(qwen(), "router_aux_loss_coef", json!(0.001)), "rope_twist", json!(3)));
+}
+
+#[test]
 fn models_without_a_mixture() {
     for first in [61, 10_000] {
         let error = refused(&with(deepseek(), "first_k_dense_replace", json!(first)));
