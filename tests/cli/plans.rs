@@ -85,7 +85,7 @@ fn what_is_not_legal() {
     let real = Tool::new(&["plan-router", "--backend", "cann"]).option("--checkpoint", data("mixtral"));
     real.arguments(&["--release", "9.0.0"]).fails(2, &["--release", "--backend sim"]);
     let dir = copy("mixtral");
-    edit_json(&dir.path().join("config.json"), |config| config["model_type"] = json!("phimoe"));
+    edit_json(&dir.path().join("config.json"), |config| config["model_type"] = json!("zaya"));
     let tool = Tool::new(&["plan-router", "--backend", "sim"]).option("--checkpoint", dir.path());
-    tool.fails(2, &["\"phimoe\" is known and not supported", "sparse mixer"]);
+    tool.fails(2, &["\"zaya\" is known and not supported", "layers with state"]);
 }

@@ -17,6 +17,14 @@ use tempfile::TempDir;
 /// The newest release that the simulator plays.
 pub(crate) const RELEASE: Release = Release::new(9, 1, 0);
 
+/// Variable of the environment that says which release the shared library plays, in place of the newest.
+pub(crate) const LIBRARY_RELEASE: &str = "ASCEND_MOE_CONFORMANCE_LIBRARY_RELEASE";
+
+/// The release that the shared library plays.
+fn library_release() -> Release {
+    env::var(LIBRARY_RELEASE).map_or(RELEASE, |release| Release::parse(&release).unwrap())
+}
+
 /// Device memory of a simulator in process.
 const HBM: u64 = 1 << 30;
 
@@ -85,7 +93,10 @@ pub(crate) unsafe fn configure_library() {
         unsafe { env::remove_var(format!("CANN_SIM_{name}")) };
     }
     // SAFETY: the caller's.
-    unsafe { env::set_var("CANN_SIM_MODE", "strict") };
+    unsafe {
+        env::set_var("CANN_SIM_MODE", "strict");
+        env::set_var("CANN_SIM_RELEASE", library_release().to_string());
+    }
 }
 
 static SHARED_TREE: Mutex<Option<TempDir>> = Mutex::new(None);
@@ -107,7 +118,7 @@ pub(crate) fn new_tree(layout: Layout) -> TempDir {
     let library = library.or_else(|| tree::library_beside(&env::current_exe().unwrap()));
     let library = library.expect("cargo builds the simulator's shared library; or name it in CANN_SIM_LIBRARY");
     let dir = tempfile::tempdir().unwrap();
-    tree::make(dir.path(), &library, layout, RELEASE).unwrap();
+    tree::make(dir.path(), &library, layout, library_release()).unwrap();
     dir
 }
 
