@@ -206,6 +206,30 @@ impl<'a> Fields<'a> {
         self.only(&unread.collect::<Vec<_>>())
     }
 
+    /// Refuses fields about something, by parts of their names, that nothing has looked at and that are not off: nobody knows
+    /// whether they change the result. Those of no account are left out.
+    pub(super) fn nothing_else(&self, about: &[&str], of_no_account: &[&str]) -> Result<(), SpecError> {
+        let named = |field: &str, parts: &[&str]| parts.iter().any(|part| field.contains(part));
+        let off = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            Value::Bool(true) => false,
+        };
+        let unknown = self.map.iter().find(|(field, value)| {
+            named(field, about) && !named(field, of_no_account) && !self.seen.borrow().contains(*field) && !off(value)
+        });
+        match unknown {
+            Some((field, value)) => Err(SpecError::UnknownField {
+                field: field.chars().take(60).collect(),
+                value: shown(value),
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn require(&self, field: &'static str, legal: impl Fn() -> String) -> Result<&'a Value, SpecError> {
         self.get(field).ok_or_else(|| SpecError::Missing { field, legal: legal() })
     }

@@ -95,6 +95,15 @@ pub enum SpecError {
         /// What is supported.
         legal: String,
     },
+    /// A field about mixtures of experts that no family reads: leaving it out could change the result.
+    #[error("field `{field}` is {value}, and what it does is not known here; legal is to leave it out, or off \
+             (null, false, 0, empty)")]
+    UnknownField {
+        /// The field, shortened.
+        field: String,
+        /// Its value, shortened.
+        value: String,
+    },
     /// A family that is known, and does something that no axis of a layer says.
     #[error("`model_type` {model_type:?} is known and not supported: it has {what}")]
     OffAxes {
