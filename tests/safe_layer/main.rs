@@ -18,3 +18,10 @@ mod rig;
 mod rules;
 mod sequence;
 mod softmax_gating;
+mod engine;
+mod graph_update;
+#[allow(dead_code, reason = "shared with the conformance suite")]
+#[path = "../conformance/kinds.rs"]
+mod kinds;
+#[path = "../conformance/synthetic.rs"]
+mod synthetic;
