@@ -134,7 +134,9 @@ pub enum Error {
         call: &'static str,
     },
     /// Work of two streams, of which one is captured and the other is not.
-    #[error("{call} takes two streams that are captured together; legal is `Stream::capture_with` for both, or neither")]
+    #[error(
+        "{call} takes two streams that are captured together; legal is `Stream::capture_with` for both, or neither"
+    )]
     CapturedApart {
         /// What was tried.
         call: &'static str,

@@ -304,8 +304,8 @@ impl MoeLayer {
     ) -> Result<()> {
         let tokens = rows_of(&x, self.spec(), self.dtype().into())?;
         if ids.desc().rank() != 2 || ids.dim(0) != tokens as i64 || ids.dim(1) < 1 {
-            let legal = format_args!("[{tokens}, k] with k of at least 1").to_string();
-            return Err(Error::Shape { what: "expert ids", found: format!("{:?}", ids.shape()), legal });
+            let legal = format_args!("[{tokens}, k] with k of at least 1");
+            return Err(Error::shape("expert ids", format_args!("{:?}", ids.shape()), legal));
         }
         if weights.shape() != ids.shape() {
             return Err(Error::shape(

@@ -222,10 +222,9 @@ impl<'a> Fields<'a> {
             named(field, about) && !named(field, of_no_account) && !self.seen.borrow().contains(*field) && !off(value)
         });
         match unknown {
-            Some((field, value)) => Err(SpecError::UnknownField {
-                field: field.chars().take(60).collect(),
-                value: shown(value),
-            }),
+            Some((field, value)) => {
+                Err(SpecError::UnknownField { field: field.chars().take(60).collect(), value: shown(value) })
+            }
             None => Ok(()),
         }
     }

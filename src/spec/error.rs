@@ -96,8 +96,10 @@ pub enum SpecError {
         legal: String,
     },
     /// A field about mixtures of experts that no family reads: leaving it out could change the result.
-    #[error("field `{field}` is {value}, and what it does is not known here; legal is to leave it out, or off \
-             (null, false, 0, empty)")]
+    #[error(
+        "field `{field}` is {value}, and what it does is not known here; legal is to leave it out, or off \
+             (null, false, 0, empty)"
+    )]
     UnknownField {
         /// The field, shortened.
         field: String,

@@ -170,7 +170,9 @@ impl Given {
     pub(crate) fn set(&mut self, stream: &Stream, other: &Self) {
         let bytes = |from: &Tensor, to: &mut Tensor| match from.dtype() {
             ascend_moe::DType::F32 => to.view_mut().copy_from_host(stream, &from.to_vec::<f32>(stream).unwrap()),
-            ascend_moe::DType::Bf16 => to.view_mut().copy_from_host(stream, &from.to_vec::<half::bf16>(stream).unwrap()),
+            ascend_moe::DType::Bf16 => {
+                to.view_mut().copy_from_host(stream, &from.to_vec::<half::bf16>(stream).unwrap())
+            }
             ascend_moe::DType::F16 => to.view_mut().copy_from_host(stream, &from.to_vec::<half::f16>(stream).unwrap()),
             ascend_moe::DType::I32 => to.view_mut().copy_from_host(stream, &from.to_vec::<i32>(stream).unwrap()),
             _ => to.view_mut().copy_from_host(stream, &from.to_vec::<i64>(stream).unwrap()),

@@ -230,9 +230,7 @@ fn weights_are_replaced(rig: &Rig, kind: &Kind) {
     assert!(matches!(refused, Err(Error::Shape { what: "weight source", .. })), "{refused:?}");
     // Not while the stream is captured; the weights stay as they are.
     let old = kind.weights(1);
-    let refused = rig.stream.capture(CaptureMode::Relaxed, || {
-        layer.replace_weights(&rig.stream, &old, Part::W2, 0..1)
-    });
+    let refused = rig.stream.capture(CaptureMode::Relaxed, || layer.replace_weights(&rig.stream, &old, Part::W2, 0..1));
     assert!(matches!(refused, Err(Error::Capturing { .. })), "{refused:?}");
     assert_eq!(forward(&rig.stream, &layer, &given), after);
 }
@@ -345,7 +343,9 @@ fn updated(rig: &Rig, kind: &Kind) {
     let mut outputs = [0, 1].map(|_| layer.new_output(TOKENS).unwrap());
     let mut graph = rig
         .stream
-        .capture_updatable(CaptureMode::ThreadLocal, || layer.forward_into(&rig.stream, givens[0].input(), &mut outputs[0]))
+        .capture_updatable(CaptureMode::ThreadLocal, || {
+            layer.forward_into(&rig.stream, givens[0].input(), &mut outputs[0])
+        })
         .unwrap();
     graph.launch(&rig.stream).unwrap();
     assert_eq!(Bits::of(&rig.stream, &outputs[0]), due[0]);

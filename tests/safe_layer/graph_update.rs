@@ -1,7 +1,7 @@
 //! Graphs of several streams, and graphs put on other tensors.
 
 use ascend_moe::op::{self, CubeMath};
-use ascend_moe::{CaptureMode, Cann, DType, Error, Graph, Result, Stream, Tensor};
+use ascend_moe::{Cann, CaptureMode, DType, Error, Graph, Result, Stream, Tensor};
 use ascend_sys::FunctionId;
 
 use crate::rig::{Gate, Rig};
@@ -93,9 +93,8 @@ fn updates_that_do_not_fit() {
         rig.stream.synchronize().unwrap();
     };
     // Another operator, too few, too many, an error of the calls, a panic.
-    let other = graph.update(&rig.stream, || {
-        op::add(&rig.stream.sequence()?, &two.view(), &two.view(), 1.0, &mut out.view_mut())
-    });
+    let other = graph
+        .update(&rig.stream, || op::add(&rig.stream.sequence()?, &two.view(), &two.view(), 1.0, &mut out.view_mut()));
     let error = other.unwrap_err().to_string();
     assert!(error.contains("207019"), "{error}");
     torn(&graph);
