@@ -9,7 +9,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op;
 use crate::scratch::{Footprint, Sequence};
-use crate::spec::{Choice, MoeSpec};
+use crate::spec::{Choice, FloatType, MoeSpec};
 use crate::stream::Stream;
 use crate::sync::lock;
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
@@ -123,8 +123,8 @@ pub(super) struct Outputs<'a> {
 
 impl Outputs<'static> {
     /// Without memory.
-    pub(super) fn planned(spec: &MoeSpec, dtype: DType, gate: DType, tokens: usize) -> Result<Self> {
-        let (experts, top_k) = (spec.experts(), spec.router().top_k);
+    pub(super) fn planned(spec: &MoeSpec, dtype: DType, gate: DType, tokens: usize, top_k: usize) -> Result<Self> {
+        let experts = spec.experts();
         Ok(Self {
             output: TensorViewMut::planned(dtype, &[tokens, experts.hidden])?,
             ids: TensorViewMut::planned(DType::I32, &[tokens, top_k])?,
@@ -137,7 +137,7 @@ impl Outputs<'static> {
 impl<'a> Outputs<'a> {
     /// Bytes of each.
     pub(super) fn bytes(&self) -> impl Iterator<Item = usize> {
-        [&self.output, &self.ids, &self.weights, &self.counts].map(|view| bytes_of(view)).into_iter()
+        [&self.output, &self.ids, &self.weights, &self.counts].map(|view| bytes_of(&view.as_view())).into_iter()
     }
 
     pub(super) fn of(output: &'a mut LayerOutput) -> Self {
@@ -150,14 +150,15 @@ impl<'a> Outputs<'a> {
     }
 }
 
-fn bytes_of(view: &TensorViewMut<'_>) -> usize {
+/// Bytes of a view.
+pub(super) fn bytes_of(view: &TensorView<'_>) -> usize {
     view.desc().elements().and_then(|elements| usize::try_from(elements).ok()).unwrap_or(0) * view.dtype().bytes()
 }
 
 /// A pass as its plan sees it: what changes its calls and the memory they need.
 ///
 /// A number of tokens stands for a plain pass of so many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Pass {
     /// Tokens.
@@ -166,13 +167,15 @@ pub struct Pass {
     pub padded: bool,
     /// Whether the shared expert, where there is one, runs on a second stream ([`MoeLayer::forward_overlapped`]).
     pub overlapped: bool,
+    /// Experts of a token and the type of their weights, where tokens are routed elsewhere ([`MoeLayer::forward_routed`]).
+    pub routed: Option<(usize, FloatType)>,
     /// Whether it is one of several chunks, whose counts are added up.
     pub(super) chunk: bool,
 }
 
 impl From<usize> for Pass {
     fn from(tokens: usize) -> Self {
-        Self { tokens, padded: false, overlapped: false, chunk: false }
+        Self { tokens, padded: false, overlapped: false, routed: None, chunk: false }
     }
 }
 
@@ -185,6 +188,11 @@ impl Pass {
     /// The same with the shared expert on a second stream.
     pub const fn overlapped(self) -> Self {
         Self { overlapped: true, ..self }
+    }
+
+    /// A pass of tokens that were routed elsewhere to `top_k` experts each, with weights of type `weights`.
+    pub const fn routed(tokens: usize, top_k: usize, weights: FloatType) -> Self {
+        Self { tokens, padded: false, overlapped: false, routed: Some((top_k, weights)), chunk: false }
     }
 
     /// The same as one of several chunks.
@@ -315,10 +323,16 @@ impl MoeLayer {
             ));
         }
         self.fits_output(tokens, &output.output)?;
-        let sequence = stream.sequence()?;
+        let types = [FloatType::F32, self.dtype()];
+        let Some(dtype) = types.into_iter().find(|&dtype| weights.dtype() == dtype.into()) else {
+            let legal = format_args!("{} or {}", DType::F32, DType::from(self.dtype()));
+            return Err(Error::dtype("expert weights", weights.dtype(), legal));
+        };
         if tokens == 0 {
-            return output.expert_counts.view_mut().zero(&sequence);
+            return output.expert_counts.view_mut().zero(&stream.sequence()?);
         }
+        let [scratch, _] = self.footprints(Pass::routed(tokens, size(ids.dim(1)), dtype))?;
+        let sequence = stream.sequence_with(scratch)?;
         let operands = Operands { x, ids, chosen: weights, shared: None, padded: false };
         let RoutedOutput { output, expert_counts } = output;
         let (output, counts) = (&mut output.view_mut(), &mut expert_counts.view_mut());

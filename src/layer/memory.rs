@@ -1,7 +1,7 @@
 //! Bytes that a layer needs, told before anything of it is allocated, and passes in chunks that keep to a limit.
 
-use super::experts::shared;
-use super::forward::{self, Outputs, Pass};
+use super::experts::{Operands, experts, shared};
+use super::forward::{self, Outputs, Pass, bytes_of};
 use super::weights::{WeightShapes, staging_bytes};
 use super::{LayerInput, LayerOptions, LayerOutput, MoeLayer, Router, RouterPlan};
 use crate::device::Device;
@@ -64,6 +64,42 @@ pub(super) fn plan(device: &Device, spec: &MoeSpec, options: LayerOptions, pass:
     sum(spec, options, &router, pass, scratch)
 }
 
+/// The tensors that a pass works on, without memory.
+struct Planned {
+    input: LayerInput<'static>,
+    /// What the router gives, or was given in its place, among them.
+    outputs: Outputs<'static>,
+    /// What the shared expert gives on a stream of its own.
+    shared: Option<TensorViewMut<'static>>,
+}
+
+impl Planned {
+    fn new(spec: &MoeSpec, options: LayerOptions, router: &RouterPlan, pass: Pass) -> Result<Self> {
+        let Pass { tokens, padded, overlapped, routed, .. } = pass;
+        let (dtype, hidden) = (DType::from(options.dtype), spec.experts().hidden);
+        let mut input = LayerInput::from(TensorView::planned(dtype, &[tokens, hidden])?);
+        if let (Choice::Table { .. }, None) = (spec.router().choice, routed) {
+            input.token_ids = Some(TensorView::planned(DType::I64, &[tokens])?);
+        }
+        input.valid_tokens = padded.then(|| TensorView::planned(DType::I32, &[1])).transpose()?;
+        let (top_k, gate) =
+            routed.map_or((spec.router().top_k, router.gate_dtype()), |(top_k, dtype)| (top_k, dtype.into()));
+        Ok(Self {
+            input,
+            outputs: Outputs::planned(spec, dtype, gate, tokens, top_k)?,
+            shared: overlapped.then(|| TensorViewMut::planned(dtype, &[tokens, hidden])).transpose()?,
+        })
+    }
+
+    /// Device bytes.
+    fn bytes(&self) -> u64 {
+        let Self { input, outputs, shared } = self;
+        let inputs = [Some(input.x), input.token_ids, input.valid_tokens, shared.as_ref().map(TensorViewMut::as_view)];
+        let inputs = inputs.into_iter().flatten().map(|view| bytes_of(&view));
+        inputs.chain(outputs.bytes()).map(|bytes| allocation(bytes as u64)).fold(0, u64::saturating_add)
+    }
+}
+
 /// Everything but the scratch, which is given.
 fn sum(
     spec: &MoeSpec,
@@ -72,21 +108,9 @@ fn sum(
     pass: Pass,
     [scratch, side_scratch]: [Footprint; 2],
 ) -> Result<MemoryPlan> {
-    let tokens = pass.tokens;
-    let dtype = DType::from(options.dtype);
-    let outputs = Outputs::planned(spec, dtype, router.gate_dtype(), tokens)?;
-    let x = tokens.saturating_mul(spec.experts().hidden).saturating_mul(dtype.bytes());
-    let token_ids = match spec.router().choice {
-        Choice::Table { .. } => tokens.saturating_mul(DType::I64.bytes()),
-        _ => 0,
-    };
-    let valid_tokens = if pass.padded { DType::I32.bytes() } else { 0 };
-    // As large as the input.
-    let shared = if pass.overlapped { x } else { 0 };
-    let in_out = [x, token_ids, valid_tokens, shared].into_iter().chain(outputs.bytes());
     Ok(MemoryPlan {
         weights: WeightShapes::new(spec, options, |_| true)?.bytes().map(allocation).fold(0, u64::saturating_add),
-        in_out: in_out.map(|bytes| allocation(bytes as u64)).fold(0, u64::saturating_add),
+        in_out: Planned::new(spec, options, router, pass)?.bytes(),
         scratch,
         side_scratch,
         staging: staging_bytes(spec, options) as u64,
@@ -102,25 +126,21 @@ pub(super) fn footprints(
     pass: Pass,
 ) -> Result<[Footprint; 2]> {
     let (sequence, side) = (device.plan(), device.plan());
-    let Pass { tokens, padded, overlapped, chunk } = pass;
-    if tokens > 0 {
-        let dtype = DType::from(options.dtype);
+    if pass.tokens > 0 {
         let weights = WeightShapes::new(spec, options, |_| true)?.planned()?;
-        let x = TensorView::planned(dtype, &[tokens, spec.experts().hidden])?;
-        let mut input = LayerInput::from(x);
-        if let Choice::Table { .. } = spec.router().choice {
-            input.token_ids = Some(TensorView::planned(DType::I64, &[tokens])?);
+        let Planned { input, mut outputs, shared: mut beside } = Planned::new(spec, options, router, pass)?;
+        if let Some(beside) = &mut beside {
+            shared(&side, spec, &weights, input.x, beside)?;
         }
-        input.valid_tokens = padded.then(|| TensorView::planned(DType::I32, &[1])).transpose()?;
-        let mut outputs = Outputs::planned(spec, dtype, router.gate_dtype(), tokens)?;
-        if overlapped {
-            let mut out = TensorViewMut::planned(dtype, &[tokens, spec.experts().hidden])?;
-            shared(&side, spec, &weights, x, &mut out)?;
-        }
-        if chunk {
+        let before = beside.as_ref().map(TensorViewMut::as_view);
+        if pass.routed.is_some() {
+            let Outputs { output, ids, weights: chosen, counts } = &mut outputs;
+            let (ids, chosen) = (ids.as_view(), chosen.as_view());
+            let operands = Operands { x: input.x, ids, chosen, shared: None, padded: false };
+            experts(&sequence, spec, &weights, &operands, output, counts, &mut None)?;
+        } else if pass.chunk {
             forward::run_chunk(&sequence, spec, router, &weights, &input, outputs)?;
         } else {
-            let before = overlapped.then_some(x);
             forward::run(&sequence, spec, router, &weights, &input, before, &mut outputs, &mut None)?;
         }
     }

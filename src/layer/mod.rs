@@ -34,7 +34,7 @@ pub use probe::{Probe, Step};
 pub use router::{RouterMethod, RouterPlan};
 pub use weights::WeightSource;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -100,15 +100,15 @@ impl std::fmt::Debug for Router {
 pub struct MoeLayer {
     router: Router,
     /// Of each kind of pass so far: scratch of its stream, and of the side stream.
-    footprints: Mutex<BTreeMap<Pass, [Footprint; 2]>>,
+    footprints: Mutex<HashMap<Pass, [Footprint; 2]>>,
 }
 
 impl MoeLayer {
     /// Bytes that a layer will need, told before it is loaded. Asks CANN for the workspace of each operator, so the
     /// libraries must be able to run the layer.
     ///
-    /// `pass` has the greatest number of tokens: that number alone for a plain pass, or a [`Pass`] for one that is padded or
-    /// overlapped.
+    /// `pass` has the greatest number of tokens: that number alone for a plain pass, or a [`Pass`] for one that is padded,
+    /// overlapped or routed elsewhere.
     ///
     /// # Errors
     /// [`Error::Rule`] where a size breaks a rule of an operator,

@@ -26,6 +26,22 @@ pub(super) enum Layers {
     Listed,
 }
 
+/// Fields that a list of the kinds of all layers is made from.
+const FROM_FIELDS: &[&str] = &[
+    "first_k_dense_replace",
+    "moe_layer_freq",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "moe_layer_interval",
+    "moe_layer_start_index",
+    "moe_layer_end_index",
+    "interleave_moe_layer_step",
+    "moe_layers",
+    "moe_layers_enum",
+    "expert_layer_period",
+    "expert_layer_offset",
+];
+
 impl Layers {
     /// The fields, for people.
     pub(super) const fn rule(self) -> &'static str {
@@ -52,9 +68,7 @@ impl Layers {
         let hash_layers = if hashed { fields.size_or("num_hash_layers", 0, 0..=MAX_LAYERS)? } else { 0 };
         if let Some(kinds) = fields.texts("mlp_layer_types")? {
             // A list that says it for each layer goes before the fields that it was made from.
-            for field in ["first_k_dense_replace", "moe_layer_freq", "decoder_sparse_step", "mlp_only_layers"] {
-                fields.seen(field);
-            }
+            FROM_FIELDS.iter().for_each(|field| fields.seen(field));
             // Longer lists go on with layers that predict further tokens.
             if kinds.len() < num_layers {
                 return Err(SpecError::Conflict {
@@ -162,6 +176,7 @@ impl Layers {
             }
             Self::Interleaved => {
                 if fields.get("moe_layers").is_some() {
+                    fields.seen("interleave_moe_layer_step");
                     let mut listed = fields.indices("moe_layers", 0..=num_layers.saturating_sub(1))?;
                     listed.sort_unstable();
                     listed.dedup();

@@ -4,8 +4,8 @@
 use std::thread;
 
 use ascend_moe::layer::{LayerOutput, MoeLayer, Pass};
-use ascend_moe::spec::Part;
-use ascend_moe::{CaptureMode, Error, Stream};
+use ascend_moe::spec::{FloatType, Part};
+use ascend_moe::{CaptureMode, DType, Error, Stream, Tensor};
 use ascend_sys::{ALL_IDS, FunctionId};
 
 use crate::checkpoints::Bits;
@@ -18,8 +18,9 @@ const TOKENS: usize = 37;
 
 pub(crate) fn cases() -> Vec<Case> {
     type Body = fn(&Rig, &Kind);
-    let bodies: [(&str, Body); 9] = [
+    let bodies: [(&str, Body); 10] = [
         ("plan_is_the_peak", plan_is_the_peak),
+        ("routed_plan_is_the_peak", routed_plan_is_the_peak),
         ("queues_and_nothing_else", queues_and_nothing_else),
         ("padding_reaches_nobody", padding_reaches_nobody),
         ("overlapped_gives_the_same", overlapped_gives_the_same),
@@ -70,6 +71,37 @@ fn plan_is_the_peak(rig: &Rig, kind: &Kind) {
         stream.synchronize().unwrap();
         side.synchronize().unwrap();
     }
+}
+
+/// The same for tokens that were routed elsewhere, to any number of experts, with weights of either type.
+fn routed_plan_is_the_peak(rig: &Rig, kind: &Kind) {
+    for (tokens, top_k, dtype) in [(0, 2, FloatType::F32), (TOKENS, 1, kind.dtype), (TOKENS, 3, FloatType::F32)] {
+        let stream = Stream::new(&rig.device).unwrap();
+        let pass = Pass::routed(tokens, top_k, dtype);
+        let plan = MoeLayer::memory_plan(&rig.device, &kind.spec, kind.options(), pass).unwrap();
+        rig.device.reset_peak_bytes();
+        let layer = kind.layer(&stream);
+        let given = Given { ids: None, ..kind.given(&rig.device, tokens, 3).unpadded() };
+        let ids: Vec<i32> = (0..tokens * top_k).map(|slot| (slot * 5 % kind.spec.experts().num) as i32).collect();
+        let ids = Tensor::from_slice(&rig.device, &ids, &[tokens, top_k]).unwrap();
+        let weights = vec![0.5; tokens * top_k];
+        let weights = Tensor::from_f32(&rig.device, dtype, &weights, &[tokens, top_k]).unwrap();
+        let forward = || layer.forward_routed(&stream, given.x.view(), ids.view(), weights.view());
+        let mut output = forward().unwrap();
+        assert_eq!(rig.device.peak_bytes(), plan.device_bytes(), "{pass:?}: {plan:?}");
+        for _ in 0..2 {
+            layer.forward_routed_into(&stream, given.x.view(), ids.view(), weights.view(), &mut output).unwrap();
+        }
+        assert_eq!(rig.device.peak_bytes(), plan.device_bytes(), "{pass:?}");
+        assert_eq!(rig.device.bytes_in_use(), plan.device_bytes(), "{pass:?}: what it takes it keeps");
+        assert_eq!(output.expert_counts.to_vec::<i64>(&stream).unwrap().iter().sum::<i64>() as usize, tokens * top_k);
+        stream.synchronize().unwrap();
+    }
+    let layer = kind.layer(&rig.stream);
+    let given = kind.given(&rig.device, 2, 3);
+    let ids = Tensor::zeros(&rig.device, DType::I32, &[2, 1]).unwrap();
+    let refused = layer.forward_routed(&rig.stream, given.x.view(), ids.view(), ids.view());
+    assert!(matches!(refused, Err(Error::DType { what: "expert weights", .. })), "{refused:?}");
 }
 
 /// Functions called so far, with their counts.
