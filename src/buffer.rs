@@ -106,6 +106,7 @@ impl<T: Pod> DeviceBuffer<T> {
     pub fn copy_from(&mut self, stream: &Stream, source: &Self) -> Result<()> {
         same_length(source.len, self.len)?;
         same_device(stream.device(), source.device())?;
+        stream.may_be_no_operator("a copy between buffers")?;
         let bound = stream.enter_with(self.device())?;
         source.memory.read_on(&bound, &stream.0.line)?;
         self.memory.write_on(&bound, &stream.0.line)?;
@@ -238,6 +239,7 @@ impl Memory {
     }
 
     pub(crate) fn zero_on(&self, stream: &Stream, offset: usize, bytes: usize) -> Result<()> {
+        stream.may_be_no_operator("zeroing")?;
         let bound = stream.enter_with(self.device())?;
         if bytes == 0 {
             return Ok(());

@@ -126,12 +126,30 @@ pub enum Error {
     /// This thread already holds a sequence of this stream.
     #[error("this thread already holds a sequence of this stream; end it before another is begun")]
     SequenceOpen,
-    /// The stream is being captured, where nothing runs: what waits for it or reads its results has to come after.
-    #[error("{call} is not possible while the stream is captured; end the capture first")]
+    /// The stream is being captured or updates a graph, where nothing runs: what waits for it or reads its results has to
+    /// come after.
+    #[error("{call} is not possible while the stream is captured or updates a graph; end that first")]
     Capturing {
         /// What was tried.
         call: &'static str,
     },
+    /// Work of two streams, of which one is captured and the other is not.
+    #[error(
+        "{call} takes two streams that are captured together; legal is `Stream::capture_with` for both, or neither"
+    )]
+    CapturedApart {
+        /// What was tried.
+        call: &'static str,
+    },
+    /// Something of a graph that an update cannot replace.
+    #[error("{call} cannot be updated; legal are operators alone, in a graph of `Stream::capture_updatable`")]
+    NotUpdatable {
+        /// What was tried.
+        call: &'static str,
+    },
+    /// An update of the graph failed, and some of its tasks are the new ones.
+    #[error("an update of this graph failed half-way; update it again, or capture it anew")]
+    TornGraph,
     /// A tensor without memory, as plans use, was given to a call that runs.
     #[error("a planned tensor has no memory; plans only tell sizes")]
     Planned,

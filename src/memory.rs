@@ -38,10 +38,48 @@ const READERS: usize = 3;
 pub(crate) const USERS: usize = READERS + 1;
 type Lines = [Option<Arc<Line>>; USERS];
 
+/// Who used a piece of memory: the stream of the last write, those of the reads since.
 #[derive(Default)]
-struct Usage {
+pub(crate) struct Usage {
     writer: Option<Arc<Line>>,
     readers: [Option<Arc<Line>>; READERS],
+}
+
+impl Usage {
+    /// A read on `line`, which is made to come after the last write.
+    pub(crate) fn read(&mut self, bound: &Bound<'_>, line: &Arc<Line>) -> Result<()> {
+        let is_line = |other: &Option<Arc<Line>>| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, line));
+        if is_line(&self.writer) || self.readers.iter().any(is_line) {
+            return Ok(());
+        }
+        if let Some(writer) = &self.writer {
+            bound.order(writer, line)?;
+        }
+        let free = self.readers.iter().position(Option::is_none);
+        let slot = &mut self.readers[free.unwrap_or(0)];
+        if let Some(reader) = slot {
+            bound.order(reader, line)?;
+        }
+        *slot = Some(line.clone());
+        Ok(())
+    }
+
+    /// A write on `line`, which is made to come after every use so far.
+    pub(crate) fn write(&mut self, bound: &Bound<'_>, line: &Arc<Line>) -> Result<()> {
+        for other in self.readers.iter_mut().chain([&mut self.writer]) {
+            if let Some(used) = other
+                && !Arc::ptr_eq(used, line)
+            {
+                bound.order(used, line)?;
+                *other = None;
+            }
+        }
+        if self.writer.is_none() {
+            self.writer = Some(line.clone());
+        }
+        self.readers = Default::default();
+        Ok(())
+    }
 }
 
 /// What an allocation is padded with.
@@ -99,48 +137,18 @@ impl Memory {
 
     /// Makes what is queued on `line` from now on see every write so far, and remembers that it reads.
     pub(crate) fn read_on(&self, bound: &Bound<'_>, line: &Arc<Line>) -> Result<()> {
-        if let Some(recording) = line.recording() {
-            recording.uses(self, false);
-            return Ok(());
+        match line.recording() {
+            Some(recording) => recording.reads(bound, self, line),
+            None => lock(&self.0.usage).read(bound, line),
         }
-        let mut usage = lock(&self.0.usage);
-        let is_line = |other: &Option<Arc<Line>>| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, line));
-        if is_line(&usage.writer) || usage.readers.iter().any(is_line) {
-            return Ok(());
-        }
-        if let Some(writer) = &usage.writer {
-            bound.order(writer, line)?;
-        }
-        let free = usage.readers.iter().position(Option::is_none);
-        let slot = &mut usage.readers[free.unwrap_or(0)];
-        if let Some(reader) = slot {
-            bound.order(reader, line)?;
-        }
-        *slot = Some(line.clone());
-        Ok(())
     }
 
     /// Makes what is queued on `line` from now on come after every use so far, and remembers that it writes.
     pub(crate) fn write_on(&self, bound: &Bound<'_>, line: &Arc<Line>) -> Result<()> {
-        if let Some(recording) = line.recording() {
-            recording.uses(self, true);
-            return Ok(());
+        match line.recording() {
+            Some(recording) => recording.writes(bound, self, line),
+            None => lock(&self.0.usage).write(bound, line),
         }
-        let mut usage = lock(&self.0.usage);
-        let usage = &mut *usage;
-        for other in usage.readers.iter_mut().chain([&mut usage.writer]) {
-            if let Some(used) = other
-                && !Arc::ptr_eq(used, line)
-            {
-                bound.order(used, line)?;
-                *other = None;
-            }
-        }
-        if usage.writer.is_none() {
-            usage.writer = Some(line.clone());
-        }
-        usage.readers = Default::default();
-        Ok(())
     }
 }
 
@@ -158,17 +166,24 @@ impl Drop for Allocation {
 }
 
 impl Bound<'_> {
-    /// Makes what is queued on `after` from now on wait for what is queued on `before`. A stream that is captured has
-    /// nothing queued: it was waited for before the capture, and what it records orders itself when it is launched.
+    /// Makes what is queued on `after` from now on wait for what is queued on `before`; within one capture both are what is
+    /// captured. A stream that is captured otherwise has nothing queued: it was waited for before the capture, and what it
+    /// records orders itself when it is launched.
     pub(crate) fn order(&self, before: &Line, after: &Line) -> Result<()> {
         let closed = lock(&before.closed);
-        if *closed || before.recording().is_some() {
+        if *closed {
             return Ok(());
         }
-        let event = self.record(before.raw)?;
+        let (event, recording) = match (before.recording(), after.recording()) {
+            (None, None) => (self.record(before.raw)?, None),
+            (Some(one), Some(other)) if Arc::ptr_eq(&one, &other) => (one.event(self, before.raw)?, Some(one)),
+            _ => return Ok(()),
+        };
         // SAFETY: the event was recorded, and the caller holds the stream `after`.
         let waited = unsafe { call!(self.aclrtStreamWaitEvent(after.raw, event)) };
-        self.give_event(event);
+        if recording.is_none() {
+            self.give_event(event);
+        }
         waited
     }
 

@@ -94,7 +94,7 @@ impl Scratch {
             self.chunk = Some(chunk);
         }
         if let (Some(recording), Some(chunk)) = (stream.0.line.recording(), &self.chunk) {
-            recording.uses_scratch(chunk);
+            recording.uses_scratch(chunk, stream);
         }
         Ok(self.chunk.as_ref().map_or(0, Memory::address) + self.used)
     }
@@ -303,6 +303,7 @@ impl StreamInner {
     }
 
     pub(crate) fn zero_scratch(&self, stream: &Stream, address: usize, bytes: usize) -> Result<()> {
+        stream.may_be_no_operator("zeroing")?;
         let bound = self.enter_own(stream)?;
         // SAFETY: the range lies within the scratch, which this stream alone uses.
         unsafe { call!(bound.aclrtMemsetAsync(address as *mut c_void, bytes, 0, bytes, stream.raw())) }

@@ -176,9 +176,9 @@ impl Region<'_> {
     fn reshaped(mut self, shape: &[usize]) -> Result<Self> {
         self.require_nd("reshape")?;
         let dense = Dense::new(shape)?;
-        let legal = format_args!("a contiguous tensor of as many elements as {shape:?}").to_string();
         if !self.desc.is_contiguous() || self.desc.elements() != Some(dense.elements as u64) {
-            return Err(Error::Shape { what: "reshape", found: self.desc.to_string(), legal });
+            let legal = format_args!("a contiguous tensor of as many elements as {shape:?}");
+            return Err(Error::shape("reshape", self.desc, legal));
         }
         // A view of the whole storage has the storage's shape, as CANN's contiguous tensors do.
         if self.desc.offset == 0 && self.desc.storage.elements() == self.desc.elements() {

@@ -5,6 +5,8 @@
 //! recording is one that all joins allow, so an execution does the tasks one after another in it. Source: runtime 9.1.0,
 //! `capture_session` and `context_aclgraph.cc`.
 //!
+//! A task group takes operators alone (507009).
+//!
 //! Readings of ours: which codes a task outside its group's operator and a group updated in part are answered with
 //! (207019, 107033); a host callback of `aclrtLaunchCallback` is not captured (207000).
 
@@ -166,14 +168,19 @@ impl Graph {
         let action = Action::of(work)
             .ok_or_else(|| self.terminate(Refusal::unsupported(format!("{function}: on a stream in capture"))))?;
         self.with_branch(stream, |state, branch| {
+            let branch = &mut state.branches[branch];
+            if branch.group.is_some() && !function.starts_with("aclnn") {
+                let text = format_args!("{function}: in a task group, where operators alone are supported");
+                return Err(refuse(aclError::RT_TASK_TYPE_NOT_SUPPORT, text));
+            }
             let node = Arc::new(Node { function, detail, action: Mutex::new(action) });
             state.nodes.push(Arc::clone(&node));
-            let branch = &mut state.branches[branch];
             branch.last = None;
             if let Some(group) = &mut branch.group {
                 group.push(node);
             }
-        })
+            Ok(())
+        })?
     }
 
     /// Ends the capture for good: its streams queue their tasks again.

@@ -4,10 +4,11 @@
 mod common;
 
 use std::ffi::c_void;
+use std::ptr::{null, null_mut};
 
 use ascend_sys::{
-    ACL_EVENT_SYNC, aclmdlRI, aclmdlRICaptureMode, aclmdlRICaptureStatus, aclrtEventRecordedStatus, aclrtStream,
-    aclrtStreamStatus, aclrtTaskGrp,
+    ACL_EVENT_SYNC, aclDataType, aclFormat, aclmdlRI, aclmdlRICaptureMode, aclmdlRICaptureStatus,
+    aclrtEventRecordedStatus, aclrtStream, aclrtStreamStatus, aclrtTaskGrp,
 };
 use cann_sim::{Config, FindingKind, Mode};
 use common::{D2D, H2D, Rig, c, code, ok};
@@ -212,32 +213,60 @@ fn events_from_outside_invalidate_a_capture() {
     rig.assert_clean();
 }
 
+/// Queues `out = a + b` of one float each.
+fn add(rig: &Rig, stream: aclrtStream, [a, b, out]: [*mut c_void; 3]) -> i32 {
+    let one = [1i64];
+    let shape = one.as_ptr();
+    let (dtype, format) = (aclDataType::FLOAT, aclFormat::ND);
+    let tensors = [a, b, out].map(|data| c!(rig, aclCreateTensor(shape, 1, dtype, shape, 0, format, shape, 1, data)));
+    let mut alpha = 1f32;
+    let alpha = c!(rig, aclCreateScalar((&raw mut alpha).cast(), aclDataType::FLOAT));
+    let (mut size, mut executor) = (0, null_mut());
+    let [a, b, out] = tensors;
+    assert!(c!(rig, aclnnAddGetWorkspaceSize(a, b, alpha, out, &mut size, &mut executor)).is_ok());
+    let code = c!(rig, aclnnAdd(null_mut(), 0, executor, stream));
+    tensors.into_iter().for_each(|tensor| assert!(c!(rig, aclDestroyTensor(tensor)).is_ok()));
+    c!(rig, aclDestroyScalar(alpha));
+    code.0
+}
+
 #[test]
 fn a_task_group_is_updated_in_the_order_of_the_updating_stream() {
-    let rig = Rig::strict().on_device();
-    let (stream, updater, a, b) = (rig.stream(), rig.stream(), rig.malloc(4), rig.malloc(4));
-    rig.upload(b, &[0; 4]);
+    let rig = Rig::strict();
+    ok!(rig, aclInit(null()));
+    let rig = rig.on_device();
+    let (stream, updater) = (rig.stream(), rig.stream());
+    let [one, a, b] = [1f32, 0.0, 0.0].map(|value| {
+        let memory = rig.malloc(4);
+        rig.upload(memory, &value.to_ne_bytes());
+        memory
+    });
+    let value = |memory| f32::from_ne_bytes(rig.download(memory, 4).try_into().unwrap());
     begin(&rig, stream);
     let mut group = aclrtTaskGrp::NULL;
     code!(rig, aclmdlRICaptureTaskGrpEnd(stream, &mut group), 107_033);
     ok!(rig, aclmdlRICaptureTaskGrpBegin(stream));
     code!(rig, aclmdlRICaptureTaskGrpBegin(stream), 107_033);
-    set(&rig, stream, a, 1);
+    // Operators alone, and the capture goes on.
+    code!(rig, aclrtMemsetAsync(a, 4, 1, 4, stream), 507_009);
+    code!(rig, aclrtMemcpyAsync(a, 4, b, 4, D2D, stream), 507_009);
+    assert_eq!(add(&rig, stream, [one, one, a]), 0);
     ok!(rig, aclmdlRICaptureTaskGrpEnd(stream, &mut group));
     let graph = end(&rig, stream);
     run(&rig, graph, stream);
-    assert_eq!(rig.download(a, 4), [1; 4]);
+    assert_eq!(value(a), 2.0);
     ok!(rig, aclmdlRICaptureTaskUpdateBegin(updater, group));
     code!(rig, aclmdlRICaptureTaskUpdateBegin(stream, group), 107_033);
-    set(&rig, updater, b, 2);
     code!(rig, aclrtMemsetAsync(b, 4, 1, 4, updater), 207_019);
+    assert_eq!(add(&rig, updater, [a, one, b]), 0);
+    assert_ne!(add(&rig, updater, [a, one, b]), 0, "one more than there are");
     ok!(rig, aclmdlRICaptureTaskUpdateEnd(updater));
     code!(rig, aclmdlRICaptureTaskUpdateEnd(updater), 107_033);
     ok!(rig, aclrtSynchronizeStream(updater));
-    assert_eq!(rig.download(b, 4), [0; 4], "an update runs nothing");
-    rig.upload(a, &[0; 4]);
+    assert_eq!(value(b), 0.0, "an update runs nothing");
+    rig.upload(a, &5f32.to_ne_bytes());
     run(&rig, graph, stream);
-    assert_eq!((rig.download(a, 4), rig.download(b, 4)), (vec![0; 4], vec![2; 4]));
+    assert_eq!((value(a), value(b)), (5.0, 6.0));
     ok!(rig, aclmdlRICaptureTaskUpdateBegin(updater, group));
     code!(rig, aclmdlRICaptureTaskUpdateEnd(updater), 107_033);
     ok!(rig, aclmdlRIDestroy(graph));

@@ -7,8 +7,9 @@ use super::weights::WeightViews;
 use super::{MoeLayer, Router, RouterPlan, memory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::op;
 use crate::scratch::{Footprint, Sequence};
-use crate::spec::{Choice, MoeSpec};
+use crate::spec::{Choice, FloatType, MoeSpec};
 use crate::stream::Stream;
 use crate::sync::lock;
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
@@ -122,8 +123,8 @@ pub(super) struct Outputs<'a> {
 
 impl Outputs<'static> {
     /// Without memory.
-    pub(super) fn planned(spec: &MoeSpec, dtype: DType, gate: DType, tokens: usize) -> Result<Self> {
-        let (experts, top_k) = (spec.experts(), spec.router().top_k);
+    pub(super) fn planned(spec: &MoeSpec, dtype: DType, gate: DType, tokens: usize, top_k: usize) -> Result<Self> {
+        let experts = spec.experts();
         Ok(Self {
             output: TensorViewMut::planned(dtype, &[tokens, experts.hidden])?,
             ids: TensorViewMut::planned(DType::I32, &[tokens, top_k])?,
@@ -136,7 +137,7 @@ impl Outputs<'static> {
 impl<'a> Outputs<'a> {
     /// Bytes of each.
     pub(super) fn bytes(&self) -> impl Iterator<Item = usize> {
-        [&self.output, &self.ids, &self.weights, &self.counts].map(|view| bytes_of(view)).into_iter()
+        [&self.output, &self.ids, &self.weights, &self.counts].map(|view| bytes_of(&view.as_view())).into_iter()
     }
 
     pub(super) fn of(output: &'a mut LayerOutput) -> Self {
@@ -149,18 +150,55 @@ impl<'a> Outputs<'a> {
     }
 }
 
-fn bytes_of(view: &TensorViewMut<'_>) -> usize {
+/// Bytes of a view.
+pub(super) fn bytes_of(view: &TensorView<'_>) -> usize {
     view.desc().elements().and_then(|elements| usize::try_from(elements).ok()).unwrap_or(0) * view.dtype().bytes()
 }
 
-/// What changes the calls of a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Shape {
-    pub(super) tokens: usize,
-    /// Whether the number of real tokens is given.
-    pub(super) padded: bool,
-    /// Whether the shared expert runs on another stream.
-    pub(super) overlapped: bool,
+/// A pass as its plan sees it: what changes its calls and the memory they need.
+///
+/// A number of tokens stands for a plain pass of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Pass {
+    /// Tokens.
+    pub tokens: usize,
+    /// Whether [`LayerInput::valid_tokens`] is given.
+    pub padded: bool,
+    /// Whether the shared expert, where there is one, runs on a second stream ([`MoeLayer::forward_overlapped`]).
+    pub overlapped: bool,
+    /// Experts of a token and the type of their weights, where tokens are routed elsewhere ([`MoeLayer::forward_routed`]).
+    pub routed: Option<(usize, FloatType)>,
+    /// Whether it is one of several chunks, whose counts are added up.
+    pub(super) chunk: bool,
+}
+
+impl From<usize> for Pass {
+    fn from(tokens: usize) -> Self {
+        Self { tokens, padded: false, overlapped: false, routed: None, chunk: false }
+    }
+}
+
+impl Pass {
+    /// The same with a number of real tokens on the device.
+    pub const fn padded(self) -> Self {
+        Self { padded: true, ..self }
+    }
+
+    /// The same with the shared expert on a second stream.
+    pub const fn overlapped(self) -> Self {
+        Self { overlapped: true, ..self }
+    }
+
+    /// A pass of tokens that were routed elsewhere to `top_k` experts each, with weights of type `weights`.
+    pub const fn routed(tokens: usize, top_k: usize, weights: FloatType) -> Self {
+        Self { tokens, padded: false, overlapped: false, routed: Some((top_k, weights)), chunk: false }
+    }
+
+    /// The same as one of several chunks.
+    pub(super) const fn chunk(self) -> Self {
+        Self { chunk: true, ..self }
+    }
 }
 
 impl MoeLayer {
@@ -196,11 +234,14 @@ impl MoeLayer {
         self.pass(stream, None, &input.into(), output, &mut None)
     }
 
-    /// The same with the shared expert on a second stream, beside routing and the routed experts. Without a shared expert it
-    /// is [`forward_into`](Self::forward_into).
+    /// The same with the shared expert on a second stream, beside routing and the routed experts: the same result bit for
+    /// bit. Without a shared expert it is [`forward_into`](Self::forward_into).
+    ///
+    /// To be captured, both streams have to be: [`Stream::capture_with`].
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward).
+    /// [`Error::CapturedApart`] where one of the streams is captured without the other, and those of
+    /// [`forward`](Self::forward).
     pub fn forward_overlapped<'a>(
         &self,
         stream: &Stream,
@@ -246,9 +287,33 @@ impl MoeLayer {
         weights: TensorView<'_>,
     ) -> Result<RoutedOutput> {
         let tokens = rows_of(&x, self.spec(), self.dtype().into())?;
-        let legal = format_args!("[{tokens}, k] with k of at least 1").to_string();
+        // SAFETY: the pass below writes every element, or fails and nobody gets the tensors.
+        let new = |dtype, shape: &[usize]| unsafe { Tensor::uninit(self.device(), dtype, shape) };
+        let mut output = RoutedOutput {
+            output: new(self.dtype().into(), &[tokens, self.spec().experts().hidden])?,
+            expert_counts: new(DType::I64, &[self.spec().experts().num])?,
+        };
+        self.forward_routed_into(stream, x, ids, weights, &mut output)?;
+        Ok(output)
+    }
+
+    /// The same into tensors of an earlier pass of as many tokens: in steady state nothing is allocated, and nothing waits,
+    /// so that the pass can be captured into a graph.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn forward_routed_into(
+        &self,
+        stream: &Stream,
+        x: TensorView<'_>,
+        ids: TensorView<'_>,
+        weights: TensorView<'_>,
+        output: &mut RoutedOutput,
+    ) -> Result<()> {
+        let tokens = rows_of(&x, self.spec(), self.dtype().into())?;
         if ids.desc().rank() != 2 || ids.dim(0) != tokens as i64 || ids.dim(1) < 1 {
-            return Err(Error::Shape { what: "expert ids", found: format!("{:?}", ids.shape()), legal });
+            let legal = format_args!("[{tokens}, k] with k of at least 1");
+            return Err(Error::shape("expert ids", format_args!("{:?}", ids.shape()), legal));
         }
         if weights.shape() != ids.shape() {
             return Err(Error::shape(
@@ -257,15 +322,21 @@ impl MoeLayer {
                 format_args!("{:?}", ids.shape()),
             ));
         }
-        let mut output = Tensor::zeros(self.device(), self.dtype().into(), &[tokens, self.spec().experts().hidden])?;
-        let mut counts = Tensor::zeros(self.device(), DType::I64, &[self.spec().experts().num])?;
-        if tokens > 0 {
-            let sequence = stream.sequence()?;
-            let (output, counts) = (&mut output.view_mut(), &mut counts.view_mut());
-            let operands = Operands { x, ids, chosen: weights, shared: None, padded: false };
-            experts(&sequence, self.spec(), &self.router.weights.views(), &operands, output, counts, &mut None)?;
+        self.fits_output(tokens, &output.output)?;
+        let types = [FloatType::F32, self.dtype()];
+        let Some(dtype) = types.into_iter().find(|&dtype| weights.dtype() == dtype.into()) else {
+            let legal = format_args!("{} or {}", DType::F32, DType::from(self.dtype()));
+            return Err(Error::dtype("expert weights", weights.dtype(), legal));
+        };
+        if tokens == 0 {
+            return output.expert_counts.view_mut().zero(&stream.sequence()?);
         }
-        Ok(RoutedOutput { output, expert_counts: counts })
+        let [scratch, _] = self.footprints(Pass::routed(tokens, size(ids.dim(1)), dtype))?;
+        let sequence = stream.sequence_with(scratch)?;
+        let operands = Operands { x, ids, chosen: weights, shared: None, padded: false };
+        let RoutedOutput { output, expert_counts } = output;
+        let (output, counts) = (&mut output.view_mut(), &mut expert_counts.view_mut());
+        experts(&sequence, self.spec(), &self.router.weights.views(), &operands, output, counts, &mut None)
     }
 
     /// Tensors of zeros for the results of passes of `tokens`.
@@ -300,13 +371,21 @@ impl MoeLayer {
             // No operator takes an empty tensor; there is nothing to compute.
             return output.expert_counts.view_mut().zero(&stream.sequence()?);
         }
+        let pass = Pass { padded: input.valid_tokens.is_some(), overlapped: side.is_some(), ..tokens.into() };
+        let [scratch, beside] = self.footprints(pass)?;
         let mut before = output.shared.take();
         if let Some(side) = side {
-            let shared = before.get_or_insert(self.shared_output(tokens)?);
-            self.run_shared(side, input.x, shared)?;
+            if !stream.goes_with(side) {
+                return Err(Error::CapturedApart { call: "an overlapped pass" });
+            }
+            if before.is_none() {
+                before = Some(self.shared_output(tokens)?);
+            }
+            if let Some(shared) = &mut before {
+                self.run_shared(side, beside, input.x, shared)?;
+            }
         }
-        let shape = Shape { tokens, padded: input.valid_tokens.is_some(), overlapped: side.is_some() };
-        let sequence = stream.sequence_with(self.footprint(shape)?)?;
+        let sequence = stream.sequence_with(scratch)?;
         let Router { spec, plan, weights, .. } = &self.router;
         let shared = side.and(before.as_ref()).map(Tensor::view);
         let result = run(&sequence, spec, plan, &weights.views(), input, shared, &mut Outputs::of(output), probe);
@@ -317,11 +396,16 @@ impl MoeLayer {
     /// Tokens, where an input and an output fit the layer and each other.
     pub(super) fn check(&self, input: &LayerInput<'_>, output: &LayerOutput) -> Result<usize> {
         let tokens = input.check(self.spec(), self.dtype().into())?;
-        if output.output.shape().first() != Some(&(tokens as i64)) {
-            let found = format_args!("{:?}", output.output.shape()).to_string();
-            return Err(Error::shape("output", found, format_args!("[{tokens}, {}]", self.spec().experts().hidden)));
-        }
+        self.fits_output(tokens, &output.output)?;
         Ok(tokens)
+    }
+
+    fn fits_output(&self, tokens: usize, output: &Tensor) -> Result<()> {
+        let hidden = self.spec().experts().hidden;
+        if *output.shape() == [tokens as i64, hidden as i64] {
+            return Ok(());
+        }
+        Err(Error::shape("output", format_args!("{:?}", output.shape()), format_args!("[{tokens}, {hidden}]")))
     }
 
     fn shared_output(&self, tokens: usize) -> Result<Tensor> {
@@ -329,20 +413,20 @@ impl MoeLayer {
         unsafe { Tensor::uninit(self.device(), self.dtype().into(), &[tokens, self.spec().experts().hidden]) }
     }
 
-    fn run_shared(&self, side: &Stream, x: TensorView<'_>, out: &mut Tensor) -> Result<()> {
-        let sequence = side.sequence()?;
+    fn run_shared(&self, side: &Stream, scratch: Footprint, x: TensorView<'_>, out: &mut Tensor) -> Result<()> {
+        let sequence = side.sequence_with(scratch)?;
         shared(&sequence, self.spec(), &self.router.weights.views(), x, &mut out.view_mut())
     }
 
-    /// Scratch of a pass, planned once for each shape.
-    pub(super) fn footprint(&self, shape: Shape) -> Result<Footprint> {
-        if let Some(&known) = lock(&self.footprints).get(&shape) {
+    /// Scratch of a pass and of its side stream, planned once for each kind of pass.
+    pub(super) fn footprints(&self, pass: Pass) -> Result<[Footprint; 2]> {
+        if let Some(&known) = lock(&self.footprints).get(&pass) {
             return Ok(known);
         }
         let Router { spec, options, plan, device, .. } = &self.router;
-        let footprint = memory::footprint(device, spec, *options, plan, shape)?;
-        lock(&self.footprints).insert(shape, footprint);
-        Ok(footprint)
+        let footprints = memory::footprints(device, spec, *options, plan, pass)?;
+        lock(&self.footprints).insert(pass, footprints);
+        Ok(footprints)
     }
 }
 
@@ -359,8 +443,9 @@ impl Router {
         let input = input.into();
         let tokens = input.check(&self.spec, self.options.dtype.into())?;
         let top_k = self.spec.router().top_k;
-        let mut ids = Tensor::zeros(&self.device, DType::I32, &[tokens, top_k])?;
-        let mut chosen = Tensor::zeros(&self.device, self.plan.gate_dtype(), &[tokens, top_k])?;
+        // SAFETY: the router writes every element, or fails and nobody gets the tensors.
+        let new = |dtype| unsafe { Tensor::uninit(&self.device, dtype, &[tokens, top_k]) };
+        let (mut ids, mut chosen) = (new(DType::I32)?, new(self.plan.gate_dtype())?);
         if tokens > 0 {
             let (ids, chosen) = (&mut ids.view_mut(), &mut chosen.view_mut());
             let sequence = stream.sequence()?;
@@ -404,6 +489,25 @@ fn choose(
         Some(valid) => drop_padding(sequence, valid, spec.experts().routed(), ids, chosen),
         None => Ok(()),
     }
+}
+
+/// One of several chunks of a pass: its counts are added to those of the chunks before, which `outputs` has.
+pub(super) fn run_chunk(
+    sequence: &Sequence<'_>,
+    spec: &MoeSpec,
+    plan: &RouterPlan,
+    weights: &WeightViews<'_>,
+    input: &LayerInput<'_>,
+    outputs: Outputs<'_>,
+) -> Result<()> {
+    let experts = [spec.experts().num];
+    let (mut counts, mut sum) = (sequence.tensor(DType::I64, &experts)?, sequence.tensor(DType::I64, &experts)?);
+    let Outputs { output, ids, weights: chosen, counts: mut total } = outputs;
+    let mut part = Outputs { output, ids, weights: chosen, counts: counts.reborrow() };
+    run(sequence, spec, plan, weights, input, None, &mut part, &mut None)?;
+    sequence.purpose("counts");
+    op::add(sequence, &total.as_view(), &counts.as_view(), 1.0, &mut sum)?;
+    op::copy(sequence, &sum.as_view(), &mut total)
 }
 
 /// A whole pass of at least one token.

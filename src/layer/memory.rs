@@ -1,17 +1,17 @@
 //! Bytes that a layer needs, told before anything of it is allocated, and passes in chunks that keep to a limit.
 
-use super::forward::{self, Outputs, Shape};
+use super::experts::{Operands, experts, shared};
+use super::forward::{self, Outputs, Pass, bytes_of};
 use super::weights::{WeightShapes, staging_bytes};
-use super::{LayerInput, LayerOptions, LayerOutput, MoeLayer, RouterPlan};
+use super::{LayerInput, LayerOptions, LayerOutput, MoeLayer, Router, RouterPlan};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::memory::Padding;
-use crate::op;
 use crate::scratch::Footprint;
 use crate::spec::{Choice, MoeSpec};
 use crate::stream::Stream;
-use crate::tensor::{Tensor, TensorView};
+use crate::tensor::{TensorView, TensorViewMut};
 
 /// Bytes that a layer needs. Device sizes count what the allocator rounds them to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,19 +19,22 @@ use crate::tensor::{Tensor, TensorView};
 pub struct MemoryPlan {
     /// Device: the weights.
     pub weights: u64,
-    /// Device: the input, 64-bit token ids where experts are chosen by them, and the outputs of one pass of the greatest number
-    /// of tokens.
+    /// Device: the input, 64-bit token ids where experts are chosen by them, the number of real tokens where it is given, the
+    /// outputs of one pass of the greatest number of tokens, and what the shared expert gives on a stream of its own.
     pub in_out: u64,
     /// Device: temporary tensors and the largest operator workspace; one for all layers on a stream.
     pub scratch: Footprint,
+    /// Device: the same on the side stream of an overlapped pass; nothing without one.
+    pub side_scratch: Footprint,
     /// Host, pinned, while the weights are loaded.
     pub staging: u64,
 }
 
 impl MemoryPlan {
-    /// Device bytes of one layer with one stream: what its peak will be.
+    /// Device bytes of one layer with its stream, and its side stream where it has one: what its peak will be.
     pub fn device_bytes(&self) -> u64 {
-        self.weights.saturating_add(self.in_out).saturating_add(self.scratch.allocation())
+        let scratch = self.scratch.allocation().saturating_add(self.side_scratch.allocation());
+        self.weights.saturating_add(self.in_out).saturating_add(scratch)
     }
 }
 
@@ -54,10 +57,47 @@ impl ChunkPlan {
     }
 }
 
-pub(super) fn plan(device: &Device, spec: &MoeSpec, options: LayerOptions, tokens: usize) -> Result<MemoryPlan> {
+pub(super) fn plan(device: &Device, spec: &MoeSpec, options: LayerOptions, pass: Pass) -> Result<MemoryPlan> {
+    let pass = Pass { overlapped: pass.overlapped && spec.shared().is_some(), ..pass };
     let router = RouterPlan::new(device, spec, options)?;
-    let scratch = footprint(device, spec, options, &router, Shape { tokens, padded: false, overlapped: false })?;
-    sum(spec, options, &router, tokens, scratch)
+    let scratch = footprints(device, spec, options, &router, pass)?;
+    sum(spec, options, &router, pass, scratch)
+}
+
+/// The tensors that a pass works on, without memory.
+struct Planned {
+    input: LayerInput<'static>,
+    /// What the router gives, or was given in its place, among them.
+    outputs: Outputs<'static>,
+    /// What the shared expert gives on a stream of its own.
+    shared: Option<TensorViewMut<'static>>,
+}
+
+impl Planned {
+    fn new(spec: &MoeSpec, options: LayerOptions, router: &RouterPlan, pass: Pass) -> Result<Self> {
+        let Pass { tokens, padded, overlapped, routed, .. } = pass;
+        let (dtype, hidden) = (DType::from(options.dtype), spec.experts().hidden);
+        let mut input = LayerInput::from(TensorView::planned(dtype, &[tokens, hidden])?);
+        if let (Choice::Table { .. }, None) = (spec.router().choice, routed) {
+            input.token_ids = Some(TensorView::planned(DType::I64, &[tokens])?);
+        }
+        input.valid_tokens = padded.then(|| TensorView::planned(DType::I32, &[1])).transpose()?;
+        let (top_k, gate) =
+            routed.map_or((spec.router().top_k, router.gate_dtype()), |(top_k, dtype)| (top_k, dtype.into()));
+        Ok(Self {
+            input,
+            outputs: Outputs::planned(spec, dtype, gate, tokens, top_k)?,
+            shared: overlapped.then(|| TensorViewMut::planned(dtype, &[tokens, hidden])).transpose()?,
+        })
+    }
+
+    /// Device bytes.
+    fn bytes(&self) -> u64 {
+        let Self { input, outputs, shared } = self;
+        let inputs = [Some(input.x), input.token_ids, input.valid_tokens, shared.as_ref().map(TensorViewMut::as_view)];
+        let inputs = inputs.into_iter().flatten().map(|view| bytes_of(&view));
+        inputs.chain(outputs.bytes()).map(|bytes| allocation(bytes as u64)).fold(0, u64::saturating_add)
+    }
 }
 
 /// Everything but the scratch, which is given.
@@ -65,49 +105,46 @@ fn sum(
     spec: &MoeSpec,
     options: LayerOptions,
     router: &RouterPlan,
-    tokens: usize,
-    scratch: Footprint,
+    pass: Pass,
+    [scratch, side_scratch]: [Footprint; 2],
 ) -> Result<MemoryPlan> {
-    let dtype = DType::from(options.dtype);
-    let outputs = Outputs::planned(spec, dtype, router.gate_dtype(), tokens)?;
-    let x = tokens.saturating_mul(spec.experts().hidden).saturating_mul(dtype.bytes());
-    let token_ids = match spec.router().choice {
-        Choice::Table { .. } => tokens.saturating_mul(DType::I64.bytes()),
-        _ => 0,
-    };
-    let in_out = [x, token_ids].into_iter().chain(outputs.bytes());
     Ok(MemoryPlan {
         weights: WeightShapes::new(spec, options, |_| true)?.bytes().map(allocation).fold(0, u64::saturating_add),
-        in_out: in_out.map(|bytes| allocation(bytes as u64)).fold(0, u64::saturating_add),
+        in_out: Planned::new(spec, options, router, pass)?.bytes(),
         scratch,
+        side_scratch,
         staging: staging_bytes(spec, options) as u64,
     })
 }
 
-/// Scratch of a pass: the pass itself, on tensors without memory.
-pub(super) fn footprint(
+/// Scratch of a pass and of its side stream: the pass itself, on tensors without memory.
+pub(super) fn footprints(
     device: &Device,
     spec: &MoeSpec,
     options: LayerOptions,
     router: &RouterPlan,
-    shape: Shape,
-) -> Result<Footprint> {
-    let sequence = device.plan();
-    let Shape { tokens, padded, overlapped } = shape;
-    if tokens > 0 {
-        let dtype = DType::from(options.dtype);
+    pass: Pass,
+) -> Result<[Footprint; 2]> {
+    let (sequence, side) = (device.plan(), device.plan());
+    if pass.tokens > 0 {
         let weights = WeightShapes::new(spec, options, |_| true)?.planned()?;
-        let x = TensorView::planned(dtype, &[tokens, spec.experts().hidden])?;
-        let mut input = LayerInput::from(x);
-        if let Choice::Table { .. } = spec.router().choice {
-            input.token_ids = Some(TensorView::planned(DType::I64, &[tokens])?);
+        let Planned { input, mut outputs, shared: mut beside } = Planned::new(spec, options, router, pass)?;
+        if let Some(beside) = &mut beside {
+            shared(&side, spec, &weights, input.x, beside)?;
         }
-        input.valid_tokens = padded.then(|| TensorView::planned(DType::I32, &[1])).transpose()?;
-        let mut outputs = Outputs::planned(spec, dtype, router.gate_dtype(), tokens)?;
-        let shared = overlapped.then_some(x);
-        forward::run(&sequence, spec, router, &weights, &input, shared, &mut outputs, &mut None)?;
+        let before = beside.as_ref().map(TensorViewMut::as_view);
+        if pass.routed.is_some() {
+            let Outputs { output, ids, weights: chosen, counts } = &mut outputs;
+            let (ids, chosen) = (ids.as_view(), chosen.as_view());
+            let operands = Operands { x: input.x, ids, chosen, shared: None, padded: false };
+            experts(&sequence, spec, &weights, &operands, output, counts, &mut None)?;
+        } else if pass.chunk {
+            forward::run_chunk(&sequence, spec, router, &weights, &input, outputs)?;
+        } else {
+            forward::run(&sequence, spec, router, &weights, &input, before, &mut outputs, &mut None)?;
+        }
     }
-    Ok(sequence.footprint())
+    Ok([sequence.footprint(), side.footprint()])
 }
 
 /// Device bytes that a tensor of so many bytes takes.
@@ -120,27 +157,28 @@ fn allocation(bytes: u64) -> u64 {
 fn greatest_chunk(
     tokens: usize,
     limit: u64,
-    footprint: impl Fn(usize) -> Result<Footprint>,
+    footprint: impl Fn(Pass) -> Result<Footprint>,
 ) -> Result<(usize, Footprint)> {
-    let fits = |tokens: usize| match footprint(tokens) {
+    let fits = |pass: Pass| match footprint(pass) {
         Ok(footprint) => Ok(Some(footprint).filter(|footprint| footprint.allocation() <= limit)),
         // So many tokens are beyond what an operator takes, or an address reaches.
-        Err(Error::Rule(_) | Error::Shape { .. }) if tokens > 1 => Ok(None),
+        Err(Error::Rule(_) | Error::Shape { .. }) if pass.tokens > 1 => Ok(None),
         Err(error) => Err(error),
     };
     let all = tokens.max(1);
-    if let Some(footprint) = fits(all)? {
+    if let Some(footprint) = fits(all.into())? {
         return Ok((all, footprint));
     }
-    let Some(mut best) = fits(1)?.map(|footprint| (1, footprint)) else {
-        let least = footprint(1)?.allocation();
+    let one = if all > 1 { Pass::from(1).chunk() } else { Pass::from(1) };
+    let Some(mut best) = fits(one)?.map(|footprint| (1, footprint)) else {
+        let least = footprint(one)?.allocation();
         return Err(Error::shape("scratch limit", format_args!("{limit} bytes"), format_args!("at least {least}")));
     };
     // `low` fits, `high` does not; scratch grows with the tokens.
     let (mut low, mut high) = (1, all);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        match fits(middle)? {
+        match fits(Pass::from(middle).chunk())? {
             Some(footprint) => (low, best) = (middle, (middle, footprint)),
             None => high = middle,
         }
@@ -162,19 +200,16 @@ impl MoeLayer {
         scratch_limit: u64,
     ) -> Result<ChunkPlan> {
         let router = RouterPlan::new(device, spec, options)?;
-        let (chunk, scratch) = greatest_chunk(tokens, scratch_limit, |tokens| {
-            footprint(device, spec, options, &router, Shape { tokens, padded: false, overlapped: false })
+        let (chunk, scratch) = greatest_chunk(tokens, scratch_limit, |pass| {
+            let [scratch, _] = footprints(device, spec, options, &router, pass)?;
+            Ok(scratch)
         })?;
-        let mut memory = sum(spec, options, &router, tokens, scratch)?;
-        if chunk < tokens {
-            // The counts of one chunk, to be added to those before.
-            memory.in_out = memory.in_out.saturating_add(allocation(8 * spec.experts().num as u64));
-        }
+        let memory = sum(spec, options, &router, tokens.into(), [scratch, Footprint::default()])?;
         Ok(ChunkPlan { tokens, chunk, memory })
     }
 
     /// [`forward`](Self::forward) in chunks of at most `chunk` tokens, one after the other on the stream: the same result bit
-    /// for bit, with the scratch of one chunk.
+    /// for bit, with the scratch of one chunk. In steady state nothing is allocated, and nothing waits.
     ///
     /// # Errors
     /// [`Error::Shape`] for a chunk of no tokens and for [`LayerInput::valid_tokens`], and those of
@@ -197,41 +232,21 @@ impl MoeLayer {
         if tokens <= chunk {
             return self.forward_into(stream, input, output);
         }
-        let mut counts = Tensor::zeros(self.device(), DType::I64, &[self.spec().experts().num])?;
         output.expert_counts.view_mut().zero(&stream.sequence()?)?;
         for first in (0..tokens).step_by(chunk) {
             let rows = first..tokens.min(first + chunk);
-            let shape = Shape { tokens: rows.len(), padded: false, overlapped: false };
-            let sequence = stream.sequence_with(self.footprint(shape)?)?;
+            let [scratch, _] = self.footprints(Pass::from(rows.len()).chunk())?;
+            let sequence = stream.sequence_with(scratch)?;
             let whole = Outputs::of(output);
-            let mut part = Outputs {
+            let part = Outputs {
                 output: whole.output.rows(rows.clone())?,
                 ids: whole.ids.rows(rows.clone())?,
                 weights: whole.weights.rows(rows.clone())?,
-                counts: counts.view_mut(),
+                counts: whole.counts,
             };
-            let router = &self.router;
-            let views = router.weights.views();
-            forward::run(
-                &sequence,
-                &router.spec,
-                &router.plan,
-                &views,
-                &input.rows(rows)?,
-                None,
-                &mut part,
-                &mut None,
-            )?;
-            add_counts(&sequence, counts.view(), &mut output.expert_counts)?;
+            let Router { spec, plan, weights, .. } = &self.router;
+            forward::run_chunk(&sequence, spec, plan, &weights.views(), &input.rows(rows)?, part)?;
         }
         Ok(())
     }
-}
-
-/// Adds the counts of a chunk to those before it.
-fn add_counts(sequence: &crate::Sequence<'_>, part: TensorView<'_>, total: &mut Tensor) -> Result<()> {
-    sequence.purpose("counts");
-    let mut sum = sequence.tensor(DType::I64, &[part.dim(0).try_into().unwrap_or(0)])?;
-    op::add(sequence, &total.view(), &part, 1.0, &mut sum)?;
-    op::copy(sequence, &sum.as_view(), &mut total.view_mut())
 }

@@ -28,13 +28,13 @@ mod route;
 mod router;
 mod weights;
 
-pub use forward::{LayerInput, LayerOutput, RoutedOutput};
+pub use forward::{LayerInput, LayerOutput, Pass, RoutedOutput};
 pub use memory::{ChunkPlan, MemoryPlan};
 pub use probe::{Probe, Step};
 pub use router::{RouterMethod, RouterPlan};
 pub use weights::WeightSource;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -43,7 +43,6 @@ use crate::error::{Error, Result};
 use crate::scratch::Footprint;
 use crate::spec::{FloatType, MoeSpec, Part};
 use crate::stream::Stream;
-use forward::Shape;
 use weights::{Upload, Weights};
 
 /// How a layer is held and run.
@@ -100,20 +99,27 @@ impl std::fmt::Debug for Router {
 /// one another. Layers on one stream share its scratch.
 pub struct MoeLayer {
     router: Router,
-    footprints: Mutex<BTreeMap<Shape, Footprint>>,
+    /// Of each kind of pass so far: scratch of its stream, and of the side stream.
+    footprints: Mutex<HashMap<Pass, [Footprint; 2]>>,
 }
 
 impl MoeLayer {
     /// Bytes that a layer will need, told before it is loaded. Asks CANN for the workspace of each operator, so the
     /// libraries must be able to run the layer.
     ///
-    /// `tokens` is the greatest number of tokens of a forward pass.
+    /// `pass` has the greatest number of tokens: that number alone for a plain pass, or a [`Pass`] for one that is padded,
+    /// overlapped or routed elsewhere.
     ///
     /// # Errors
     /// [`Error::Rule`] where a size breaks a rule of an operator,
     /// [`Error::MissingOperator`] and [`Error::Vendor`].
-    pub fn memory_plan(device: &Device, spec: &MoeSpec, options: LayerOptions, tokens: usize) -> Result<MemoryPlan> {
-        memory::plan(device, spec, options, tokens)
+    pub fn memory_plan(
+        device: &Device,
+        spec: &MoeSpec,
+        options: LayerOptions,
+        pass: impl Into<Pass>,
+    ) -> Result<MemoryPlan> {
+        memory::plan(device, spec, options, pass.into())
     }
 
     /// Copies a layer's weights to the device, expert by expert through a bounded pinned buffer.

@@ -195,6 +195,9 @@ impl<'a> Upload<'a> {
         // The buffer is as long as the largest part, see `staging_bytes`.
         let staged = self.staging.get_mut(..bytes).unwrap_or_default();
         self.source.fill(part, experts, dtype, staged)?;
+        if part == Part::ExpertTable {
+            check_table(bytemuck::cast_slice(staged), self.source.spec())?;
+        }
         // Pinned memory is aligned for every element type.
         match target.dtype() {
             DType::F32 => target.copy_from_host::<f32>(self.stream, bytemuck::cast_slice(staged))?,
@@ -207,4 +210,13 @@ impl<'a> Upload<'a> {
         (self.progress)(self.done, self.total);
         Ok(())
     }
+}
+
+/// Refuses a table of experts by token id that names one that is not there: the device would read beyond its tensors.
+fn check_table(table: &[i32], spec: &MoeSpec) -> Result<()> {
+    let experts = spec.experts().routed();
+    let wrong = table.iter().position(|&id| !usize::try_from(id).is_ok_and(|id| id < experts));
+    let Some((index, id)) = wrong.and_then(|index| Some((index, table.get(index)?))) else { return Ok(()) };
+    let found = format_args!("expert {id} for token id {}", index / spec.router().top_k.max(1)).to_string();
+    Err(Error::shape("table of experts by token id", found, format_args!("experts 0 to {}", experts.saturating_sub(1))))
 }

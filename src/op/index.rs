@@ -78,7 +78,8 @@ fn indexed(
 
 /// Rows of a matrix by an index of any shape (`aclnnEmbedding`).
 ///
-/// * `weight`: f32, f16, bf16, i32, i64 or bool, `[V, N]`. * `indices`: i32 or i64, `[..]`.
+/// * `weight`: f32, f16, bf16, i32, i64 or bool, `[V, N]`. * `indices`: i32 or i64, `[..]`, each in `0..V`: one beyond
+///   gives anything, a negative one is an error of the device (ops-nn, index/embedding, docs). The simulator reports both.
 /// * `out`: dtype of weight, `[.., N]`.
 ///
 /// # Errors

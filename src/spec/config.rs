@@ -215,26 +215,26 @@ impl<'a> Fields<'a> {
         self.only(&unread.collect::<Vec<_>>())
     }
 
-    /// Refuses fields that nothing has looked at, whose names contain one of `words`, that are not known to be harmless, and
-    /// that are on: not `null`, `false`, 0 or empty.
-    pub(super) fn nothing_else(&self, words: &[&str], harmless: impl Fn(&str) -> bool) -> Result<(), SpecError> {
-        let is_off = |value: &Value| match value {
+    /// Refuses fields about something, by parts of their names, that nothing has looked at and that are not off: nobody knows
+    /// whether they change the result. Those of no account are left out.
+    pub(super) fn nothing_else(&self, about: &[&str], of_no_account: &[&str]) -> Result<(), SpecError> {
+        let named = |field: &str, parts: &[&str]| parts.iter().any(|part| field.contains(part));
+        let off = |value: &Value| match value {
             Value::Null | Value::Bool(false) => true,
             Value::Number(number) => number.as_f64() == Some(0.0),
             Value::String(text) => text.is_empty(),
             Value::Array(items) => items.is_empty(),
-            _ => false,
+            Value::Object(fields) => fields.is_empty(),
+            Value::Bool(true) => false,
         };
-        let seen = self.seen.borrow();
         let unknown = self.map.iter().find(|(field, value)| {
-            words.iter().any(|word| field.contains(word))
-                && !seen.contains(*field)
-                && !harmless(field)
-                && !is_off(value)
+            named(field, about) && !named(field, of_no_account) && !self.seen.borrow().contains(*field) && !off(value)
         });
         match unknown {
+            Some((field, value)) => {
+                Err(SpecError::UnknownField { field: field.chars().take(60).collect(), value: shown(value) })
+            }
             None => Ok(()),
-            Some((field, value)) => Err(SpecError::UnknownField { field: field.clone(), value: shown(value) }),
         }
     }
 

@@ -90,16 +90,6 @@ pub enum SpecError {
         /// Experts in a group.
         per_group: usize,
     },
-    /// A field about mixtures of experts that is not known here.
-    #[error(
-        "field `{field}` is {value}: it is not known here and may change the result; legal is null, or a family that reads it"
-    )]
-    UnknownField {
-        /// The field.
-        field: String,
-        /// Its value.
-        value: String,
-    },
     /// A field with a value that this version does not compute.
     #[error("field `{field}` is {value}, which is not supported here; legal is {legal}")]
     Unsupported {
@@ -109,6 +99,17 @@ pub enum SpecError {
         value: String,
         /// What is supported.
         legal: String,
+    },
+    /// A field about mixtures of experts that no family reads: leaving it out could change the result.
+    #[error(
+        "field `{field}` is {value}, and what it does is not known here; legal is to leave it out, or off \
+             (null, false, 0, empty)"
+    )]
+    UnknownField {
+        /// The field, shortened.
+        field: String,
+        /// Its value, shortened.
+        value: String,
     },
     /// A family that is known, and does something that no axis of a layer says.
     #[error("`model_type` {model_type:?} is known and not supported: it has {what}")]

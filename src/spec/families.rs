@@ -18,7 +18,7 @@ const DEEPSEEK_V3: Family = Family {
     scale: Some("routed_scaling_factor"),
     scale_on_output: false,
     num: &["n_routed_experts", "num_local_experts", "num_experts"],
-    top_k: &["num_experts_per_tok", "num_experts_per_token"],
+    top_k: &["num_experts_per_tok", "num_experts_per_token", "experts_per_token"],
     inner: &["moe_intermediate_size"],
     act: Act::Silu,
     expert_bias: false,

@@ -160,31 +160,44 @@ const WATCHED: &[(&str, Only)] = &[
     ("num_router_groups", Only::Number(1.0)),
     ("use_grouped_topk", Only::Flag(false)),
     ("use_routing_bias", Only::Flag(true)),
+    ("use_moe", Only::Flag(true)),
+    ("use_moe_router_bias", Only::Flag(true)),
+    ("moe_router_enable_expert_bias", Only::Flag(true)),
+    ("moe_use_aux_free", Only::Flag(true)),
+    ("moe_gate", Only::Text("topk")),
+    ("moe_every_n_layer", Only::Number(1.0)),
+    ("norm_expert_weight", Only::Flag(true)),
+    ("shared_moe_mode", Only::Text("sigmoid")),
+    ("router_dtype", Only::OneOf(&["fp32", "float32"])),
     ("norm_topk_prob", Only::Flag(true)),
     ("moe_renormalize", Only::Flag(true)),
     ("route_norm", Only::Flag(true)),
 ];
 
-/// Parts of names of fields that are about mixtures: one that nothing here knows could change the result.
-const ABOUT_MIXTURES: &[&str] = &["expert", "moe", "router", "routed", "routing", "topk", "swiglu", "scoring"];
+/// Parts of names of fields that are about mixtures of experts.
+const ABOUT: &[&str] = &["moe", "expert", "router", "routed", "routing", "topk", "swiglu"];
 
-/// Fields with such names that change nothing in inference: losses, noise of training, what is returned or how it is run,
-/// and attention that chooses keys.
-const HARMLESS: &[&str] = &[
-    "enable_moe_fp32_combine",
-    "experts_implementation",
-    "index_topk",
-    "index_topk_blocks",
-    "moe_aux_loss_coeff",
-    "moe_drop_tokens",
-    "moe_jitter_eps",
-    "moe_loss_weight",
-    "moe_shared_expert_overlap",
+/// Parts of names of fields that a forward pass does not depend on, though they are: what training adds, what serving
+/// distributes, the indexer of sparse attention, layers that predict further tokens.
+const NO_ACCOUNT: &[&str] = &[
+    "loss",
+    "aux",
+    "jitter",
+    "balanc",
+    "capacity",
+    "update_speed",
     "output_router_logits",
-    "router_aux_loss_coef",
-    "router_aux_loss_coeff",
-    "router_jitter_noise",
-    "router_z_loss_coef",
+    "moe_group",
+    "world_size",
+    "parallel",
+    "overlap",
+    "enable_moe_fp32_combine",
+    "index_topk",
+    "mtp",
+    "initializer",
+    "init_std",
+    "num_shared_expert",
+    "use_mixed_mlp_moe",
 ];
 
 /// What the fields of one model give: its specs by layer.
@@ -203,7 +216,10 @@ impl Family {
 
     pub(super) fn read(&self, fields: &Fields<'_>, num_layers: usize) -> Result<Layout, SpecError> {
         let score = super::families::score_name(self.router.score);
-        fields.only(&[("scoring_func", Only::Text(score)), ("score_function", Only::Text(score))])?;
+        for field in ["scoring_func", "score_function", "moe_router_activation_func", "moe_router_activation"] {
+            fields.only(&[(field, Only::Text(score))])?;
+            fields.seen(field);
+        }
         let experts = self.experts(fields)?;
         let router = self.router(fields)?;
         let shared = self.shared(fields, &experts)?;
@@ -225,9 +241,8 @@ impl Family {
             NORM_FLAGS.iter().for_each(|flag| fields.seen(flag));
         }
         fields.only_unread(WATCHED)?;
-        fields.nothing_else(ABOUT_MIXTURES, |field| {
-            HARMLESS.contains(&field) || WATCHED.iter().any(|(w, _)| *w == field)
-        })?;
+        WATCHED.iter().for_each(|(field, _)| fields.seen(field));
+        fields.nothing_else(ABOUT, NO_ACCOUNT)?;
         let moe = kinds.into_iter().map(|(layer, hashed)| {
             let (mut router, mut experts, mut shared) = (router, experts, shared);
             if hashed {

@@ -26,16 +26,20 @@ pub(super) enum Layers {
     Listed,
 }
 
-/// Fields from which classes make `mlp_layer_types`.
-const LAYER_FIELDS: &[&str] = &[
-    "decoder_sparse_step",
+/// Fields that a list of the kinds of all layers is made from.
+const FROM_FIELDS: &[&str] = &[
     "first_k_dense_replace",
-    "mlp_only_layers",
     "moe_layer_freq",
-    "moe_layers_enum",
+    "decoder_sparse_step",
+    "mlp_only_layers",
     "moe_layer_interval",
     "moe_layer_start_index",
     "moe_layer_end_index",
+    "interleave_moe_layer_step",
+    "moe_layers",
+    "moe_layers_enum",
+    "expert_layer_period",
+    "expert_layer_offset",
 ];
 
 impl Layers {
@@ -64,7 +68,7 @@ impl Layers {
         let hash_layers = if hashed { fields.size_or("num_hash_layers", 0, 0..=MAX_LAYERS)? } else { 0 };
         if let Some(kinds) = fields.texts("mlp_layer_types")? {
             // A list that says it for each layer goes before the fields that it was made from.
-            LAYER_FIELDS.iter().for_each(|field| fields.seen(field));
+            FROM_FIELDS.iter().for_each(|field| fields.seen(field));
             // Longer lists go on with layers that predict further tokens.
             if kinds.len() < num_layers {
                 return Err(SpecError::Conflict {
@@ -171,8 +175,8 @@ impl Layers {
                 all.filter(|layer| (layer + 1).is_multiple_of(interval) && (start..end).contains(layer)).collect()
             }
             Self::Interleaved => {
-                fields.seen("interleave_moe_layer_step");
                 if fields.get("moe_layers").is_some() {
+                    fields.seen("interleave_moe_layer_step");
                     let mut listed = fields.indices("moe_layers", 0..=num_layers.saturating_sub(1))?;
                     listed.sort_unstable();
                     listed.dedup();

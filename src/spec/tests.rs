@@ -431,20 +431,6 @@ fn experts_without_weights_beside_latent_projections() {
 }
 
 #[test]
-fn fields_nobody_knows() {
-    for field in ["moe_router_twist", "expert_dropout_schedule", "n_routed_groups", "swiglu_beta", "post_topk_norm"] {
-        for config in [deepseek(), qwen(), mixtral(), pangu()] {
-            let error = refused(&with(config.clone(), field, json!(1.5)));
-            assert!(matches!(&error, SpecError::UnknownField { field: named, .. } if named == field), "{error}");
-            for off in [Value::Null, json!(false), json!(0), json!([])] {
-                read(&with(config.clone(), field, off));
-            }
-        }
-    }
-    read(&with(with(qwen(), "router_aux_loss_coef", json!(0.001)), "rope_twist", json!(3)));
-}
-
-#[test]
 fn models_without_a_mixture() {
     for first in [61, 10_000] {
         let error = refused(&with(deepseek(), "first_k_dense_replace", json!(first)));
@@ -503,6 +489,134 @@ fn bytes_of_the_weights() {
     assert_eq!(qwen.part_bytes(Part::Router, FloatType::Bf16), 128 * 2048 * 2);
     assert_eq!(qwen.weight_bytes(FloatType::F32), 4 * (128 * 2048 + 128 * 3 * 768 * 2048));
     assert_eq!(qwen.part_bytes(Part::SharedW13, FloatType::F32), 0);
+}
+
+#[test]
+fn fields_about_experts_that_nobody_reads() {
+    let on = [
+        ("moe_router_temperature", json!(2.0)),
+        ("expert_gains", json!([1.0, 0.5])),
+        ("use_moe_skip", json!(true)),
+        ("router_kind", json!("cosine")),
+        ("routed_bias", json!({"scale": 2})),
+        ("moe_gate", json!("sinkhorn")),
+        ("router_dtype", json!("bf16")),
+        ("norm_expert_weight", json!(false)),
+    ];
+    for (config, (name, value)) in [deepseek(), qwen(), mixtral()].into_iter().cycle().zip(on) {
+        let error = refused(&with(config, name, value));
+        let named = match &error {
+            SpecError::UnknownField { field, .. } => field == name,
+            SpecError::Unsupported { field, .. } => *field == name,
+            _ => false,
+        };
+        assert!(named && error.to_string().contains("legal is"), "{name}: {error}");
+    }
+    for off in [json!(null), json!(false), json!(0), json!(0.0), json!(""), json!([]), json!({})] {
+        assert!(ModelSpec::from_config(&with(qwen(), "moe_router_temperature", off)).is_ok());
+    }
+    // What training adds and serving distributes, generation, attention.
+    let of_no_account = [
+        ("router_z_loss_coef", json!(0.001)),
+        ("moe_aux_loss_coeff", json!(0.01)),
+        ("router_jitter_noise", json!(0.1)),
+        ("moe_capacity", json!([64, 64, 64])),
+        ("moe_router_bias_update_speed", json!(0.001)),
+        ("expert_model_parallel_size", json!(8)),
+        ("ep_size", json!(8)),
+        ("output_router_logits", json!(true)),
+        ("index_topk", json!(2048)),
+        ("top_k", json!(50)),
+        ("moe_gate", json!("topk")),
+        ("router_dtype", json!("fp32")),
+    ];
+    for (name, value) in of_no_account {
+        assert!(ModelSpec::from_config(&with(deepseek(), name, value)).is_ok(), "{name}");
+    }
+    let long = refused(&with(qwen(), &"moe".repeat(100_000), json!("x".repeat(100_000))));
+    assert!(matches!(long, SpecError::UnknownField { .. }) && long.to_string().len() < 400);
+}
+
+#[test]
+fn fields_that_contradict_each_other() {
+    let conflicts = |config: &Value, names: [&str; 2]| match refused(config) {
+        SpecError::Conflict { first, second, .. } => assert_eq!([first, second], names),
+        other => panic!("{other}"),
+    };
+    let twice = with(qwen(), "experts_per_token", json!(4));
+    conflicts(&twice, ["num_experts_per_tok", "experts_per_token"]);
+    assert!(ModelSpec::from_config(&with(twice, "experts_per_token", json!(8))).is_ok());
+    conflicts(&with(deepseek(), "num_shared_experts", json!(2)), ["n_shared_experts", "num_shared_experts"]);
+    conflicts(&with(deepseek(), "moe_renormalize", json!(false)), ["norm_topk_prob", "moe_renormalize"]);
+    let kinds = |count: usize| with(deepseek(), "mlp_layer_types", json!(vec!["sparse"; count]));
+    conflicts(&kinds(60), ["mlp_layer_types", "num_hidden_layers"]);
+    assert!(ModelSpec::from_config(&kinds(61)).is_ok());
+    let flags = with(deepseek(), "moe_layer_freq", json!(vec![1; 60]));
+    conflicts(&flags, ["moe_layer_freq", "num_hidden_layers"]);
+}
+
+#[test]
+fn routers_built_from_code_that_are_impossible() {
+    let experts = ExpertSpec::new(12, 64, 32);
+    let refused = |change: &dyn Fn(&mut RouterSpec, &mut ExpertSpec)| {
+        let (mut router, mut experts) = (RouterSpec::new(Score::Sigmoid, 4), experts);
+        change(&mut router, &mut experts);
+        MoeSpec::new(router, experts, None).unwrap_err()
+    };
+    for min in [-1e-9, f64::NEG_INFINITY, f64::INFINITY] {
+        let floor = refused(&|router, _| router.norm = Normalise::SumFloor { min });
+        assert_eq!(floor, SpecError::Floor { value: min });
+        assert!(floor.to_string().contains("0 or above"), "{floor}");
+    }
+    for eps in [f64::NAN, f64::INFINITY, -0.5] {
+        assert!(matches!(refused(&|router, _| router.norm = Normalise::Sum { eps }), SpecError::Epsilon { .. }));
+    }
+    let nan = refused(&|router, _| router.norm = Normalise::SumFloor { min: f64::NAN });
+    assert!(matches!(nan, SpecError::Floor { value } if value.is_nan()));
+    assert!(matches!(
+        refused(&|router, _| router.output_scale = f64::NAN),
+        SpecError::NotPositive { field: "output_scale", .. }
+    ));
+    // Groups of unequal size, and more experts than groups allow.
+    for n_group in [5, 7, 8] {
+        let each = refused(&|router, _| router.choice = Choice::EachGroup { n_group });
+        assert_eq!(each, SpecError::UnevenGroups { experts: 12, n_group });
+        let best = GroupSpec::new(n_group, 1, GroupScore::Max);
+        let best = refused(&|router, _| router.choice = Choice::Groups(best));
+        assert_eq!(best, SpecError::UnevenGroups { experts: 12, n_group });
+    }
+    for n_group in [0, 13] {
+        let each = refused(&|router, _| router.choice = Choice::EachGroup { n_group });
+        assert_eq!(each, SpecError::OutOfRange { field: "n_group", value: n_group.to_string(), min: 1, max: 12 });
+    }
+    for (top_k, n_group) in [(4, 3), (5, 2), (10, 4)] {
+        let each = refused(&|router, _| (router.top_k, router.choice) = (top_k, Choice::EachGroup { n_group }));
+        assert_eq!(each, SpecError::TopKPerGroup { top_k, n_group, per_group: 12 / n_group });
+    }
+    let kept = GroupSpec::new(6, 1, GroupScore::Max);
+    assert_eq!(
+        refused(&|router, _| router.choice = Choice::Groups(kept)),
+        SpecError::TopKInGroups { top_k: 4, topk_group: 1, per_group: 2 }
+    );
+    let table = |vocab| move |router: &mut RouterSpec, _: &mut ExpertSpec| router.choice = Choice::Table { vocab };
+    assert!(matches!(refused(&table(0)), SpecError::OutOfRange { field: "vocab_size", .. }));
+    assert_eq!(
+        refused(&|router, _| (router.choice, router.choice_bias) = (Choice::Table { vocab: 9 }, true)),
+        SpecError::BiasedTable
+    );
+    // Experts without weights count among those that the router chooses from.
+    assert_eq!(refused(&|router, _| router.top_k = 13), SpecError::TopK { top_k: 13, experts: 12 });
+    assert_eq!(
+        refused(&|router, experts| (router.top_k, experts.zero, experts.copy) = (16, 2, 1)),
+        SpecError::TopK { top_k: 16, experts: 15 }
+    );
+    assert_eq!(refused(&|_, experts| (experts.copy, experts.latent) = (1, Some(8))), SpecError::LatentCopies);
+    let clamp = |limit| Activation::SWIGLU.clamped(limit, ClampAt::Before);
+    for limit in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = refused(&|_, experts| experts.activation = clamp(limit));
+        assert!(matches!(error, SpecError::NotPositive { field: "limit", .. }), "{error}");
+    }
+    assert!(matches!(refused(&|_, experts| experts.activation = clamp(1.0).ungated()), SpecError::NoGate { .. }));
 }
 
 mod mutated {

@@ -177,7 +177,8 @@ impl Rig {
     /// Closes the device. What the simulator found by then, memory left behind included, fails the case.
     pub(crate) fn close(self) {
         let Self { stream, device, cann, sim } = self;
-        device.synchronize().unwrap();
+        // Not the device: cases that run beside this one on the same simulator capture streams of theirs.
+        stream.synchronize().unwrap();
         let library = cann.libraries().first().map(|library| library.path.clone());
         let simulated = cann.is_simulated();
         drop((stream, device, cann));

@@ -21,10 +21,12 @@ mod fillings;
 mod golden;
 #[path = "../../examples/golden/main.rs"]
 mod golden_example;
+mod kinds;
 mod laws;
 mod layouts;
 mod memory;
 mod operators;
+mod passes;
 mod path;
 #[path = "../reference/mod.rs"]
 mod reference;
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         path::cases(),
         memory::cases(),
         threads::cases(),
+        passes::cases(),
     ];
     let cases: Vec<Case> = cases.into_iter().flatten().collect();
     let mut trials: Vec<Trial> =

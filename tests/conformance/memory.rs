@@ -77,7 +77,7 @@ fn layers_share_scratch(rig: &Rig, name: &str, dtype: FloatType) {
     let inputs = [0, 1].map(|i| Given::new(&layers[i], &Recorded::of(&checkpoint, indices[i]).repeated(TOKENS[i])));
     let run = |streams: [&Stream; 2]| {
         let results = [0, 1].map(|i| layers[i].forward(streams[i], inputs[i].input()).unwrap());
-        rig.device.synchronize().unwrap();
+        streams.into_iter().for_each(|stream| stream.synchronize().unwrap());
         let in_use = rig.device.bytes_in_use();
         drop(results);
         in_use

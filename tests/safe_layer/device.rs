@@ -3,9 +3,15 @@
 use std::process::Command;
 use std::sync::Arc;
 
+use ascend_moe::checkpoint::{Checkpoint, CheckpointError, HostLayer, TensorFile};
+use ascend_moe::layer::{
+    ChunkPlan, LayerInput, LayerOptions, LayerOutput, MemoryPlan, MoeLayer, Pass, Probe, RoutedOutput, Router,
+    RouterPlan, Step,
+};
+use ascend_moe::spec::{ModelSpec, MoeSpec, SpecError};
 use ascend_moe::{
-    Cann, Device, DeviceBuffer, Error, Event, Family, Pending, PinnedBuffer, Sequence, Stream, Tensor, TensorView,
-    TensorViewMut, op,
+    Cann, CaptureMode, Device, DeviceBuffer, Error, Event, Family, Footprint, Graph, MemoryInfo, Pending, PinnedBuffer,
+    PlannedCall, Sequence, Stream, Tensor, TensorView, TensorViewMut, VendorError, op,
 };
 use ascend_sys::{FunctionId, Release};
 use cann_sim::FindingKind;
@@ -242,6 +248,11 @@ fn handles_may_cross_threads() {
     send_sync::<TensorView<'static>>();
     send_sync::<TensorViewMut<'static>>();
     send_sync::<Error>();
+    send_sync::<(VendorError, MemoryInfo, Footprint, PlannedCall, Release)>();
+    send_sync::<(Graph, CaptureMode)>();
+    send_sync::<(MoeLayer, Router, RouterPlan, LayerOutput, RoutedOutput, LayerInput<'static>)>();
+    send_sync::<(LayerOptions, Pass, MemoryPlan, ChunkPlan, Probe, Step)>();
+    send_sync::<(MoeSpec, ModelSpec, SpecError, Checkpoint, HostLayer<'static>, TensorFile, CheckpointError)>();
 
     // A sequence is one thread's: this does not compile where it is `Send`, as both implementations would fit.
     trait IfSend<A> {

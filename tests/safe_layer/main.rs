@@ -9,8 +9,13 @@
 mod calls;
 mod choosing;
 mod device;
+mod engine;
 mod finalize_v3;
 mod graph;
+mod graph_update;
+#[allow(dead_code, reason = "shared with the conformance suite")]
+#[path = "../conformance/kinds.rs"]
+mod kinds;
 mod memory;
 mod operators;
 mod permute;
@@ -18,3 +23,5 @@ mod rig;
 mod rules;
 mod sequence;
 mod softmax_gating;
+#[path = "../conformance/synthetic.rs"]
+mod synthetic;

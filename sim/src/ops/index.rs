@@ -2,6 +2,7 @@
 
 use ascend_sys::aclDataType;
 use ascend_sys::ops::TensorDesc;
+use moe_kernels::KernelError;
 use moe_kernels::elementwise::map;
 use moe_kernels::index::{self, Scatter};
 use moe_kernels::lanes::Lanes;
@@ -57,13 +58,22 @@ pub(super) fn scatter(args: &Args, device: &Device<'_>) -> Ran {
     })
 }
 
-/// Whole slices of a tensor along an axis.
-fn slices(args: &Args, device: &Device<'_>, (x_name, axis): (&'static str, usize), index_name: &'static str) -> Ran {
+/// Whole slices of a tensor along an axis. Negative indices count from the end where `wraps`.
+fn slices(
+    args: &Args,
+    device: &Device<'_>,
+    (x_name, axis): (&'static str, usize),
+    index_name: &'static str,
+    wraps: bool,
+) -> Ran {
     let x = args.tensor(x_name).ok_or(OpError::Null(x_name))?;
     let index = args.tensor(index_name).ok_or(OpError::Null(index_name))?;
     let out = args.tensor("out").ok_or(OpError::Null("out"))?;
     let places = indices(device, index_name, index)?;
     let lanes = Lanes::new(&sizes(x).0, axis)?;
+    if let Some((position, &index)) = places.iter().enumerate().find(|(_, index)| **index < 0 && !wraps) {
+        return Err(KernelError::Index { position, index, size: lanes.size }.into());
+    }
     with_number!(x.dtype, T => {
         let source = dense::<T>(device, x_name, x, overlap(x, out))?;
         write_dense::<T>(device, "out", out, |out| Ok(index::select(&source, lanes, &places, out)?))
@@ -72,11 +82,11 @@ fn slices(args: &Args, device: &Device<'_>, (x_name, axis): (&'static str, usize
 
 pub(super) fn index_select(args: &Args, device: &Device<'_>) -> Ran {
     let x = args.tensor("self").ok_or(OpError::Null("self"))?;
-    slices(args, device, ("self", axis(args.int("dim"), x)), "index")
+    slices(args, device, ("self", axis(args.int("dim"), x)), "index", true)
 }
 
 pub(super) fn embedding(args: &Args, device: &Device<'_>) -> Ran {
-    slices(args, device, ("weight", 0), "indices")
+    slices(args, device, ("weight", 0), "indices", false)
 }
 
 pub(super) fn cat(args: &Args, device: &Device<'_>) -> Ran {
