@@ -103,6 +103,7 @@ fn main() -> ExitCode {
     trials.extend(laws::trials());
     trials.extend(layouts::trials());
     trials.extend(example::trials());
+    trials.extend(passes::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     fillings::remove_shared_tree();
     conclusion.exit_code()

@@ -5,38 +5,58 @@ use std::thread;
 
 use ascend_moe::layer::{LayerOutput, MoeLayer, Pass};
 use ascend_moe::spec::{FloatType, Part};
-use ascend_moe::{CaptureMode, DType, Error, Stream, Tensor};
+use ascend_moe::{CaptureMode, DType, Error, Release, Stream, Tensor};
 use ascend_sys::{ALL_IDS, FunctionId};
+use libtest_mimic::Trial;
 
 use crate::checkpoints::Bits;
 use crate::files::{DTYPES, assert_near};
 use crate::fillings::Rig;
 use crate::kinds::{Given, Kind, kinds};
-use crate::{Case, case};
+use crate::{Case, case, trial};
 
 const TOKENS: usize = 37;
 
+type Body = fn(&Rig, &Kind);
+
+const BODIES: [(&str, Body); 10] = [
+    ("plan_is_the_peak", plan_is_the_peak),
+    ("routed_plan_is_the_peak", routed_plan_is_the_peak),
+    ("queues_and_nothing_else", queues_and_nothing_else),
+    ("padding_reaches_nobody", padding_reaches_nobody),
+    ("overlapped_gives_the_same", overlapped_gives_the_same),
+    ("weights_are_replaced_between_passes", weights_are_replaced),
+    ("chunks_within_a_limit", chunks_within_a_limit),
+    ("captured", captured),
+    ("overlapped_and_captured", overlapped_and_captured),
+    ("a_graph_is_put_on_other_tensors", updated),
+];
+
 pub(crate) fn cases() -> Vec<Case> {
-    type Body = fn(&Rig, &Kind);
-    let bodies: [(&str, Body); 10] = [
-        ("plan_is_the_peak", plan_is_the_peak),
-        ("routed_plan_is_the_peak", routed_plan_is_the_peak),
-        ("queues_and_nothing_else", queues_and_nothing_else),
-        ("padding_reaches_nobody", padding_reaches_nobody),
-        ("overlapped_gives_the_same", overlapped_gives_the_same),
-        ("weights_are_replaced_between_passes", weights_are_replaced),
-        ("chunks_within_a_limit", chunks_within_a_limit),
-        ("captured", captured),
-        ("overlapped_and_captured", overlapped_and_captured),
-        ("a_graph_is_put_on_other_tensors", updated),
-    ];
     let mut cases = vec![case("passes::threads", threads), case("passes::layers_share_scratch", layers_share_scratch)];
     for kind in kinds() {
-        for (name, body) in bodies {
+        for (name, body) in BODIES {
             cases.push(case(format!("passes::{}::{name}", kind.name), move |rig: &Rig| body(rig, &kind)));
         }
     }
     cases
+}
+
+/// The same in the older releases, where more routers are composed.
+pub(crate) fn trials() -> Vec<Trial> {
+    let releases = [Release::new(8, 5, 0), Release::new(9, 0, 0)];
+    let trials = releases.into_iter().flat_map(|release| kinds().into_iter().map(move |kind| (release, kind)));
+    trials
+        .map(|(release, kind)| {
+            trial(format!("in_process::passes::{}::all_in_{release}", kind.name), move || {
+                for (_, body) in BODIES {
+                    let rig = Rig::simulated(|config| config.release = release);
+                    body(&rig, &kind);
+                    rig.close();
+                }
+            })
+        })
+        .collect()
 }
 
 fn forward(stream: &Stream, layer: &MoeLayer, given: &Given) -> Bits {
@@ -233,9 +253,9 @@ fn weights_are_replaced(rig: &Rig, kind: &Kind) {
     let other = Stream::new(&rig.device).unwrap();
     layer.forward_into(&rig.stream, given.input(), &mut queued).unwrap();
     let num = kind.spec.experts().num;
+    let ranges = [0..2, 2..2, 2..num];
     for part in Part::ALL {
-        let ranges = if part.per_expert() { vec![0..2, 2..2, 2..num] } else { vec![0..0] };
-        for range in ranges {
+        for range in ranges.iter().take(if part.per_expert() { 3 } else { 1 }).cloned() {
             let replaced = layer.replace_weights(&other, &new, part, range);
             match kind.spec.shape(part) {
                 Some(_) => replaced.unwrap(),

@@ -171,6 +171,42 @@ fn token_ids_out_of_range_are_found() {
     }
 }
 
+/// Experts that do not exist, of a pass that was routed elsewhere.
+#[test]
+fn routed_ids_out_of_range_are_found() {
+    for id in [-1, 12, i32::MAX] {
+        let mut rig = Rig::new();
+        rig.expect_findings();
+        let kind = kind("softmax");
+        let layer = kind.layer(&rig.stream);
+        let given = kind.given(&rig.device, 3, 1);
+        let ids = Tensor::from_slice(&rig.device, &[0, id, 11], &[3, 1]).unwrap();
+        let weights = Tensor::from_slice(&rig.device, &[1f32; 3], &[3, 1]).unwrap();
+        let routed = layer.forward_routed(&rig.stream, given.x.view(), ids.view(), weights.view());
+        drop(routed.unwrap());
+        assert_eq!(rig.stream.synchronize().unwrap_err().code(), Some(507_015), "{id}");
+        // They get no row, which the operator that adds rows up misses.
+        let findings = rig.findings();
+        let named = |finding: &cann_sim::Finding| finding.to_string().contains("aclnnMoeFinalizeRoutingV2");
+        assert!(findings.iter().any(named), "{id}: {findings:?}");
+    }
+}
+
+/// A number of real tokens that is less than none is none, and one above all is all.
+#[test]
+fn numbers_of_real_tokens_beyond_the_tokens() {
+    let rig = Rig::new();
+    let kind = kind("grouped_sigmoid_with_shared");
+    let layer = kind.layer(&rig.stream);
+    let given = kind.given(&rig.device, 5, 1);
+    for (valid, rows) in [(-1, 0), (-1_000_000, 0), (0, 0), (5, 20), (6, 20), (1_000_000, 20)] {
+        let valid = Tensor::from_slice(&rig.device, &[valid], &[1]).unwrap();
+        let input = LayerInput::from(given.x.view()).with_valid_tokens(valid.view());
+        let counts: Vec<i64> = layer.forward(&rig.stream, input).unwrap().expert_counts.to_vec(&rig.stream).unwrap();
+        assert_eq!(counts.iter().sum::<i64>(), rows);
+    }
+}
+
 /// A source whose table names an expert that is not there.
 struct WrongTable<'a> {
     of: &'a dyn WeightSource,
