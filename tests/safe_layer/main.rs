@@ -9,7 +9,11 @@
 mod calls;
 mod choosing;
 mod device;
+mod expand;
+mod finalize_v1;
 mod finalize_v3;
+mod fused_topk;
+mod gating_v2;
 mod graph;
 mod memory;
 mod operators;
@@ -18,3 +22,4 @@ mod rig;
 mod rules;
 mod sequence;
 mod softmax_gating;
+mod worked;
