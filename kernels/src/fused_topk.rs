@@ -17,7 +17,8 @@ pub struct FusedTopK {
     pub summed: usize,
     /// Experts per token (topK).
     pub top_k: usize,
-    /// Factor on the weights, which are divided by their sum then (isNorm and scale); `None` for the scores as they are.
+    /// Factor on the weights, which are divided by their sum then (isNorm and scale); `None` for the scores as they
+    /// are.
     pub scale: Option<f32>,
 }
 
@@ -58,16 +59,16 @@ impl Replicas<'_> {
     }
 }
 
-/// Chooses experts by sigmoid and bias, in parallel over tokens, in f32; see [`gating_top_k`] for order and ties. With replicas,
-/// token t gets number `t % count` of each expert's.
+/// Chooses experts by sigmoid and bias, in parallel over tokens, in f32; see [`gating_top_k`] for order and ties. With
+/// replicas, token t gets number `t % count` of each expert's.
 ///
 /// - `logits` host `T [tokens, experts]`, `bias` host `T [experts]`.
 /// - `weights` host f32 `[tokens, top_k]`, without the bias.
 /// - `indices` host i32 `[tokens, top_k]`, best first.
 ///
 /// # Errors
-/// Those of [`gating_top_k`]; [`KernelError::Range`] for a count of replicas that is negative or more than the table has columns,
-/// which CANN does not check.
+/// Those of [`gating_top_k`]; [`KernelError::Range`] for a count of replicas that is negative or more than the table
+/// has columns, which CANN does not check.
 pub fn fused_top_k<T: Float>(
     params: &FusedTopK,
     logits: &[T],

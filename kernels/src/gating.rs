@@ -1,8 +1,9 @@
 //! The router's choice: scores from logits, group limits, top-k or a table of tokens, weights.
 //!
-//! Source: ops-transformer 9.1.0, moe/moe_gating_top_k and moe/moe_fused_topk (kernels of arch22, which A3 runs); for tables and the
-//! root of softplus its master of August 2026. Their reductions sum in an order of their own and their exp and division are within
-//! an ulp or so; compare weights with a tolerance (vllm-ascend uses rtol 1e-5), indices exactly.
+//! Source: ops-transformer 9.1.0, moe/moe_gating_top_k and moe/moe_fused_topk (kernels of arch22, which A3 runs); for
+//! tables and the root of softplus its master of August 2026. Their reductions sum in an order of their own and their
+//! exp and division are within an ulp or so; compare weights with a tolerance (vllm-ascend uses rtol 1e-5), indices
+//! exactly.
 
 use rayon::prelude::*;
 
@@ -34,7 +35,8 @@ pub enum Division {
 pub enum GroupScore {
     /// Its best expert (groupSelectMode 0).
     Max,
-    /// The sum of its best so many, at least 1 and at most the experts of a group (2 for groupSelectMode 1, topN of MoeFusedTopk).
+    /// The sum of its best so many, at least 1 and at most the experts of a group (2 for groupSelectMode 1, topN of
+    /// MoeFusedTopk).
     TopSum(usize),
 }
 
@@ -43,8 +45,8 @@ pub enum GroupScore {
 pub enum Dropped {
     /// They are out, whatever happens (MoeGatingTopK). Groups of one expert mean no limit there.
     Removed,
-    /// Their score, bias included, is multiplied by 0 (MoeFusedTopk): they are chosen where the kept ones are fewer than top_k or below
-    /// 0, and where a score is not finite.
+    /// Their score, bias included, is multiplied by 0 (MoeFusedTopk): they are chosen where the kept ones are fewer
+    /// than top_k or below 0, and where a score is not finite.
     Zeroed,
 }
 
@@ -70,7 +72,8 @@ pub struct Gating {
     pub score: Score,
     /// Group limit. One group, or all groups kept, mean no limit.
     pub groups: Option<Groups>,
-    /// How the chosen scores are divided by their sum plus `eps`, if so. MoeGatingTopK always does so but for softmax with renorm 0.
+    /// How the chosen scores are divided by their sum plus `eps`, if so. MoeGatingTopK always does so but for softmax
+    /// with renorm 0.
     pub renormalise: Option<Division>,
     /// Added to the sum of the chosen scores.
     pub eps: f32,
@@ -80,8 +83,8 @@ pub struct Gating {
 
 /// Chooses experts and their weights, in parallel over tokens, in f32.
 ///
-/// The choice is by score plus bias, the weight is from the score alone. NaN comes first, then descending order; ties go to the
-/// lower expert. The order of the output is that of the choice.
+/// The choice is by score plus bias, the weight is from the score alone. NaN comes first, then descending order; ties
+/// go to the lower expert. The order of the output is that of the choice.
 ///
 /// - `logits` host `T [tokens, experts]`.
 /// - `bias` host `T [experts]`.
@@ -106,8 +109,8 @@ pub fn gating_top_k<T: Float, W: Float>(
     route(gating, logits, experts, choice, weights, indices, scores)
 }
 
-/// Gives the weights of experts that were chosen before (hash mode of MoeGatingTopKV2). Arguments as for [`gating_top_k`]; groups
-/// have no say.
+/// Gives the weights of experts that were chosen before (hash mode of MoeGatingTopKV2). Arguments as for
+/// [`gating_top_k`]; groups have no say.
 ///
 /// - `chosen` host i32 `[tokens, top_k]`, which become the indices.
 ///
@@ -139,12 +142,12 @@ pub fn gating_chosen<T: Float, W: Float>(
 
 /// Looks up the experts of tokens: `chosen[t, :] = table[token_ids[t], :]`.
 ///
-/// - `token_ids` host i64 `[tokens]`, `table` host i64 `[token ids, top_k]`, `chosen` host i32 `[tokens, top_k]`. An expert beyond
-///   32 bits becomes the greatest or least number of 32 bits, which is none.
+/// - `token_ids` host i64 `[tokens]`, `table` host i64 `[token ids, top_k]`, `chosen` host i32 `[tokens, top_k]`. An
+///   expert beyond 32 bits becomes the greatest or least number of 32 bits, which is none.
 ///
 /// # Errors
-/// [`KernelError::Length`] or [`KernelError::NotMultiple`] when sizes do not fit, [`KernelError::RowIndex`] for a token id that the
-/// table does not have; CANN does not check it.
+/// [`KernelError::Length`] or [`KernelError::NotMultiple`] when sizes do not fit, [`KernelError::RowIndex`] for a token
+/// id that the table does not have; CANN does not check it.
 pub fn look_up(token_ids: &[i64], table: &[i64], top_k: usize, chosen: &mut [i32]) -> Result<(), KernelError> {
     let rows = error::divide("table over top_k", table.len(), top_k)?;
     error::length("chosen experts", error::product("tokens x top_k", &[token_ids.len(), top_k])?, chosen.len())?;

@@ -93,9 +93,9 @@ impl Routing {
 
     /// Writes the counts of the active experts as a group list.
     ///
-    /// - `out` host i64 or i32 `[active experts]`; for [`GroupListKind::KeyValue`] `[all experts, 2]`: the non-empty experts, ascending,
-    ///   as pairs of global id and count, then zeros up to row `active experts + 1`; **rows after that are not written** (CANN's
-    ///   multi-core path leaves them too, its small path zeroes them).
+    /// - `out` host i64 or i32 `[active experts]`; for [`GroupListKind::KeyValue`] `[all experts, 2]`: the non-empty
+    ///   experts, ascending, as pairs of global id and count, then zeros up to row `active experts + 1`; **rows after that
+    ///   are not written** (CANN's multi-core path leaves them too, its small path zeroes them).
     ///
     /// # Errors
     /// [`KernelError::Length`], and for pairs [`KernelError::NotMultiple`], when `out` has another size.

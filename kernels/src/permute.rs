@@ -83,7 +83,8 @@ impl Permutation {
 
     /// Copies the tokens' rows to the first sorted rows, in parallel.
     ///
-    /// - `src` host bytes `[slots / top_k, row_bytes]`, `dst` host bytes `[rows, row_bytes]`, at most as many rows as slots.
+    /// - `src` host bytes `[slots / top_k, row_bytes]`, `dst` host bytes `[rows, row_bytes]`, at most as many rows as
+    ///   slots.
     ///
     /// # Errors
     /// [`KernelError::Length`], [`KernelError::NotMultiple`] or [`KernelError::Range`] when sizes do not fit.

@@ -79,7 +79,8 @@ proptest! {
         // Numbers by column give the rows of the slots, each at its number, and the rows of the same tokens.
         if experts.len().is_multiple_of(3) {
             let (count, top_k) = (experts.len() / 3, 3);
-            let numbers: Vec<i32> = (0..experts.len()).map(|slot| (slot % top_k * count + slot / top_k) as i32).collect();
+            let number = |slot| (slot % top_k * count + slot / top_k) as i32;
+            let numbers: Vec<i32> = (0..experts.len()).map(number).collect();
             let mut numbered = vec![-9; rows.len()];
             permutation.numbered_rows(&numbers, &mut numbered).unwrap();
             prop_assert!(numbers.iter().zip(&rows).all(|(number, row)| numbered[*number as usize] == *row));

@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 use crate::scratch::Sequence;
 use crate::tensor::{TensorView, TensorViewMut};
 
-/// Copies each token's row once per chosen expert, sorted by expert (`aclnnMoeInitRouting`). Slots go by number, by column:
-/// choice j of token t is `j * T + t`. The sort is stable.
+/// Copies each token's row once per chosen expert, sorted by expert (`aclnnMoeInitRouting`). Slots go by number, by
+/// column: choice j of token t is `j * T + t`. The sort is stable.
 ///
 /// * `x`: f32, f16 or bf16, `[T, H]`.
-/// * `row_idx`: i32, `[T, K]`: `j * T + t`, as [`moe_gating_top_k_softmax`](super::moe_gating_top_k_softmax) gives it. CANN
-///   does not check the numbers.
+/// * `row_idx`: i32, `[T, K]`: `j * T + t`, as [`moe_gating_top_k_softmax`](super::moe_gating_top_k_softmax) gives it.
+///   CANN does not check the numbers.
 /// * `expert_idx`: i32, `[T, K]`, values from 0 to below 2^24.
 /// * `expanded_x`: out, dtype of x, `[R, H]`, contiguous: the first R sorted rows, R being K times at most T.
 /// * `expanded_row_idx`: out, i32, `[T * K]`, contiguous: at each slot's number its sorted row.
@@ -70,21 +70,21 @@ pub enum RoutedCounts<'o, 'a> {
     Count(&'o mut TensorViewMut<'a>),
 }
 
-/// Copies each token's row once per chosen expert, sorted by expert, and counts (`aclnnMoeInitRoutingV2`). A slot is a token
-/// and one of its choices, `t * K + j`; the sort is stable.
+/// Copies each token's row once per chosen expert, sorted by expert, and counts (`aclnnMoeInitRoutingV2`). A slot is a
+/// token and one of its choices, `t * K + j`; the sort is stable.
 ///
 /// * `x`: f32, f16 or bf16, `[T, H]`.
 /// * `expert_idx`: i32, `[T, K]`, values from 0 to below 2^24; below the number of experts where there is a capacity or
 ///   anything is counted. CANN does not check them.
-/// * `expanded_x`: out, dtype of x, `[R, H]`: the first R sorted rows, at most all; with a capacity `[experts, capacity, H]`,
-///   rows that stay empty being 0.
+/// * `expanded_x`: out, dtype of x, `[R, H]`: the first R sorted rows, at most all; with a capacity
+///   `[experts, capacity, H]`, rows that stay empty being 0.
 /// * `row_idx`: out, i32, `[T * K]`: each slot's row, -1 for dropped ones.
 ///
 /// Without tokens nothing is called but to write 0 into the counts.
 ///
 /// # Errors
-/// [`Error::Shape`] for ends of rows with a capacity, which CANN does not write; [`Error::Rule`] and those common to all
-/// operators, see [`cast`](super::cast).
+/// [`Error::Shape`] for ends of rows with a capacity, which CANN does not write; [`Error::Rule`] and those common to
+/// all operators, see [`cast`](super::cast).
 pub fn moe_init_routing_v2(
     sequence: &Sequence<'_>,
     x: &TensorView<'_>,

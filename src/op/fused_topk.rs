@@ -27,14 +27,15 @@ pub struct FusedTopK {
 /// Physical experts that stand for the experts of a router, in [`moe_fused_topk`].
 #[derive(Clone, Copy)]
 pub struct ExpertReplicas<'a> {
-    /// i32, `[E]`: how many stand for each, from 0, which counts as 1, to the columns of the table. CANN does not check it.
+    /// i32, `[E]`: how many stand for each, from 0, which counts as 1, to the columns of the table. CANN does not check
+    /// it.
     pub counts: TensorView<'a>,
     /// i32, `[E, R]`, R at most 128: their ids.
     pub table: TensorView<'a>,
 }
 
-/// Sigmoid, group limit, choice and weights of a router in one operator (`aclnnMoeFusedTopk`). Computed in f32; ties go to
-/// the lower expert; NaN ranks first. With replicas, token t gets number `t % count` of those of each expert.
+/// Sigmoid, group limit, choice and weights of a router in one operator (`aclnnMoeFusedTopk`). Computed in f32; ties go
+/// to the lower expert; NaN ranks first. With replicas, token t gets number `t % count` of those of each expert.
 ///
 /// * `logits`: f32, f16 or bf16, `[T, E]`, at most 1024 experts.
 /// * `bias`: dtype of logits, `[E]`, added to the scores for the choice only.

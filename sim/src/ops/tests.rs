@@ -22,6 +22,9 @@ macro_rules! c {
     };
 }
 
+/// Chosen experts, weights, scores.
+type Routed = (Vec<i32>, Vec<f32>, Vec<f32>);
+
 struct Rig {
     sim: Sim,
     table: Table,
@@ -66,12 +69,7 @@ impl Rig {
     }
 
     /// Routes two tokens of four experts by a table for three token ids; the experts, weights and scores, or the fault.
-    fn route(
-        &self,
-        norm_type: i64,
-        ids: [i64; 2],
-        table: [i32; 6],
-    ) -> Result<(Vec<i32>, Vec<f32>, Vec<f32>), aclError> {
+    fn route(&self, norm_type: i64, ids: [i64; 2], table: [i32; 6]) -> Result<Routed, aclError> {
         let x = [0.0, -1.0, 1.0, 2.0, 0.0, 3f32.ln(), 0.0, 0.0];
         let (y, chosen, scores) = (self.memory(&[0f32; 4]), self.memory(&[0i32; 4]), self.memory(&[0f32; 8]));
         let (float, int) = (aclDataType::FLOAT, aclDataType::INT32);
@@ -139,7 +137,7 @@ fn experts_from_a_table_of_tokens() {
     let (chosen, weights, scores) = rig.route(2, [2, 0], [1, 2, 7, 7, 0, 3]).unwrap();
     assert_eq!(chosen, [0, 3, 1, 2]);
     near(&weights[2..], &[1.171_572_9, 0.828_427_1]);
-    near(&scores[4..], &[0.832_554_6, 1.177_410, 0.832_554_6, 0.832_554_6]);
+    near(&scores[4..], &[0.832_554_6, 1.177_41, 0.832_554_6, 0.832_554_6]);
     assert_eq!(rig.sim.report(), []);
 }
 

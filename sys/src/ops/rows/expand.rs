@@ -16,8 +16,8 @@ mod first {
     pub(super) const EXPANDED_EXPERT_IDX: usize = 6;
 }
 
-/// `aclnnMoeInitRouting`: sorts the slots (token, choice) by expert and copies each slot's row of x to its place. Slots go
-/// by the numbers of rowIdx, by column: choice j of token t is `j * T + t`.
+/// `aclnnMoeInitRouting`: sorts the slots (token, choice) by expert and copies each slot's row of x to its place. Slots
+/// go by the numbers of rowIdx, by column: choice j of token t is `j * T + t`.
 ///
 /// With T tokens of width H and K choices each:
 /// * `x`: device, fp32, fp16 or bf16, `[T, H]`, any strides.
@@ -90,8 +90,8 @@ const SECOND_CODES: Codes = Codes {
     phase: Phase::One,
 };
 
-/// `aclnnMoeInitRoutingV2`: sorts the slots (token, choice) by expert, copies each slot's row of x to its place, counts.
-/// Slots go by row: choice j of token t is `t * K + j`.
+/// `aclnnMoeInitRoutingV2`: sorts the slots (token, choice) by expert, copies each slot's row of x to its place,
+/// counts. Slots go by row: choice j of token t is `t * K + j`.
 ///
 /// With T tokens of width H, K choices each, and M = min(activeNum, T * K) rows, T * K where activeNum is 0:
 /// * `x`: device, fp32, fp16 or bf16, `[T, H]`.
@@ -100,13 +100,13 @@ const SECOND_CODES: Codes = Codes {
 /// * `expertCapacityOptional`: at least 0, with dropPadMode 1 from 1 to T.
 /// * `expertNumOptional`: at least 0, with dropPadMode 1 or counts at least 1.
 /// * `dropPadModeOptional`: 0 (every slot kept) or 1 (expertCapacity slots per expert).
-/// * `expertTokensCountOrCumsumFlagOptional`: 0 (nothing), 1 (ends of the experts' rows), 2 (rows of each); without effect
-///   with dropPadMode 1.
+/// * `expertTokensCountOrCumsumFlagOptional`: 0 (nothing), 1 (ends of the experts' rows), 2 (rows of each); without
+///   effect with dropPadMode 1.
 /// * `expertTokensBeforeCapacityFlagOptional`: without effect with dropPadMode 0.
 /// * `expandedXOut`: device, dtype of x, `[M, H]`, or `[expertNum, expertCapacity, H]` with dropPadMode 1.
 /// * `expandedRowIdxOut`: device, int32, `[T * K]`: each slot's row, -1 for dropped ones.
-/// * `expertTokensCountOrCumsumOutOptional`, `expertTokensBeforeCapacityOutOptional`: device, int32, `[expertNum]`; may be
-///   null where they are not written.
+/// * `expertTokensCountOrCumsumOutOptional`, `expertTokensBeforeCapacityOutOptional`: device, int32, `[expertNum]`; may
+///   be null where they are not written.
 ///
 /// Any strides: the operator copies. T and H may be 0.
 pub(super) static MOE_INIT_ROUTING_V2: OpRow = OpRow {
@@ -172,9 +172,10 @@ pub(super) static MOE_INIT_ROUTING_V2: OpRow = OpRow {
         }),
     ],
     source: "ops-transformer 9.1.0, moe/moe_init_routing_v2 (docs, op_api, op_host tiling)",
-    doubtful: "The document gives 161002 for dtypes and 561002 for the rest. Whether tiling or a missing kernel refuses a \
-               dtype of expandedX other than that of x, and what a null pointer does where counts are asked for, was not \
-               seen. Nothing checks experts on the device. Whether expertNum has a greatest value was not seen.",
+    doubtful: "The document gives 161002 for dtypes and 561002 for the rest. Whether tiling or a missing kernel \
+               refuses a dtype of expandedX other than that of x, and what a null pointer does where counts are asked \
+               for, was not seen. Nothing checks experts on the device. Whether expertNum has a greatest value was not \
+               seen.",
 };
 
 fn drop_pad(call: &Call<'_>) -> bool {

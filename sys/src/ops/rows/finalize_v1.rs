@@ -23,8 +23,9 @@ fn check_as_v2<const I: usize>(call: &Call<'_>) -> Checked {
     (V2.rules[I].check)(&Call { operator: OperatorId::MoeFinalizeRoutingV2, args: &args, release: call.release })
 }
 
-/// `aclnnMoeFinalizeRouting`: `out[t] = x1[t] + x2[t] + sum_j scales[t, j] * (expandedX[row(t, j)] + bias[expert(t, j)])`,
-/// as [`V2`] with dropPadMode 0.
+/// `aclnnMoeFinalizeRouting`:
+/// `out[t] = x1[t] + x2[t] + sum_j scales[t, j] * (expandedX[row(t, j)] + bias[expert(t, j)])`, as [`V2`] with
+/// dropPadMode 0.
 ///
 /// With T tokens of width H, K choices each and E experts:
 /// * `expandedX`: device, fp32, fp16 or bf16, `[T * K, H]`.
@@ -64,6 +65,6 @@ pub(super) static MOE_FINALIZE_ROUTING: OpRow = OpRow {
     source: "ops-transformer 9.1.0, moe/moe_finalize_routing (docs), moe/moe_finalize_routing_v2 (op_host tiling)",
     doubtful: "Tiling was not read: the rules are those of the second operator where the document has them too. The \
                document also wants T * K rows of expandedX; here expandedRowIdx must only stay below them. Whether \
-               strides are taken is not said; whether dtypes that differ get 161002 or 561002 was not seen. That it rounds \
-               as the second operator does is taken from the names of the kernels, which both have in common.",
+               strides are taken is not said; whether dtypes that differ get 161002 or 561002 was not seen. That it \
+               rounds as the second operator does is assumed.",
 };

@@ -118,10 +118,10 @@ pub(super) static MOE_FUSED_TOPK: OpRow = OpRow {
         .with_code(aclnnStatus::ERR_INNER_NULLPTR),
     ],
     source: "ops-transformer 9.1.0, moe/moe_fused_topk (docs, op_api, op_kernel, golden script of its system test)",
-    doubtful: "Tiling was not read: that it refuses an activateType, and with which code, is a guess, as the op_api does \
-               not look at it. A table without columns passes the op_api and could not be read from. Where x is empty the \
-               op_api does not look at ranks either. A mappingNum above the columns of the table reads the next expert's. \
-               The document calls the experts of the table logical ones.",
+    doubtful: "Tiling was not read: that it refuses an activateType, and with which code, is a guess, as the op_api \
+               does not look at it. A table without columns passes the op_api and could not be read from. Where x is \
+               empty the op_api does not look at ranks either. A mappingNum above the columns of the table reads the \
+               next expert's. The document calls the experts of the table logical ones.",
 };
 
 fn experts(call: &Call<'_>) -> i64 {

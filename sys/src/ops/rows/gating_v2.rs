@@ -45,9 +45,10 @@ fn check_as_v1<const I: usize>(call: &Call<'_>) -> Checked {
 ///
 /// The parameters of [`V1`] mean what they mean there. With T tokens:
 /// * `inputIdsOptional`: device, int32 or int64, `[T]`: the token id of each token; may be null.
-/// * `tid2eidOptional`: device, int32 or int64, `[token ids, k]`: the experts of each token id; may be null. Where both are
-///   given the experts are `tid2eid[inputIds[t], :]` in that order, and neither bias nor groups have a say.
-/// * `normType`: 0 (softmax), 1 (sigmoid), 2 (root of softplus, without groups; weights are always divided by their sum).
+/// * `tid2eidOptional`: device, int32 or int64, `[token ids, k]`: the experts of each token id; may be null. Where both
+///   are given the experts are `tid2eid[inputIds[t], :]` in that order, and neither bias nor groups have a say.
+/// * `normType`: 0 (softmax), 1 (sigmoid), 2 (root of softplus, without groups; weights are always divided by their
+///   sum).
 pub(super) static MOE_GATING_TOP_K_V2: OpRow = OpRow {
     operator: OperatorId::MoeGatingTopKV2,
     codes: CODES,
@@ -106,12 +107,12 @@ pub(super) static MOE_GATING_TOP_K_V2: OpRow = OpRow {
         shared::<8>(),
         shared::<9>(),
     ],
-    source: "ops-transformer, master of August 2026, moe/moe_gating_top_k (docs of V2, op_api, op_host tiling, op_kernel \
-             without groups)",
-    doubtful: "No release has it yet: it is in 9.2.0-beta.2, written 9.2.0 in the list of functions. That Atlas A3 takes \
-               normType 2 is what document, tiling and kernel of the newest source say; a somewhat older master refused \
-               it there. An empty tensor escapes the check of dtypes of the op_api; tiling may refuse it. Nothing checks \
-               token ids or experts of the table on the device.",
+    source: "ops-transformer, master of August 2026, moe/moe_gating_top_k (docs of V2, op_api, op_host tiling, \
+             op_kernel without groups)",
+    doubtful: "No release has it yet: it is in 9.2.0-beta.2, written 9.2.0 in the list of functions. That Atlas A3 \
+               takes normType 2 is what document, tiling and kernel of the newest source say; a somewhat older master \
+               refused it there. An empty tensor escapes the check of dtypes of the op_api; tiling may refuse it. \
+               Nothing checks token ids or experts of the table on the device.",
 };
 
 /// Whether the experts are from a table: both tensors are there.
