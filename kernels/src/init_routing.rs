@@ -77,30 +77,45 @@ impl Routing {
         &self.counts
     }
 
+    /// Sorts the slots of all experts, where each slot must have one: aclnnMoeInitRoutingV2 where it counts or pads.
+    ///
+    /// - `expert_ids` host i32 `[tokens, top_k]`.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new); [`KernelError::ExpertId`] for an id that is no expert. CANN checks none.
+    pub fn complete(expert_ids: &[i32], experts: usize) -> Result<Self, KernelError> {
+        let exists = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < experts);
+        match expert_ids.iter().position(|id| !exists(id)) {
+            Some(slot) => Err(KernelError::ExpertId { slot, expert: expert_ids[slot], experts }),
+            None => Self::new(expert_ids, 0..experts),
+        }
+    }
+
     /// Writes the counts of the active experts as a group list.
     ///
-    /// - `out` host i64 `[active experts]`; for [`GroupListKind::KeyValue`] `[all experts, 2]`: the non-empty experts, ascending,
-    ///   as pairs of global id and count, then zeros up to row `active experts + 1`; **rows after that are not written** (CANN's
-    ///   multi-core path leaves them too, its small path zeroes them).
+    /// - `out` host i64 or i32 `[active experts]`; for [`GroupListKind::KeyValue`] `[all experts, 2]`: the non-empty
+    ///   experts, ascending, as pairs of global id and count, then zeros up to row `active experts + 1`; **rows after that
+    ///   are not written** (CANN's multi-core path leaves them too, its small path zeroes them).
     ///
     /// # Errors
     /// [`KernelError::Length`], and for pairs [`KernelError::NotMultiple`], when `out` has another size.
-    pub fn write_counts(&self, kind: GroupListKind, out: &mut [i64]) -> Result<(), KernelError> {
+    pub fn write_counts<C: From<i32> + Copy>(&self, kind: GroupListKind, out: &mut [C]) -> Result<(), KernelError> {
         match kind {
             GroupListKind::Count | GroupListKind::Cumsum => {
                 error::length("counts", self.counts.len(), out.len())?;
                 let mut sum = 0;
                 for (out, &count) in out.iter_mut().zip(&self.counts) {
-                    sum += count as i64;
-                    *out = if kind == GroupListKind::Count { count as i64 } else { sum };
+                    sum += count;
+                    *out = C::from(if kind == GroupListKind::Count { count } else { sum } as i32);
                 }
             }
             GroupListKind::KeyValue => {
                 let rows = error::divide("counts", out.len(), 2)?;
                 error::range("rows of counts", rows, self.counts.len(), usize::MAX)?;
                 let pairs = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
-                let zeros = std::iter::repeat([0, 0]);
-                let pairs = pairs.map(|(expert, &count)| [(self.experts.start + expert) as i64, count as i64]);
+                let zeros = std::iter::repeat([C::from(0); 2]);
+                let pairs =
+                    pairs.map(|(expert, &count)| [self.experts.start + expert, count].map(|n| C::from(n as i32)));
                 let written = rows.min(self.counts.len() + 1);
                 for (out, pair) in out.as_chunks_mut::<2>().0.iter_mut().zip(pairs.chain(zeros)).take(written) {
                     *out = pair;

@@ -11,6 +11,7 @@ pub mod element;
 pub mod elementwise;
 mod error;
 pub mod expert_table;
+pub mod fused_topk;
 pub mod gating;
 pub mod gemm;
 pub mod group_list;

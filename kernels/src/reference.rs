@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::combine::{Finalize, Rounding, Unpermute};
 use crate::element::Float;
 use crate::error::{self, KernelError};
-use crate::gating::{self, Division, Gating, GroupScore, Score};
+use crate::gating::{self, Division, Dropped, Gating, GroupScore, Score};
 use crate::gemm::{Bias, Weight};
 use crate::group_list::Group;
 use crate::grouped_gemm::Expert;
@@ -183,12 +183,12 @@ fn best_of(scores: &[f32], mut left: Vec<usize>, n: usize) -> Vec<usize> {
 ///
 /// # Errors
 /// As there.
-pub fn gating_top_k<T: Float>(
+pub fn gating_top_k<T: Float, W: Float>(
     gating: &Gating,
     logits: &[T],
     experts: usize,
     bias: Option<&[T]>,
-    weights: &mut [T],
+    weights: &mut [W],
     indices: &mut [i32],
     scores_out: Option<&mut [f32]>,
 ) -> Result<(), KernelError> {
@@ -200,6 +200,7 @@ pub fn gating_top_k<T: Float>(
         let x: Vec<f32> = (0..experts).map(|e| logits[t * experts + e].to_f32()).collect();
         let scores: Vec<f32> = match gating.score {
             Score::Sigmoid => x.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+            Score::SqrtSoftplus => x.iter().map(|x| (x.exp() + 1.0).ln().sqrt()).collect(),
             Score::Softmax(division) => {
                 let mut max = f32::NEG_INFINITY;
                 for x in &x {
@@ -216,23 +217,30 @@ pub fn gating_top_k<T: Float>(
                 }
             }
         };
-        let biased: Vec<f32> =
+        let mut biased: Vec<f32> =
             (0..experts).map(|e| bias.map_or(scores[e], |bias| scores[e] + bias[e].to_f32())).collect();
         let mut candidates: Vec<usize> = (0..experts).collect();
         if let Some(groups) = gating.groups {
             let members = experts / groups.count;
             let group_scores: Vec<f32> = (0..groups.count)
                 .map(|g| {
-                    let top = best_of(&biased, (g * members..(g + 1) * members).collect(), 2);
-                    match groups.score {
-                        GroupScore::Max => biased[top[0]],
-                        GroupScore::TopTwoSum => biased[top[0]] + biased[top[1]],
+                    let summed = match groups.score {
+                        GroupScore::Max => 1,
+                        GroupScore::TopSum(best) => best,
+                    };
+                    let mut sum = 0.0;
+                    for e in best_of(&biased, (g * members..(g + 1) * members).collect(), summed) {
+                        sum += biased[e];
                     }
+                    sum
                 })
                 .collect();
-            if 1 < groups.count && groups.count < experts && groups.keep < groups.count {
-                let kept = best_of(&group_scores, (0..groups.count).collect(), groups.keep);
-                candidates.retain(|e| kept.contains(&(e / members)));
+            let kept = best_of(&group_scores, (0..groups.count).collect(), groups.keep);
+            let is_kept = |e: usize| kept.contains(&(e / members));
+            match groups.dropped {
+                Dropped::Removed if members > 1 => candidates.retain(|e| is_kept(*e)),
+                Dropped::Removed => {}
+                Dropped::Zeroed => (0..experts).filter(|e| !is_kept(*e)).for_each(|e| biased[e] *= 0.0),
             }
         }
         let chosen = best_of(&biased, candidates, gating.top_k);
@@ -242,10 +250,12 @@ pub fn gating_top_k<T: Float>(
         }
         for (j, e) in chosen.iter().enumerate() {
             let mut weight = scores[*e];
-            if gating.renormalise {
-                weight /= sum + gating.eps;
+            match gating.renormalise {
+                None => {}
+                Some(Division::ByQuotient) => weight /= sum + gating.eps,
+                Some(Division::ByReciprocal) => weight *= 1.0 / (sum + gating.eps),
             }
-            weights[t * gating.top_k + j] = T::from_f32(weight * gating.scale);
+            weights[t * gating.top_k + j] = W::from_f32(weight * gating.scale);
             indices[t * gating.top_k + j] = *e as i32;
         }
         all_scores.extend(scores);

@@ -41,7 +41,7 @@ pub fn softmax_top_k<T: Float>(
     softmax: Option<&mut [f32]>,
 ) -> Result<(), KernelError> {
     let score = Score::Softmax(Division::ByQuotient);
-    let all = Gating { top_k, score, groups: None, renormalise: false, eps: 0.0, scale: 1.0 };
+    let all = Gating { top_k, score, groups: None, renormalise: None, eps: 0.0, scale: 1.0 };
     let tokens = gating::check(&all, logits.len(), experts, None)?;
     if let Some(finished) = finished {
         error::length("finished", tokens, finished.len())?;

@@ -6,9 +6,10 @@ mod common;
 
 use common::*;
 use half::bf16;
+use moe_kernels::KernelError;
 use moe_kernels::activation::swiglu;
 use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
-use moe_kernels::gating::{Division, Gating, GroupScore, Groups, Score, gating_top_k};
+use moe_kernels::gating::{Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k, look_up};
 use moe_kernels::gemm::{Bias, Weight};
 use moe_kernels::group_list::{GroupListKind, decode};
 use moe_kernels::grouped_gemm::{Expert, grouped_gemm};
@@ -16,8 +17,14 @@ use moe_kernels::init_routing::Routing;
 use moe_kernels::nz::{NzLayout, NzMat, pack, unpack};
 use moe_kernels::view::{Mat, MatMut, NdView};
 
-const SIGMOID: Gating =
-    Gating { top_k: 2, score: Score::Sigmoid, groups: None, renormalise: true, eps: 1e-20, scale: 1.0 };
+const SIGMOID: Gating = Gating {
+    top_k: 2,
+    score: Score::Sigmoid,
+    groups: None,
+    renormalise: Some(Division::ByQuotient),
+    eps: 1e-20,
+    scale: 1.0,
+};
 
 fn route(gating: &Gating, x: &[f32], experts: usize, bias: Option<&[f32]>) -> (Vec<f32>, Vec<i32>, Vec<f32>) {
     let chosen = x.len() / experts * gating.top_k;
@@ -45,8 +52,9 @@ fn gating_sigmoid_bias_changes_the_order_not_the_weight() {
 #[test]
 fn gating_groups() {
     let x = [2.0, -2.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0];
-    let with = |score| Gating { top_k: 3, groups: Some(Groups { count: 4, keep: 2, score }), ..SIGMOID };
-    let (weights, indices, _) = route(&with(GroupScore::TopTwoSum), &x, 8, None);
+    let dropped = Dropped::Removed;
+    let with = |score| Gating { top_k: 3, groups: Some(Groups { count: 4, keep: 2, score, dropped }), ..SIGMOID };
+    let (weights, indices, _) = route(&with(GroupScore::TopSum(2)), &x, 8, None);
     assert_eq!(indices, [2, 3, 6]);
     near(&weights, &[1.0 / 3.0; 3]);
     let (weights, indices, _) = route(&with(GroupScore::Max), &x, 8, None);
@@ -57,12 +65,12 @@ fn gating_groups() {
 #[test]
 fn gating_softmax() {
     for division in [Division::ByQuotient, Division::ByReciprocal] {
-        let gating = Gating { score: Score::Softmax(division), renormalise: false, ..SIGMOID };
+        let gating = Gating { score: Score::Softmax(division), renormalise: None, ..SIGMOID };
         let x = [0.0, std::f32::consts::LN_2, 1.098_612_3, 0.0];
         let (weights, indices, _) = route(&gating, &x, 4, None);
         assert_eq!(indices, [2, 1]);
         near(&weights, &[3.0 / 7.0, 2.0 / 7.0]);
-        let (weights, indices, _) = route(&Gating { renormalise: true, ..gating }, &x, 4, None);
+        let (weights, indices, _) = route(&Gating { renormalise: Some(Division::ByQuotient), ..gating }, &x, 4, None);
         assert_eq!(indices, [2, 1]);
         near(&weights, &[0.6, 0.4]);
     }
@@ -75,10 +83,46 @@ fn gating_puts_nan_first_and_takes_removed_experts_never() {
     assert_eq!(indices, [2, 1]);
     assert!(weights.iter().all(|w| w.is_finite()));
     // Experts 0 and 1 have a bias of minus infinity but their group is kept, so both are taken before the other group's.
-    let groups = Some(Groups { count: 2, keep: 1, score: GroupScore::Max });
+    let groups = Groups { count: 2, keep: 1, score: GroupScore::Max, dropped: Dropped::Removed };
     let bias = [0.0, f32::NEG_INFINITY, -1.0, -1.0];
-    let (_, indices, _) = route(&Gating { groups, ..SIGMOID }, &[0.0; 4], 4, Some(&bias));
+    let (_, indices, _) = route(&Gating { groups: Some(groups), ..SIGMOID }, &[0.0; 4], 4, Some(&bias));
     assert_eq!(indices, [0, 1]);
+    // Zeroed instead, they are better than minus infinity.
+    let groups = Some(Groups { dropped: Dropped::Zeroed, ..groups });
+    let (_, indices, _) = route(&Gating { groups, ..SIGMOID }, &[0.0; 4], 4, Some(&bias));
+    assert_eq!(indices, [0, 2]);
+}
+
+#[test]
+fn gating_by_a_table_of_tokens() {
+    let mut chosen = [-7; 4];
+    look_up(&[2, 0], &[0, 1, 9, 9, 2, 3], 2, &mut chosen).unwrap();
+    assert_eq!(chosen, [2, 3, 0, 1]);
+    look_up(&[0, 0], &[i64::MAX, i64::MIN], 2, &mut chosen).unwrap();
+    assert_eq!(chosen, [i32::MAX, i32::MIN, i32::MAX, i32::MIN]);
+
+    // Token 0 would choose 3 and 2, or 2 and 0: the table says 0 and 3, and again 0. Its order stays.
+    let x = [0.0, -1.0, 1.0, 2.0, 0.0, 3f32.ln(), 0.0, 0.0];
+    let (mut weights, mut indices, mut scores) = ([POISON; 4], [-7; 4], [POISON; 8]);
+    let gating = Gating { scale: 2.0, ..SIGMOID };
+    gating_chosen(&gating, &x, 4, &[0, 3, 1, 1], &mut weights, &mut indices, Some(&mut scores)).unwrap();
+    assert_eq!(indices, [0, 3, 1, 1]);
+    near(&weights, &[0.7242194, 1.2757806, 1.0, 1.0]);
+    near(&scores[4..], &[0.5, 0.75, 0.5, 0.5]);
+}
+
+#[test]
+fn gating_by_the_root_of_softplus() {
+    let gating = Gating { score: Score::SqrtSoftplus, ..SIGMOID };
+    // ln(2), ln(3), ln(1.5) under the root; e^89 overflows.
+    let plain = Gating { renormalise: None, ..gating };
+    let (weights, indices, scores) = route(&plain, &[0.0, 2f32.ln(), 0.5f32.ln(), 89.0], 4, None);
+    near(&scores[..3], &[0.8325546, 1.0481471, 0.6367614]);
+    assert_eq!((scores[3], &indices[..]), (f32::INFINITY, &[3, 1][..]));
+    assert_eq!(weights[0], f32::INFINITY);
+    let (weights, indices, _) = route(&gating, &[0.0, 2f32.ln(), 0.5f32.ln(), -200.0], 4, None);
+    assert_eq!(indices, [1, 0]);
+    near(&weights, &[0.557_317, 0.442_683]);
 }
 
 #[test]
@@ -169,6 +213,21 @@ fn init_routing_drop_pad() {
     routing.expand_drop_pad(x, 8, 2, 2, bytemuck::cast_slice_mut(&mut rows)).unwrap();
     assert_eq!(rows, [1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 0.0, 0.0]);
     assert_eq!(routing.counts(), [3, 2, 1]);
+}
+
+#[test]
+fn init_routing_of_experts_that_all_exist() {
+    let complete = Routing::complete(&[0, 1, 0, 2, 0, 1], 3).unwrap();
+    assert_eq!(complete, Routing::new(&[0, 1, 0, 2, 0, 1], 0..3).unwrap());
+    let mut counts = [-9i32; 3];
+    complete.write_counts(GroupListKind::Count, &mut counts).unwrap();
+    assert_eq!(counts, [3, 2, 1]);
+    complete.write_counts(GroupListKind::Cumsum, &mut counts).unwrap();
+    assert_eq!(counts, [3, 5, 6]);
+    for expert in [-1, 3] {
+        let due = Err(KernelError::ExpertId { slot: 1, expert, experts: 3 });
+        assert_eq!(Routing::complete(&[2, expert], 3), due);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use moe_kernels::activation::swiglu;
 use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::element::Float;
-use moe_kernels::gating::{Division, Gating, GroupScore, Groups, Score, gating_top_k};
+use moe_kernels::gating::{Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k};
 use moe_kernels::group_list::{GroupListKind, decode};
 use moe_kernels::init_routing::Routing;
 use moe_kernels::reference;
@@ -19,6 +19,7 @@ use proptest::prelude::*;
 fn score() -> impl Strategy<Value = Score> {
     prop::sample::select(vec![
         Score::Sigmoid,
+        Score::SqrtSoftplus,
         Score::Softmax(Division::ByQuotient),
         Score::Softmax(Division::ByReciprocal),
     ])
@@ -26,17 +27,19 @@ fn score() -> impl Strategy<Value = Score> {
 
 /// Parameters that fit, and the number of experts.
 fn gating() -> impl Strategy<Value = (Gating, usize)> {
-    let groups = (1..7usize, 2..9usize, any::<bool>()).prop_flat_map(|(count, size, limit)| {
-        let score = prop::sample::select(vec![GroupScore::Max, GroupScore::TopTwoSum]);
-        (1..=count, score)
-            .prop_map(move |(keep, score)| (limit.then_some(Groups { count, keep, score }), count * size, size))
+    let groups = (1..7usize, 1..9usize, any::<bool>()).prop_flat_map(|(count, size, limit)| {
+        let score = prop_oneof![Just(GroupScore::Max), (1..=size).prop_map(GroupScore::TopSum)];
+        let dropped = prop::sample::select(vec![Dropped::Removed, Dropped::Zeroed]);
+        (1..=count, score, dropped).prop_map(move |(keep, score, dropped)| {
+            (limit.then_some(Groups { count, keep, score, dropped }), count * size, size)
+        })
     });
-    (groups, score(), any::<bool>(), 0.5f32..3.0).prop_flat_map(
-        |((groups, experts, size), score, renormalise, scale)| {
-            let most = groups.map_or(experts, |g| g.keep * size);
-            (1..=most).prop_map(move |top_k| (Gating { top_k, score, groups, renormalise, eps: 1e-20, scale }, experts))
-        },
-    )
+    let renormalise = prop::sample::select(vec![None, Some(Division::ByQuotient), Some(Division::ByReciprocal)]);
+    (groups, score(), renormalise, 0.5f32..3.0).prop_flat_map(|((groups, experts, size), score, renormalise, scale)| {
+        let removed = groups.filter(|g| g.dropped == Dropped::Removed);
+        let most = removed.map_or(experts, |g| g.keep * size);
+        (1..=most).prop_map(move |top_k| (Gating { top_k, score, groups, renormalise, eps: 1e-20, scale }, experts))
+    })
 }
 
 fn gating_both<T: Float>(gating: &Gating, experts: usize, values: &[f32], bias: Option<&[f32]>) {
@@ -58,6 +61,11 @@ fn gating_both<T: Float>(gating: &Gating, experts: usize, values: &[f32], bias: 
         same(&weights, &expected.0);
         assert_eq!(indices, expected.1);
         same(&scores, &expected.2);
+        // Given the experts, the rest is the same.
+        let (mut weights, mut indices) = (vec![T::from_f32(POISON); weights.len()], vec![-9; indices.len()]);
+        gating_chosen(gating, &logits, experts, &expected.1, &mut weights, &mut indices, None).unwrap();
+        same(&weights, &expected.0);
+        assert_eq!(indices, expected.1);
     });
 }
 

@@ -23,6 +23,31 @@ fn worked_numbers() {
 }
 
 #[test]
+fn slots_by_numbers_of_their_own() {
+    // Experts [[2, 0], [1, 2], [3, 2]] by row; choice j of token t has number j * 3 + t.
+    let (ids, numbers) = ([2i32, 0, 1, 2, 3, 2], [0, 3, 1, 4, 2, 5]);
+    let permutation = Permutation::new(&ids).unwrap();
+    let (mut rows, mut experts, mut kept) = ([-9; 6], [-9; 6], [0u8; 5]);
+    permutation.numbered_rows(&numbers, &mut rows).unwrap();
+    assert_eq!(rows, [2, 1, 5, 0, 3, 4]);
+    permutation.reorder(&ids, &mut experts).unwrap();
+    assert_eq!(experts, [0, 1, 2, 2, 2, 3]);
+    permutation.copy_numbered(&[10, 20, 30], 1, 3, &numbers, &mut kept).unwrap();
+    assert_eq!(kept, [10, 20, 10, 20, 30]);
+    for number in [-1, 6] {
+        let numbers = [0, 3, 1, number, 2, 5];
+        let due = Err(KernelError::RowIndex { slot: 3, row: number, rows: 6, minus_one: false });
+        assert_eq!(permutation.numbered_rows(&numbers, &mut rows), due);
+        assert_eq!(permutation.copy_numbered(&[10, 20, 30], 1, 3, &numbers, &mut kept), due);
+    }
+    assert!(matches!(
+        permutation.copy_numbered(&[0; 4], 1, 4, &numbers, &mut kept),
+        Err(KernelError::NotMultiple { .. })
+    ));
+    assert!(matches!(permutation.reorder(&ids, &mut [0; 5]), Err(KernelError::Length { .. })));
+}
+
+#[test]
 fn refusals() {
     for expert in [-1, MAX_ID] {
         assert!(matches!(Permutation::new(&[0, expert]), Err(KernelError::Range { .. })), "{expert}");
@@ -49,7 +74,21 @@ proptest! {
         let mut rows = vec![0; tokens.len()];
         permutation.rows(&mut rows).unwrap();
         let back: Vec<u8> = rows.iter().map(|row| permuted[*row as usize]).collect();
-        prop_assert_eq!(back, tokens);
+        prop_assert_eq!(&back, &tokens);
+
+        // Numbers by column give the rows of the slots, each at its number, and the rows of the same tokens.
+        if experts.len().is_multiple_of(3) {
+            let (count, top_k) = (experts.len() / 3, 3);
+            let number = |slot| (slot % top_k * count + slot / top_k) as i32;
+            let numbers: Vec<i32> = (0..experts.len()).map(number).collect();
+            let mut numbered = vec![-9; rows.len()];
+            permutation.numbered_rows(&numbers, &mut numbered).unwrap();
+            prop_assert!(numbers.iter().zip(&rows).all(|(number, row)| numbered[*number as usize] == *row));
+            let (mut by_number, mut by_slot) = (permuted.clone(), permuted.clone());
+            permutation.copy_numbered(&tokens[..count], 1, count, &numbers, &mut by_number).unwrap();
+            permutation.copy(&tokens[..count], 1, top_k, &mut by_slot).unwrap();
+            prop_assert_eq!(by_number, by_slot);
+        }
 
         experts.sort_unstable();
         let mut ends = vec![0; entries];

@@ -9,7 +9,7 @@ use moe_kernels::KernelError;
 use moe_kernels::activation::swiglu;
 use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::elementwise::add;
-use moe_kernels::gating::{Gating, GroupScore, Groups, Score, gating_top_k};
+use moe_kernels::gating::{Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k, look_up};
 use moe_kernels::group_list::GroupListKind;
 use moe_kernels::init_routing::Routing;
 use moe_kernels::nz::{NzLayout, pack, unpack};
@@ -63,11 +63,12 @@ fn activation() {
 
 #[test]
 fn gating() {
-    let gating = Gating { top_k: 3, score: Score::Sigmoid, groups: None, renormalise: true, eps: 0.0, scale: 1.0 };
+    let renormalise = Some(Division::ByQuotient);
+    let gating = Gating { top_k: 3, score: Score::Sigmoid, groups: None, renormalise, eps: 0.0, scale: 1.0 };
     let run = |gating: &Gating, experts: usize| {
-        gating_top_k(gating, &DATA, experts, None, &mut [0.0; 12], &mut [0; 12], None)
+        gating_top_k(gating, &DATA, experts, None, &mut [0f32; 12], &mut [0; 12], None)
     };
-    let groups = |count, keep, score| Some(Groups { count, keep, score });
+    let groups = |count, keep, score| Some(Groups { count, keep, score, dropped: Dropped::Removed });
     assert_eq!(run(&gating, 4), Ok(()));
     assert!(run(&gating, 0).is_err() && run(&gating, 2).is_err() && run(&gating, 5).is_err());
     assert!(run(&Gating { top_k: 0, ..gating }, 4).is_err());
@@ -75,7 +76,24 @@ fn gating() {
     assert!(run(&Gating { groups: groups(3, 1, GroupScore::Max), ..gating }, 4).is_err());
     assert!(run(&Gating { groups: groups(2, 3, GroupScore::Max), ..gating }, 4).is_err());
     assert!(run(&Gating { groups: groups(0, 0, GroupScore::Max), ..gating }, 4).is_err());
-    assert!(run(&Gating { groups: groups(4, 4, GroupScore::TopTwoSum), ..gating }, 4).is_err());
+    assert!(run(&Gating { groups: groups(4, 4, GroupScore::TopSum(2)), ..gating }, 4).is_err());
+    assert!(run(&Gating { groups: groups(2, 2, GroupScore::TopSum(0)), ..gating }, 4).is_err());
+
+    let given = |chosen: &[i32]| gating_chosen(&gating, &DATA, 4, chosen, &mut [0f32; 12], &mut [0; 12], None);
+    assert_eq!(given(&[3; 12]), Ok(()));
+    assert!(matches!(given(&[3; 11]), Err(KernelError::Length { .. })));
+    for expert in [-1, 4] {
+        let chosen: Vec<i32> = (0..12).map(|slot| if slot == 7 { expert } else { 0 }).collect();
+        assert_eq!(given(&chosen), Err(KernelError::ExpertId { slot: 7, expert, experts: 4 }));
+    }
+    let found = |ids: &[i64], chosen: usize| look_up(ids, &[0, 1, 2, 3], 2, &mut vec![0; chosen]);
+    assert_eq!(found(&[1, 0], 4), Ok(()));
+    let row = |slot, row, rows| Err(KernelError::RowIndex { slot, row, rows, minus_one: false });
+    assert_eq!(found(&[2], 2), row(0, 2, 2));
+    assert_eq!(found(&[0, -1], 4), row(1, -1, 2));
+    assert!(matches!(found(&[1], 1), Err(KernelError::Length { .. })));
+    assert!(matches!(look_up(&[0], &[0; 3], 2, &mut [0; 2]), Err(KernelError::NotMultiple { .. })));
+    assert_eq!(look_up(&[0], &[], 2, &mut [0; 2]), row(0, 0, 0));
 }
 
 #[test]

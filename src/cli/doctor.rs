@@ -4,8 +4,8 @@ use std::fmt;
 
 use ascend_moe::backend::{BACKEND_VARIABLE, Environment};
 use ascend_moe::{Cann, Error};
-use ascend_sys::FunctionId;
 use ascend_sys::load::{LoadError, LoadReport, Loader};
+use ascend_sys::{FunctionId, Table};
 use serde::Serialize;
 
 use super::args::DoctorArgs;
@@ -96,7 +96,7 @@ fn usable(cann: &Cann, environment: &Environment) -> Report {
         devices: (0..probe.device_count)
             .map(|id| Device { id, soc: probe.soc.clone(), simulated: cann.is_simulated() })
             .collect(),
-        missing_symbols: names(table.missing()),
+        missing_symbols: missing(table),
         advice,
     }
 }
@@ -116,7 +116,7 @@ fn unusable(error: &Error, environment: &Environment) -> Report {
     // Libraries stay open once opened, so looking again changes nothing.
     let (table, search) = Loader::new(&environment.search).load();
     let missing = match &table {
-        Ok(table) => names(table.missing()),
+        Ok(table) => missing(table),
         Err(LoadError::MissingSymbol { names, .. }) => names.clone(),
         Err(_) => Vec::new(),
     };
@@ -155,8 +155,11 @@ fn cure(error: &Error) -> Vec<String> {
 }
 
 /// Names of functions, without HCCL's: those are for several devices, and the simulator has none of them.
-fn names(missing: impl Iterator<Item = FunctionId>) -> Vec<&'static str> {
-    missing.filter(|id| !id.info().library.is_hccl()).map(FunctionId::name).collect()
+/// What the libraries lack and their release should have; HCCL is not looked at.
+fn missing(table: &Table) -> Vec<&'static str> {
+    let due = |since| table.origin().release.is_none_or(|release| since <= release);
+    let missing = table.missing().filter(|id| !id.info().library.is_hccl() && due(id.info().since()));
+    missing.map(FunctionId::name).collect()
 }
 
 fn libraries(search: &LoadReport) -> Vec<Library> {

@@ -391,7 +391,9 @@ from_raw! {
     *mut aclIntArray: Ints(value) => value, else ptr::null_mut();
     i64: Int(value) => value, else 0;
     i8: Int(value) => value as i8, else 0;
+    u32: Int(value) => value as u32, else 0;
     f64: Float(value) => value, else 0.0;
+    f32: Float(value) => value as f32, else 0.0;
     bool: Bool(value) => value, else false;
     aclDataType: DType(value) => value, else aclDataType::UNDEFINED;
 }

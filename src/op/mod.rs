@@ -12,8 +12,11 @@
 
 mod combine;
 mod elementwise;
+mod expand;
+mod finalize_v1;
 mod finalize_v3;
 mod format;
+mod fused_topk;
 mod grouped;
 mod index;
 mod lanes;
@@ -26,8 +29,11 @@ mod softmax_gating;
 
 pub use combine::{DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute};
 pub use elementwise::{ClippedSwiglu, add, cast, clipped_swiglu, mul, muls, swiglu};
+pub use expand::{InitRoutingV2, RoutedCounts, moe_init_routing, moe_init_routing_v2};
+pub use finalize_v1::{FinalizeRoutingV1, moe_finalize_routing};
 pub use finalize_v3::moe_finalize_routing_v3;
 pub use format::npu_format_cast;
+pub use fused_topk::{ExpertReplicas, FusedTopK, moe_fused_topk};
 pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
 pub use index::{ScatterReduce, cat, embedding, gather, gather_v2, index_select, permute, scatter};
 pub use lanes::{AddRmsNormOutputs, add_rms_norm, amax, argsort, cumsum, reduce_sum, rms_norm, softmax, sort, top_k};
@@ -38,7 +44,7 @@ pub use pointwise::{
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
 };
 pub use routing::{
-    GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts, moe_gating_top_k,
-    moe_init_routing_v3,
+    ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
+    moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
 };
 pub use softmax_gating::{SoftmaxOver, moe_gating_top_k_softmax, moe_gating_top_k_softmax_v2};

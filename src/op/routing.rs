@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::scratch::Sequence;
 use crate::tensor::{TensorView, TensorViewMut};
 
-/// How a router turns logits into scores (`normType`; 2, the root of softplus, is not on Atlas A3).
+/// How a router turns logits into scores (`normType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i64)]
 pub enum Normalisation {
@@ -17,6 +17,9 @@ pub enum Normalisation {
     Softmax = 0,
     /// Sigmoid; weights are always divided by their sum then.
     Sigmoid = 1,
+    /// The root of softplus, infinite for logits above 88; weights are always divided by their sum then. Only
+    /// [`moe_gating_top_k_v2`] has it on Atlas A3, without groups.
+    SqrtSoftplus = 2,
 }
 
 /// What ranks groups of experts (`groupSelectMode`).
@@ -29,7 +32,7 @@ pub enum GroupScore {
     TopTwo = 1,
 }
 
-/// Parameters of [`moe_gating_top_k`].
+/// Parameters of [`moe_gating_top_k`] and [`moe_gating_top_k_v2`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GatingTopK {
     /// Experts per token, at least 1.
@@ -72,6 +75,64 @@ pub fn moe_gating_top_k(
     experts: &mut TensorViewMut<'_>,
     scores: Option<&mut TensorViewMut<'_>>,
 ) -> Result<()> {
+    gate(sequence, &[OperatorId::MoeGatingTopK], logits, (bias, None), params, weights, experts, scores)
+}
+
+/// Where [`moe_gating_top_k_v2`] takes the experts of a token from.
+#[derive(Clone, Copy)]
+pub enum ExpertChoice<'c, 'a> {
+    /// From the best scores.
+    Best {
+        /// Dtype of logits, `[E]`, added to the scores for the choice only.
+        bias: Option<&'c TensorView<'a>>,
+    },
+    /// From a table, in its order. There are no groups then, and k is at most 64.
+    Table {
+        /// i32 or i64, `[T]`: rows of the table.
+        token_ids: &'c TensorView<'a>,
+        /// i32 or i64, `[token ids, k]`: experts below E.
+        experts: &'c TensorView<'a>,
+    },
+}
+
+/// Scores, choice and weights of a router in one operator, the choice that of the scores or of a table of tokens
+/// (`aclnnMoeGatingTopKV2`). It came after CANN 9.1.0: no release has it yet.
+///
+/// * `logits`, `weights`, `experts`, `scores`: as for [`moe_gating_top_k`].
+///
+/// Without tokens nothing is called.
+///
+/// # Errors
+/// [`Error::MissingOperator`](crate::Error::MissingOperator) up to CANN 9.1.0; [`Error::Rule`](crate::Error::Rule) and
+/// those common to all operators, see [`cast`](super::cast).
+pub fn moe_gating_top_k_v2(
+    sequence: &Sequence<'_>,
+    logits: &TensorView<'_>,
+    choice: ExpertChoice<'_, '_>,
+    params: &GatingTopK,
+    weights: &mut TensorViewMut<'_>,
+    experts: &mut TensorViewMut<'_>,
+    scores: Option<&mut TensorViewMut<'_>>,
+) -> Result<()> {
+    let choice = match choice {
+        ExpertChoice::Best { bias } => (bias, None),
+        ExpertChoice::Table { token_ids, experts } => (None, Some([token_ids, experts])),
+    };
+    gate(sequence, &[OperatorId::MoeGatingTopKV2], logits, choice, params, weights, experts, scores)
+}
+
+/// Calls one of the versions of the router; the first one has no table.
+#[allow(clippy::too_many_arguments, reason = "what both versions take, and which one it is")]
+fn gate(
+    sequence: &Sequence<'_>,
+    operator: &'static [OperatorId],
+    logits: &TensorView<'_>,
+    (bias, table): (Option<&TensorView<'_>>, Option<[&TensorView<'_>; 2]>),
+    params: &GatingTopK,
+    weights: &mut TensorViewMut<'_>,
+    experts: &mut TensorViewMut<'_>,
+    scores: Option<&mut TensorViewMut<'_>>,
+) -> Result<()> {
     if logits.is_empty() && weights.is_empty() && experts.is_empty() {
         return Ok(());
     }
@@ -84,9 +145,12 @@ pub fn moe_gating_top_k(
             &temporary
         }
     };
-    let args = [
+    let [token_ids, table_rows] = table.map_or([None; 2], |table| table.map(Some));
+    let mut args = [
         input(logits),
         optional(bias),
+        optional(token_ids),
+        optional(table_rows),
         Arg::Int(int(params.k)),
         Arg::Int(int(params.kept_groups)),
         Arg::Int(int(params.groups)),
@@ -100,8 +164,14 @@ pub fn moe_gating_top_k(
         output(experts),
         output(scores),
     ];
-    let reads = [logits.0].into_iter().chain(bias.map(|bias| bias.0));
-    launch(sequence, &[OperatorId::MoeGatingTopK], &args, reads, [weights.0, experts.0, scores.0].into_iter())?;
+    let args = if operator == [OperatorId::MoeGatingTopK] {
+        args.copy_within(4.., 2);
+        &args[..args.len() - 2]
+    } else {
+        &args[..]
+    };
+    let reads = [Some(logits), bias, token_ids, table_rows].into_iter().flatten().map(|tensor| tensor.0);
+    launch(sequence, operator, args, reads, [weights.0, experts.0, scores.0].into_iter())?;
     Ok(())
 }
 

@@ -10,7 +10,11 @@ mod calls;
 mod choosing;
 mod device;
 mod engine;
+mod expand;
+mod finalize_v1;
 mod finalize_v3;
+mod fused_topk;
+mod gating_v2;
 mod graph;
 mod graph_update;
 #[allow(dead_code, reason = "shared with the conformance suite")]
@@ -25,3 +29,4 @@ mod sequence;
 mod softmax_gating;
 #[path = "../conformance/synthetic.rs"]
 mod synthetic;
+mod worked;

@@ -175,30 +175,32 @@ fn gating_by_softmax() {
     near(&renormalised.weights, &[0.6, 0.4]);
 }
 
-/// x `[[1,2],[3,4],[5,6]]` to experts `[[2,0],[1,2],[3,2]]` of 4.
-struct Expanded {
-    x: Vec<f32>,
-    rows: Vec<i32>,
-    counts: Vec<i64>,
-    scale: Vec<f32>,
+/// What expansion writes, -7 where nothing.
+pub(crate) struct Expanded {
+    pub(crate) x: Vec<f32>,
+    pub(crate) rows: Vec<i32>,
+    pub(crate) counts: Vec<i64>,
+    pub(crate) scale: Vec<f32>,
 }
 
-fn expand(rig: &Rig, params: &InitRouting, ids: &[i32], scale: Option<&[f32]>) -> Expanded {
+/// Sends the first tokens of `[[1,2],[3,4],[5,6]]` to two experts each.
+pub(crate) fn expand(rig: &Rig, params: &InitRouting, ids: &[i32], scale: Option<&[f32]>) -> Expanded {
     let sequence = rig.stream.sequence().unwrap();
-    let x = tensor(rig, &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[3, 2]);
-    let ids = tensor(rig, ids, &[3, 2]);
-    let scale = scale.map(|scale| tensor(rig, scale, &[3]));
+    let tokens = ids.len() / 2;
+    let x = tensor(rig, &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0][..ids.len()], &[tokens, 2]);
+    let ids = tensor(rig, ids, &[tokens, 2]);
+    let scale = scale.map(|scale| tensor(rig, scale, &[tokens]));
     let shape: &[usize] = match params.capacity {
         Some(capacity) => &[params.experts, capacity, 2],
-        None => &[6, 2],
+        None => &[2 * tokens, 2],
     };
     let counted = params.range.1 - params.range.0;
     let counts: &[usize] = if params.counts == TokenCounts::KeyValue { &[params.experts, 2] } else { &[counted] };
     // What is not written keeps its poison.
     let mut expanded = tensor(rig, &vec![-7.0f32; shape.iter().product()], shape);
-    let mut rows = tensor(rig, &[-7i32; 6], &[6]);
+    let mut rows = tensor(rig, &vec![-7i32; 2 * tokens], &[2 * tokens]);
     let mut counts = tensor(rig, &vec![-7i64; counts.iter().product()], counts);
-    let mut carried = tensor(rig, &[-7.0f32; 6], &[6]);
+    let mut carried = tensor(rig, &vec![-7.0f32; 2 * tokens], &[2 * tokens]);
     let (mut expanded_x, mut row_idx) = (expanded.view_mut(), rows.view_mut());
     let (mut counted, mut expanded_scale) = (counts.view_mut(), carried.view_mut());
     let outputs = InitRoutingOutputs {
@@ -213,7 +215,8 @@ fn expand(rig: &Rig, params: &InitRouting, ids: &[i32], scale: Option<&[f32]>) -
     Expanded { x: read(rig, &expanded), rows: read(rig, &rows), counts: read(rig, &counts), scale: read(rig, &carried) }
 }
 
-const IDS: [i32; 6] = [2, 0, 1, 2, 3, 2];
+/// Experts of three tokens, of 4.
+pub(crate) const IDS: [i32; 6] = [2, 0, 1, 2, 3, 2];
 
 #[test]
 fn expansion_without_drops() {

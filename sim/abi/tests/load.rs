@@ -4,10 +4,11 @@
 
 use std::env;
 use std::ffi::{CStr, c_char};
+use std::ptr::null_mut;
 
 use ascend_sys::load::{Loader, SearchEnv};
 use ascend_sys::probe::probe;
-use ascend_sys::{FunctionId, Implementation, OPERATORS, Release, Table};
+use ascend_sys::{FunctionId, Implementation, OPERATORS, Release, Table, aclError, aclrtStream};
 use cann_sim::tree::{Layout, library_beside, make};
 
 const RELEASE: Release = Release::new(9, 1, 0);
@@ -27,6 +28,10 @@ fn check(table: &Table) {
     assert_eq!(table.origin().release, Some(RELEASE));
     assert!(OPERATORS.iter().all(|operator| table.has_operator(operator.id)));
     assert!(table.missing().all(|id| id.info().library.is_hccl()));
+    // A symbol newer than the release is there, and answers as one of a stub library does.
+    // SAFETY: nothing is read of the arguments.
+    let newer = unsafe { table.aclnnMoeGatingTopKV2(null_mut(), 0, null_mut(), aclrtStream::NULL) };
+    assert_eq!(newer.unwrap().0, aclError::COMPILING_STUB_MODE.0);
 
     let found = probe(table).unwrap();
     assert_eq!(found.soc, "Ascend910_9391");

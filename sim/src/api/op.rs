@@ -57,7 +57,9 @@ into_arg! {
     *mut aclIntArray => |v| RawArg::Ints(v.cast_const().cast());
     i64 => |v| RawArg::Int(v);
     i8 => |v| RawArg::Int(i64::from(v));
+    u32 => |v| RawArg::Int(i64::from(v));
     f64 => |v| RawArg::Float(v);
+    f32 => |v| RawArg::Float(f64::from(v));
     bool => |v| RawArg::Bool(v);
     aclDataType => |v| RawArg::DType(v);
 }

@@ -2,8 +2,10 @@
 //! what is left to go wrong is what only the device sees: addresses, and values read from device memory.
 
 mod elementwise;
+mod expand;
 mod expert_table;
 mod format;
+mod fused_topk;
 mod index;
 mod lanes;
 mod matmul;
@@ -11,6 +13,8 @@ mod permute;
 mod pointwise;
 mod routing;
 mod softmax_gating;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use ascend_sys::OperatorId;
@@ -192,6 +196,11 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::MoeTokenPermute => (System, permute::token_permute),
         Id::MoeComputeExpertTokens => (System, expert_table::compute_expert_tokens),
         Id::MoeFinalizeRoutingV3 => (System, routing::finalize_routing),
+        Id::MoeInitRouting => (System, expand::first),
+        Id::MoeInitRoutingV2 => (SystemAndCopies, expand::second),
+        Id::MoeFinalizeRouting => (System, routing::finalize_routing_first),
+        Id::MoeFusedTopk => (SystemAndCopies, fused_topk::fused_topk),
+        Id::MoeGatingTopKV2 => (SystemAndCopies, routing::gating_top_k),
     };
     Implementation { workspace, run }
 }

@@ -1,6 +1,5 @@
 //! Sorting tokens by expert without more ado.
 
-use ascend_sys::aclDataType;
 use ascend_sys::ops::TensorDesc;
 use bytemuck::Pod;
 use moe_kernels::permute::Permutation;
@@ -29,11 +28,7 @@ fn permute<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>, tokens: &Tens
     let indices = args.tensor("indices").ok_or(OpError::Null("indices"))?;
     let permuted = args.tensor("permuteTokensOut").ok_or(OpError::Null("permuteTokensOut"))?;
     let sorted = args.tensor("sortedIndicesOut").ok_or(OpError::Null("sortedIndicesOut"))?;
-    let experts = match indices.dtype {
-        aclDataType::INT64 => device.packed::<i64>("indices", indices)?.into_owned(),
-        _ => device.packed::<i32>("indices", indices)?.iter().copied().map(i64::from).collect(),
-    };
-    let permutation = Permutation::new(&experts)?;
+    let permutation = Permutation::new(&device.wide("indices", indices)?)?;
     let mut rows = device.output::<i32>("sortedIndices", sorted)?;
     permutation.rows(rows.slice())?;
     rows.finish(device, "sortedIndices", sorted)?;

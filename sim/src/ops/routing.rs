@@ -5,7 +5,9 @@ use ascend_sys::{Release, aclDataType};
 use bytemuck::Pod;
 use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::element::Float;
-use moe_kernels::gating::{Division, Gating, GroupScore, Groups, Score, gating_top_k as choose};
+use moe_kernels::gating::{
+    Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k as choose, look_up,
+};
 use moe_kernels::group_list::GroupListKind;
 use moe_kernels::init_routing::Routing;
 
@@ -17,7 +19,7 @@ fn size(value: i64) -> usize {
     usize::try_from(value).unwrap_or(0)
 }
 
-/// Scores, choice and weights of the router.
+/// Scores, choice and weights of the router; from its second version on the choice can be a table's.
 pub(super) fn gating_top_k(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     let x = args.tensor("x").ok_or(OpError::Null("x"))?;
     check_outputs(args, &["yOut", "expertIdxOut", "outOut"])?;
@@ -31,32 +33,38 @@ fn gate<T: Float>(args: &Args, device: &Device<'_>, x: &TensorDesc) -> Result<()
     let experts = size(x.dim(1));
     let (count, keep) = (size(args.int("groupCount")), size(args.int("kGroup")));
     let grouped = count > 1 && count < experts && keep < count;
-    let sigmoid = args.int("normType") == 1;
     // The kernel without groups divides by the sum from 9.0.0 on; the general one multiplies by its reciprocal.
     let division =
         if grouped || device.release() < Release::new(9, 0, 0) { Division::ByReciprocal } else { Division::ByQuotient };
-    let score = if args.int("groupSelectMode") == 1 { GroupScore::TopTwoSum } else { GroupScore::Max };
+    let (kind, always) = match args.int("normType") {
+        1 => (Score::Sigmoid, true),
+        2 => (Score::SqrtSoftplus, true),
+        _ => (Score::Softmax(division), false),
+    };
+    let score = if args.int("groupSelectMode") == 1 { GroupScore::TopSum(2) } else { GroupScore::Max };
     let gating = Gating {
         top_k: size(args.int("k")),
-        score: if sigmoid { Score::Sigmoid } else { Score::Softmax(division) },
-        groups: grouped.then_some(Groups { count, keep, score }),
-        renormalise: sigmoid || args.int("renorm") == 1,
+        score: kind,
+        groups: grouped.then_some(Groups { count, keep, score, dropped: Dropped::Removed }),
+        renormalise: (always || args.int("renorm") == 1).then_some(Division::ByQuotient),
         eps: args.float("eps") as f32,
         scale: args.float("routedScalingFactor") as f32,
     };
     let bias = args.tensor("biasOptional").map(|bias| device.packed::<T>("bias", bias)).transpose()?;
+    let logits = device.packed::<T>("x", x)?;
     let mut weights = device.output::<T>("y", y)?;
     let mut chosen = device.output::<i32>("expertIdx", indices)?;
     let mut scores = out.map(|out| device.output::<f32>("out", out)).transpose()?;
-    choose(
-        &gating,
-        &device.packed::<T>("x", x)?,
-        experts,
-        bias.as_deref(),
-        weights.slice(),
-        chosen.slice(),
-        scores.as_mut().map(Output::slice),
-    )?;
+    let all = scores.as_mut().map(Output::slice);
+    match (args.tensor("inputIdsOptional"), args.tensor("tid2eidOptional")) {
+        (Some(ids), Some(table)) => {
+            let (ids, table) = (device.wide("inputIds", ids)?, device.wide("tid2eid", table)?);
+            let mut given = vec![0; chosen.slice().len()];
+            look_up(&ids, &table, gating.top_k, &mut given)?;
+            gating_chosen(&gating, &logits, experts, &given, weights.slice(), chosen.slice(), all)?;
+        }
+        _ => choose(&gating, &logits, experts, bias.as_deref(), weights.slice(), chosen.slice(), all)?,
+    }
     weights.finish(device, "y", y)?;
     chosen.finish(device, "expertIdx", indices)?;
     match (scores, out) {
@@ -131,21 +139,49 @@ fn expand<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>, x: &TensorDesc
     Ok(())
 }
 
+/// What the versions of finalize-routing call their parameters.
+struct FinalizeNames {
+    x1: &'static str,
+    bias: &'static str,
+    scales: &'static str,
+    expert_idx: &'static str,
+}
+
 /// The weighted sum of each token's rows, with what is added beside them.
 pub(super) fn finalize_routing(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let names = FinalizeNames {
+        x1: "x1Optional",
+        bias: "biasOptional",
+        scales: "scalesOptional",
+        expert_idx: "expertIdxOptional",
+    };
+    add_up(args, device, &names, args.int("dropPadMode"))
+}
+
+/// The same where every slot is kept and slots go by column.
+pub(super) fn finalize_routing_first(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let names = FinalizeNames { x1: "x1", bias: "bias", scales: "scales", expert_idx: "expandedExpertIdx" };
+    add_up(args, device, &names, 0)
+}
+
+fn add_up(args: &Args, device: &Device<'_>, names: &FinalizeNames, mode: i64) -> Result<(), OpError> {
     let expanded = args.tensor("expandedX").ok_or(OpError::Null("expandedX"))?;
     let out = args.tensor("out").ok_or(OpError::Null("out"))?;
     check_outputs(args, &["out"])?;
     if out.is_empty() {
         return Ok(());
     }
-    let scales = args.tensor("scalesOptional").map_or(expanded.dtype, |scales| scales.dtype);
-    with_float!(expanded.dtype, T => with_float!(scales, S => combine::<T, S>(args, device, expanded, out)))
+    let scales = args.tensor(names.scales).map_or(expanded.dtype, |scales| scales.dtype);
+    with_float!(expanded.dtype, T => {
+        with_float!(scales, S => combine::<T, S>(args, device, names, mode, expanded, out))
+    })
 }
 
 fn combine<T: Float, S: Float>(
     args: &Args,
     device: &Device<'_>,
+    names: &FinalizeNames,
+    mode: i64,
     expanded: &TensorDesc,
     out: &TensorDesc,
 ) -> Result<(), OpError> {
@@ -154,10 +190,9 @@ fn combine<T: Float, S: Float>(
     let hidden = size(out.dim(-1));
     let tokens = size(out.dim(0));
     let row_index = device.packed::<i32>("expandedRowIdx", row_idx)?;
-    let mode = args.int("dropPadMode");
-    let ids = args.tensor("expertIdxOptional").map(|ids| device.packed::<i32>("expertIdx", ids)).transpose()?;
-    let scales = args.tensor("scalesOptional").map(|scales| device.packed::<S>("scales", scales)).transpose()?;
-    let (bias, x1, x2) = (optional("biasOptional")?, optional("x1Optional")?, optional("x2Optional")?);
+    let ids = args.tensor(names.expert_idx).map(|ids| device.packed::<i32>("expertIdx", ids)).transpose()?;
+    let scales = args.tensor(names.scales).map(|scales| device.packed::<S>("scales", scales)).transpose()?;
+    let (bias, x1, x2) = (optional(names.bias)?, optional(names.x1)?, optional("x2Optional")?);
     let bias = bias.as_deref().zip(ids.as_deref()).map(|(bias, expert_ids)| ExpertBias { bias, expert_ids });
     let operands = Finalize {
         expanded: &device.packed::<T>("expandedX", expanded)?,

@@ -1,7 +1,7 @@
 //! Device memory as typed host slices and views, for the time of one operator.
 
 use ascend_sys::ops::TensorDesc;
-use ascend_sys::{Release, aclFormat};
+use ascend_sys::{Release, aclDataType, aclFormat};
 use std::borrow::Cow;
 
 use bytemuck::Pod;
@@ -175,6 +175,14 @@ impl<'a> Device<'a> {
         let mut copy = vec![T::zeroed(); shape.iter().product()];
         map(&self.nd(name, tensor)?, &mut NdViewMut::contiguous(&mut copy, &shape)?, |value| value)?;
         Ok(Cow::Owned(copy))
+    }
+
+    /// An input of int32 or int64 as numbers of 64 bits, in row-major order.
+    pub(super) fn wide(&self, name: &'static str, tensor: &TensorDesc) -> Result<Cow<'a, [i64]>, OpError> {
+        match tensor.dtype {
+            aclDataType::INT64 => self.packed::<i64>(name, tensor),
+            _ => Ok(self.packed::<i32>(name, tensor)?.iter().copied().map(i64::from).collect()),
+        }
     }
 
     /// An output in row-major order: where it lies, or a copy of a strided view, which [`Output::finish`] brings back.

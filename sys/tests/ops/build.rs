@@ -38,7 +38,7 @@ impl Value {
             "aclTensorList" => Self::Tensors(None),
             "aclScalar" => Self::Scalar(None),
             "aclIntArray" => Self::Ints(None),
-            "f64" => Self::Float(0.0),
+            "f64" | "f32" => Self::Float(0.0),
             "bool" => Self::Bool(false),
             "aclDataType" => Self::DType(aclDataType::UNDEFINED),
             _ => Self::Int(0),

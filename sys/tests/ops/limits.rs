@@ -74,6 +74,11 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         OperatorId::MoeTokenPermute => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeGatingTopKSoftmaxV2 => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeGatingTopKSoftmax => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeInitRouting => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeInitRoutingV2 => (161001, 561103, 561103, Phase::One),
+        OperatorId::MoeFinalizeRouting => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeFusedTopk => (161001, 161002, 161002, Phase::One),
+        OperatorId::MoeGatingTopKV2 => (161001, 161002, 561103, Phase::One),
     }
 }
 
@@ -278,6 +283,11 @@ fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),
         OperatorId::MoeComputeExpertTokens => crate::permute::limits_expert_tokens(),
         OperatorId::MoeFinalizeRoutingV3 => crate::finalize_v3::limits_v3(),
+        OperatorId::MoeInitRouting => crate::expand::limits_first(),
+        OperatorId::MoeInitRoutingV2 => crate::expand::limits_second(),
+        OperatorId::MoeFinalizeRouting => crate::finalize_v1::limits_v1(),
+        OperatorId::MoeFusedTopk => crate::fused_topk::limits_fused(),
+        OperatorId::MoeGatingTopKV2 => crate::gating_v2::limits_v2(),
     }
 }
 

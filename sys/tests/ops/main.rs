@@ -7,7 +7,11 @@ mod allocations;
 mod build;
 mod dense;
 mod descriptions;
+mod expand;
+mod finalize_v1;
 mod finalize_v3;
+mod fused_topk;
+mod gating_v2;
 mod grouped;
 mod lanes;
 mod limits;
@@ -25,9 +29,19 @@ use ascend_sys::ops::{Null, Refusal};
 use ascend_sys::{OPERATORS, OperatorId, aclnnStatus};
 use build::{Built, Case};
 
-/// Pointers that may be null: those whose names say so, and the two bounds of `aclnnClamp`.
+/// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, the mapping of
+/// `aclnnMoeFusedTopk`.
 fn may_be_null(operator: OperatorId, name: &str) -> bool {
-    name.contains("Optional") || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
+    name.contains("Optional")
+        || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
+        || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
+}
+
+/// Tensors that are written: those whose names say so, and the two of `aclnnMoeFusedTopk`.
+fn is_written(operator: OperatorId, name: &str) -> bool {
+    ["out", "dstTensor", "selfRef", "mmWeightRef"].contains(&name)
+        || name.contains("Out")
+        || (operator == OperatorId::MoeFusedTopk && ["y", "indices"].contains(&name))
 }
 
 /// Legal calls of an operator; the first has all its optional tensors.
@@ -95,6 +109,11 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeTokenPermute => permute::legal_permute(),
         OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::legal_second(),
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::legal_first(),
+        OperatorId::MoeInitRouting => expand::legal_first(),
+        OperatorId::MoeInitRoutingV2 => expand::legal_second(),
+        OperatorId::MoeFinalizeRouting => finalize_v1::legal_v1(),
+        OperatorId::MoeFusedTopk => fused_topk::legal_fused(),
+        OperatorId::MoeGatingTopKV2 => gating_v2::legal_v2(),
     }
 }
 
@@ -163,6 +182,11 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeTokenPermute => permute::violations_permute(),
         OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::violations_second(),
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::violations_first(),
+        OperatorId::MoeInitRouting => expand::violations_first(),
+        OperatorId::MoeInitRoutingV2 => expand::violations_second(),
+        OperatorId::MoeFinalizeRouting => finalize_v1::violations_v1(),
+        OperatorId::MoeFusedTopk => fused_topk::violations_fused(),
+        OperatorId::MoeGatingTopKV2 => gating_v2::violations_v2(),
     }
 }
 
@@ -197,8 +221,7 @@ fn parameters_are_declared_by_their_type() {
         for (param, (name, parameter_type)) in operator.id.row().params.iter().zip(operator.params) {
             let what = format!("{} {name}", operator.name);
             let is_tensor = parameter_type.contains("aclTensor");
-            let is_output =
-                is_tensor && (["out", "dstTensor", "selfRef", "mmWeightRef"].contains(name) || name.contains("Out"));
+            let is_output = is_tensor && is_written(operator.id, name);
             let is_required = parameter_type.starts_with('*') && !may_be_null(operator.id, name);
             let is_checked = is_tensor && param.null != Null::Reserved;
             assert_eq!(param.output, is_output, "{what}");

@@ -4,10 +4,14 @@ mod activation;
 mod check;
 mod combine;
 mod elementwise;
+mod expand;
 mod expert_table;
+mod finalize_v1;
 mod finalize_v3;
 mod format;
+mod fused_topk;
 mod gating;
+mod gating_v2;
 mod grouped_matmul;
 mod index;
 mod lanes;
@@ -88,5 +92,10 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,
         OperatorId::MoeComputeExpertTokens => &expert_table::MOE_COMPUTE_EXPERT_TOKENS,
         OperatorId::MoeFinalizeRoutingV3 => &finalize_v3::MOE_FINALIZE_ROUTING_V3,
+        OperatorId::MoeInitRouting => &expand::MOE_INIT_ROUTING,
+        OperatorId::MoeInitRoutingV2 => &expand::MOE_INIT_ROUTING_V2,
+        OperatorId::MoeFinalizeRouting => &finalize_v1::MOE_FINALIZE_ROUTING,
+        OperatorId::MoeFusedTopk => &fused_topk::MOE_FUSED_TOPK,
+        OperatorId::MoeGatingTopKV2 => &gating_v2::MOE_GATING_TOP_K_V2,
     }
 }
