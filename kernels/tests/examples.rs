@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use half::bf16;
 use moe_kernels::activation::swiglu;
-use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
+use moe_kernels::combine::{ExpertBias, Finalize, Held, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::gating::{Division, Gating, GroupScore, Groups, Score, gating_top_k};
 use moe_kernels::gemm::{Bias, Weight};
 use moe_kernels::group_list::{GroupListKind, decode};
@@ -187,7 +187,8 @@ fn unpermute_skips_zero_probs_and_rows_past_the_end() {
     let probs = [0.5, 0.25, 0.0, 1.0];
     let combine = |permuted: &[f32], indices: &[i32], probs: &[f32]| {
         let mut out = [POISON; 4];
-        let operands = Unpermute { permuted, hidden: 2, sorted_indices: indices, probs: Some(probs), top_k: 2 };
+        let operands =
+            Unpermute { permuted, hidden: 2, sorted_indices: indices, probs: Some(probs), top_k: 2, held: Held::First };
         unpermute(&operands, &mut out).map(|()| out)
     };
     assert_eq!(combine(&permuted, &[0, 3, 2, 1], &probs), Ok([1.5, 15.0, 2.0, 20.0]));
@@ -201,7 +202,14 @@ fn unpermute_skips_zero_probs_and_rows_past_the_end() {
 
     let mut out = [bf16::ZERO; 2];
     let (permuted, probs) = (bf(&[1.0, 3.0, 2.0, 5.0]), bf(&[0.3, 0.7]));
-    let operands = Unpermute { permuted: &permuted, hidden: 2, sorted_indices: &[0, 1], probs: Some(&probs), top_k: 2 };
+    let operands = Unpermute {
+        permuted: &permuted,
+        hidden: 2,
+        sorted_indices: &[0, 1],
+        probs: Some(&probs),
+        top_k: 2,
+        held: Held::First,
+    };
     unpermute(&operands, &mut out).unwrap();
     assert_eq!(up(&out), [1.703125, 4.40625]);
 }
