@@ -2,6 +2,7 @@
 //! what is left to go wrong is what only the device sees: addresses, and values read from device memory.
 
 mod elementwise;
+mod expert_balance;
 mod expert_table;
 mod format;
 mod index;
@@ -10,6 +11,7 @@ mod matmul;
 mod permute;
 mod pointwise;
 mod routing;
+mod routing_map;
 mod softmax_gating;
 mod view;
 
@@ -192,6 +194,12 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::MoeTokenPermute => (System, permute::token_permute),
         Id::MoeComputeExpertTokens => (System, expert_table::compute_expert_tokens),
         Id::MoeFinalizeRoutingV3 => (System, routing::finalize_routing),
+        Id::MoeTokenPermuteWithEp => (System, permute::token_permute),
+        Id::MoeTokenUnpermuteWithEp => (System, routing::token_unpermute),
+        Id::MoeTokenPermuteWithRoutingMap => (SystemAndCopies, permute::permute_with_routing_map),
+        Id::MoeTokenUnpermuteWithRoutingMap => (SystemAndCopies, routing_map::unpermute_with_routing_map),
+        Id::MoeReRouting => (System, permute::re_routing),
+        Id::MoeUpdateExpert => (System, expert_balance::update_expert),
     };
     Implementation { workspace, run }
 }

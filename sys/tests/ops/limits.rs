@@ -74,6 +74,12 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         OperatorId::MoeTokenPermute => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeGatingTopKSoftmaxV2 => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeGatingTopKSoftmax => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeTokenPermuteWithEp => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeTokenUnpermuteWithEp => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeTokenPermuteWithRoutingMap => (161001, 161002, 161002, Phase::One),
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => (161001, 161002, 161002, Phase::One),
+        OperatorId::MoeReRouting => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeUpdateExpert => (161001, 161002, 561002, Phase::One),
     }
 }
 
@@ -278,6 +284,12 @@ fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),
         OperatorId::MoeComputeExpertTokens => crate::permute::limits_expert_tokens(),
         OperatorId::MoeFinalizeRoutingV3 => crate::finalize_v3::limits_v3(),
+        OperatorId::MoeTokenPermuteWithEp => crate::expert_parallel::limits_permute(),
+        OperatorId::MoeTokenUnpermuteWithEp => crate::expert_parallel::limits_unpermute(),
+        OperatorId::MoeTokenPermuteWithRoutingMap => crate::routing_map::limits_permute(),
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => crate::routing_map::limits_unpermute(),
+        OperatorId::MoeReRouting => crate::expert_parallel::limits_re_routing(),
+        OperatorId::MoeUpdateExpert => crate::expert_parallel::limits_update(),
     }
 }
 

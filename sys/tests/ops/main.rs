@@ -7,6 +7,7 @@ mod allocations;
 mod build;
 mod dense;
 mod descriptions;
+mod expert_parallel;
 mod finalize_v3;
 mod grouped;
 mod lanes;
@@ -16,6 +17,7 @@ mod pointwise;
 mod releases;
 mod robustness;
 mod routing;
+mod routing_map;
 mod softmax_gating;
 mod storage;
 
@@ -25,10 +27,26 @@ use ascend_sys::ops::{Null, Refusal};
 use ascend_sys::{OPERATORS, OperatorId, aclnnStatus};
 use build::{Built, Case};
 
-/// Pointers that may be null: those whose names say so, and the two bounds of `aclnnClamp`.
+/// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, and weights that nobody asked for.
 fn may_be_null(operator: OperatorId, name: &str) -> bool {
-    name.contains("Optional") || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
+    name.contains("Optional")
+        || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
+        || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
 }
+
+/// Tensors that are written, beside those whose names say so.
+const OUTPUTS: &[&str] = &[
+    "out",
+    "dstTensor",
+    "selfRef",
+    "mmWeightRef",
+    "unpermutedTokens",
+    "outIndex",
+    "permuteTokenId",
+    "permuteProbs",
+    "balancedExpertIds",
+    "balancedActiveMask",
+];
 
 /// Legal calls of an operator; the first has all its optional tensors.
 fn legal(operator: OperatorId) -> Vec<Built> {
@@ -95,6 +113,12 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeTokenPermute => permute::legal_permute(),
         OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::legal_second(),
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::legal_first(),
+        OperatorId::MoeTokenPermuteWithEp => expert_parallel::legal_permute(),
+        OperatorId::MoeTokenUnpermuteWithEp => expert_parallel::legal_unpermute(),
+        OperatorId::MoeTokenPermuteWithRoutingMap => routing_map::legal_permute(),
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => routing_map::legal_unpermute(),
+        OperatorId::MoeReRouting => expert_parallel::legal_re_routing(),
+        OperatorId::MoeUpdateExpert => expert_parallel::legal_update(),
     }
 }
 
@@ -163,6 +187,12 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeTokenPermute => permute::violations_permute(),
         OperatorId::MoeGatingTopKSoftmaxV2 => softmax_gating::violations_second(),
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::violations_first(),
+        OperatorId::MoeTokenPermuteWithEp => expert_parallel::violations_permute(),
+        OperatorId::MoeTokenUnpermuteWithEp => expert_parallel::violations_unpermute(),
+        OperatorId::MoeTokenPermuteWithRoutingMap => routing_map::violations_permute(),
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => routing_map::violations_unpermute(),
+        OperatorId::MoeReRouting => expert_parallel::violations_re_routing(),
+        OperatorId::MoeUpdateExpert => expert_parallel::violations_update(),
     }
 }
 
@@ -197,8 +227,7 @@ fn parameters_are_declared_by_their_type() {
         for (param, (name, parameter_type)) in operator.id.row().params.iter().zip(operator.params) {
             let what = format!("{} {name}", operator.name);
             let is_tensor = parameter_type.contains("aclTensor");
-            let is_output =
-                is_tensor && (["out", "dstTensor", "selfRef", "mmWeightRef"].contains(name) || name.contains("Out"));
+            let is_output = is_tensor && (OUTPUTS.contains(name) || name.contains("Out"));
             let is_required = parameter_type.starts_with('*') && !may_be_null(operator.id, name);
             let is_checked = is_tensor && param.null != Null::Reserved;
             assert_eq!(param.output, is_output, "{what}");

@@ -14,8 +14,11 @@ mod lanes;
 mod matmul;
 mod permute;
 mod pointwise;
+mod re_routing;
 mod routing;
+mod routing_map;
 mod softmax_gating;
+mod update_expert;
 
 pub use format::format_cast_storage;
 
@@ -88,5 +91,11 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,
         OperatorId::MoeComputeExpertTokens => &expert_table::MOE_COMPUTE_EXPERT_TOKENS,
         OperatorId::MoeFinalizeRoutingV3 => &finalize_v3::MOE_FINALIZE_ROUTING_V3,
+        OperatorId::MoeTokenPermuteWithEp => &permute::MOE_TOKEN_PERMUTE_WITH_EP,
+        OperatorId::MoeTokenUnpermuteWithEp => &combine::MOE_TOKEN_UNPERMUTE_WITH_EP,
+        OperatorId::MoeTokenPermuteWithRoutingMap => &routing_map::MOE_TOKEN_PERMUTE_WITH_ROUTING_MAP,
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => &routing_map::MOE_TOKEN_UNPERMUTE_WITH_ROUTING_MAP,
+        OperatorId::MoeReRouting => &re_routing::MOE_RE_ROUTING,
+        OperatorId::MoeUpdateExpert => &update_expert::MOE_UPDATE_EXPERT,
     }
 }
