@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use half::bf16;
-use moe_kernels::activation::swiglu;
+use moe_kernels::activation::{Clipped, clipped_swiglu, swiglu};
 use moe_kernels::combine::{ExpertBias, Finalize, Held, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::gating::{Division, Gating, GroupScore, Groups, Score, gating_top_k};
 use moe_kernels::gemm::{Bias, Weight};
@@ -319,6 +319,17 @@ fn swiglu_halves() {
     let mut wide = [POISON; 8];
     swiglu(&columns, &[8, 2], 0, &mut wide).unwrap();
     same(&wide.iter().step_by(2).copied().collect::<Vec<f32>>(), &out);
+}
+
+#[test]
+fn clipped_swiglu_by_halves_and_interleaved() {
+    let halves = Clipped { alpha: 1.0, limit: 10.0, bias: 0.0, interleaved: false };
+    let mut out = [POISON; 4];
+    clipped_swiglu(&[0.0, 1.0, -1.0, 12.0, 3.0, 2.0, 4.0, -20.0], 4, 1, halves, &mut out).unwrap();
+    near(&out, &[0.0, 1.4621172, -1.0757656, -99.99546]);
+    let interleaved = Clipped { alpha: 1.702, limit: 7.0, bias: 1.0, interleaved: true };
+    clipped_swiglu(&[0.0, 3.0, 1.0, 2.0, -1.0, 4.0, 12.0, -20.0], 4, 1, interleaved, &mut out).unwrap();
+    near(&out, &[0.0, 2.5373874, -0.7710212, -41.999718]);
 }
 
 #[test]

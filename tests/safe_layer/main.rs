@@ -8,13 +8,16 @@
 
 mod calls;
 mod choosing;
+mod clipped_swiglu;
 mod device;
+mod expert_parallel;
 mod finalize_v3;
 mod graph;
 mod memory;
 mod operators;
 mod permute;
 mod rig;
+mod routing_map;
 mod rules;
 mod sequence;
 mod softmax_gating;

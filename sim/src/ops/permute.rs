@@ -22,54 +22,39 @@ pub(super) fn integers(device: &Device<'_>, name: &'static str, tensor: &TensorD
     })
 }
 
-/// Runs a block with `$T` standing for a type as large as the elements of a dtype: rows are moved, not computed.
-macro_rules! with_size {
-    ($dtype:expr, $T:ident => $body:expr) => {
-        match $dtype.bytes() {
-            Some(1) => {
-                type $T = u8;
-                $body
-            }
-            Some(2) => {
-                type $T = u16;
-                $body
-            }
-            Some(4) => {
-                type $T = u32;
-                $body
-            }
-            _ => Err(OpError::DType($dtype)),
-        }
-    };
-}
-
 /// What moves rows: source, bytes of a row, target.
 type Move<'a> = &'a dyn Fn(&[u8], usize, &mut [u8]) -> Result<(), OpError>;
 
-/// Moves the rows of an input to an output of the same width.
+/// Moves the rows of an input to an output of the same width. Rows are moved, not computed: only the size of their elements
+/// matters.
 fn move_rows(
+    device: &Device<'_>,
+    from: (&'static str, &TensorDesc),
+    to: (&'static str, &TensorDesc),
+    act: Move<'_>,
+) -> Result<(), OpError> {
+    match from.1.dtype.bytes() {
+        Some(1) => move_elements::<u8>(device, from, to, act),
+        Some(2) => move_elements::<u16>(device, from, to, act),
+        Some(4) => move_elements::<u32>(device, from, to, act),
+        _ => Err(OpError::DType(from.1.dtype)),
+    }
+}
+
+fn move_elements<T: Pod + Send + Sync>(
     device: &Device<'_>,
     (from_name, from): (&'static str, &TensorDesc),
     (to_name, to): (&'static str, &TensorDesc),
     act: Move<'_>,
 ) -> Result<(), OpError> {
-    fn moved<T: Pod + Send + Sync>(
-        device: &Device<'_>,
-        (from_name, from): (&'static str, &TensorDesc),
-        (to_name, to): (&'static str, &TensorDesc),
-        act: Move<'_>,
-    ) -> Result<(), OpError> {
-        let mut target = device.output::<T>(to_name, to)?;
-        if !target.slice().is_empty() {
-            // The output's rows are as wide as the input's; an input of weights has one for each element.
-            let width = to.shape.iter().skip(1).map(|&dim| size(dim)).product::<usize>();
-            let source = device.packed::<T>(from_name, from)?;
-            let target = bytemuck::cast_slice_mut(target.slice());
-            act(bytemuck::cast_slice(&source), width * size_of::<T>(), target)?;
-        }
-        target.finish(device, to_name, to)
+    let mut target = device.output::<T>(to_name, to)?;
+    if !target.slice().is_empty() {
+        // The output's rows are as wide as the input's; an input of weights has one for each element.
+        let width = to.shape.iter().skip(1).map(|&dim| size(dim)).product::<usize>();
+        let source = device.packed::<T>(from_name, from)?;
+        act(bytemuck::cast_slice(&source), width * size_of::<T>(), bytemuck::cast_slice_mut(target.slice()))?;
     }
-    with_size!(from.dtype, T => moved::<T>(device, (from_name, from), (to_name, to), act))
+    target.finish(device, to_name, to)
 }
 
 /// The sorted order of the slots, written as the row of each.
