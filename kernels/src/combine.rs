@@ -1,7 +1,7 @@
 //! Bringing the experts' rows back to the tokens: weighted sums over each token's slots.
 //!
-//! Sources: ops-transformer 9.1.0, moe/moe_finalize_routing_v2, moe/moe_token_unpermute, moe/moe_token_unpermute_with_ep and
-//! moe/moe_token_unpermute_with_routing_map.
+//! Sources: ops-transformer 9.1.0, moe/moe_finalize_routing_v2, moe/moe_token_unpermute,
+//! moe/moe_token_unpermute_with_ep and moe/moe_token_unpermute_with_routing_map.
 
 use rayon::prelude::*;
 
@@ -266,7 +266,8 @@ pub struct TokenRows<'a, T, P> {
     pub round_products: bool,
 }
 
-/// `out[t] = sum over the rows of token t of probs[row] * rows[row]`, in parallel over tokens; 0 for a token without rows.
+/// `out[t] = sum over the rows of token t of probs[row] * rows[row]`, in parallel over tokens; 0 for a token without
+/// rows.
 ///
 /// f32 throughout but for the products, rows in ascending order, one rounding at the end.
 ///

@@ -25,9 +25,9 @@ pub enum Balance {
 /// - `table` host i32 `[experts, width]`: each row a count, then so many instances, then anything.
 ///
 /// # Errors
-/// [`KernelError::Length`], [`KernelError::NotMultiple`], [`KernelError::Range`] when sizes do not fit or the rank is none
-/// of the ranks; [`KernelError::ExpertId`] for an id without a row; [`KernelError::Instances`] for a row that is used and
-/// whose count does not fit.
+/// [`KernelError::Length`], [`KernelError::NotMultiple`], [`KernelError::Range`] when sizes do not fit or the rank is
+/// none of the ranks; [`KernelError::ExpertId`] for an id without a row; [`KernelError::Instances`] for a row that is
+/// used and whose count does not fit.
 pub fn balance(
     ids: &[i64],
     top_k: usize,
@@ -62,10 +62,11 @@ pub fn balance(
     Ok(())
 }
 
-/// Which choices stay: those whose scale is at least their threshold's share of the sum of the token's scales, in f32, if the
-/// token is active.
+/// Which choices stay: those whose scale is at least their threshold's share of the sum of the token's scales, in f32,
+/// if the token is active.
 ///
-/// - `scales` host `S [tokens, top_k]`, `thresholds` host f32 `[top_k]`, `active` host u8 `[tokens]`, 0 or 1; `None` for all.
+/// - `scales` host `S [tokens, top_k]`, `thresholds` host f32 `[top_k]`, `active` host u8 `[tokens]`, 0 or 1; `None`
+///   for all.
 /// - `keep` host u8 `[tokens, top_k]`.
 ///
 /// # Errors

@@ -33,8 +33,8 @@ impl Permutation {
         Ok(Self { sorted })
     }
 
-    /// Brings rows that lie by rank, and by expert within a rank, into the order of the experts, and of the ranks within an
-    /// expert. A slot is a row where it lies.
+    /// Brings rows that lie by rank, and by expert within a rank, into the order of the experts, and of the ranks
+    /// within an expert. A slot is a row where it lies.
     ///
     /// - `counts` host i64 `[ranks, experts]`: rows of each expert from each rank, `rows` in all.
     ///

@@ -1,4 +1,5 @@
-//! Which token goes to which expert as a map of flags: the experts' rows in order, all of them or a fixed number for each.
+//! Which token goes to which expert as a map of flags: the experts' rows in order, all of them or a fixed number for
+//! each.
 //!
 //! Sources: ops-transformer 9.1.0, moe/moe_token_permute_with_routing_map and moe/moe_token_unpermute_with_routing_map.
 
@@ -20,8 +21,8 @@ impl<'a> RoutingMap<'a> {
     /// - `flags` host u8 `[tokens, experts]`, each 0 or 1.
     ///
     /// # Errors
-    /// [`KernelError::Length`], [`KernelError::TooLarge`] for more places than 32 bits number, [`KernelError::Range`] for
-    /// another value than 0 and 1.
+    /// [`KernelError::Length`], [`KernelError::TooLarge`] for more places than 32 bits number, [`KernelError::Range`]
+    /// for another value than 0 and 1.
     pub fn new(flags: &'a [u8], tokens: usize, experts: usize) -> Result<Self, KernelError> {
         error::length("routing map", error::product("routing map", &[tokens, experts])?, flags.len())?;
         if flags.len() > u32::MAX as usize {

@@ -1,5 +1,5 @@
-//! Rows that arrive from several ranks, and the choice among the instances of an expert: worked numbers, and equality with
-//! plain loops.
+//! Rows that arrive from several ranks, and the choice among the instances of an expert: worked numbers, and equality
+//! with plain loops.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
 
 use half::bf16;

@@ -4,7 +4,6 @@
 use half::bf16;
 use moe_kernels::KernelError;
 use moe_kernels::combine::{TokenRows, add_to_tokens};
-use moe_kernels::element::Float as _;
 use moe_kernels::permute::Permutation;
 use moe_kernels::routing_map::{RoutingMap, places, weights_of_slots};
 use proptest::prelude::*;

@@ -87,10 +87,10 @@ pub struct PermuteOutputs<'o, 'a> {
 /// * `tokens`: f32, f16 or bf16, `[T, H]`.
 /// * `indices`: i32 or i64, `[T, K]`, or `[T]` for one choice, values below 2^24 - 1.
 /// * `probs`: dtype of tokens, shape of indices.
-/// * `range`: the first of the sorted rows that are wanted, and the end of them: at least one row. CANN takes 0..0 for all
-///   rows without weights.
-/// * `outputs`: contiguous; the rows are those of the range, `sorted_indices` is `[T * K]` and counts from the first of all
-///   sorted rows. CANN wants weights to write to always: temporary ones are used where none are given.
+/// * `range`: the first of the sorted rows that are wanted, and the end of them: at least one row. CANN takes 0..0 for
+///   all rows without weights.
+/// * `outputs`: contiguous; the rows are those of the range, `sorted_indices` is `[T * K]` and counts from the first of
+///   all sorted rows. CANN wants weights to write to always: temporary ones are used where none are given.
 ///
 /// Without slots nothing is called.
 ///
@@ -141,8 +141,8 @@ pub struct ReRoutingOutputs<'o, 'a> {
     pub counts: &'o mut TensorViewMut<'a>,
 }
 
-/// Brings rows that came from several ranks into the order of the experts (`aclnnMoeReRouting`). They lie by rank, and by
-/// expert within a rank; afterwards by expert, and by rank within an expert.
+/// Brings rows that came from several ranks into the order of the experts (`aclnnMoeReRouting`). They lie by rank, and
+/// by expert within a rank; afterwards by expert, and by rank within an expert.
 ///
 /// * `tokens`: i8, f16 or bf16, `[A, H]`, H <= 16384.
 /// * `counts`: i32 or i64, `[R, E]`: rows of each expert from each rank, A in all.

@@ -25,8 +25,8 @@ pub enum RoutingMapRows {
 /// * `tokens`: f32, f16 or bf16, `[T, H]`.
 /// * `map`: i8 or bool, `[T, E]`, 0 or 1; for [`RoutingMapRows::Chosen`] each token has as many experts, at most 512.
 /// * `probs`: dtype of tokens, or f32 for bf16, `[T, E]`.
-/// * `outputs`: of as many rows as `sorted_indices` has, a multiple of T or, with a capacity, of E. `sorted_indices` is the row
-///   of each slot; with a capacity the token of each row.
+/// * `outputs`: of as many rows as `sorted_indices` has, a multiple of T or, with a capacity, of E. `sorted_indices` is
+///   the row of each slot; with a capacity the token of each row.
 ///
 /// Without rows nothing is called.
 ///
@@ -80,8 +80,8 @@ pub struct UnpermuteWithRoutingMap<'a> {
 pub struct UnpermuteOutputs<'o, 'a> {
     /// Dtype of permuted, `[T, H]`.
     pub tokens: &'o mut TensorViewMut<'a>,
-    /// i32, `[rows]`: with a capacity the rows sorted by token; else not written. CANN wants it also where nobody does: a
-    /// temporary one is used then.
+    /// i32, `[rows]`: with a capacity the rows sorted by token; else not written. CANN wants it also where nobody does:
+    /// a temporary one is used then.
     pub row_order: Option<&'o mut TensorViewMut<'a>>,
     /// i32, `[rows]`: with a capacity the tokens of these rows; as the one before.
     pub token_ids: Option<&'o mut TensorViewMut<'a>>,
@@ -89,8 +89,8 @@ pub struct UnpermuteOutputs<'o, 'a> {
     pub probs: Option<&'o mut TensorViewMut<'a>>,
 }
 
-/// The weighted sum of each token's rows (`aclnnMoeTokenUnpermuteWithRoutingMap`). A row's weight is the entry of probs for its
-/// token and expert.
+/// The weighted sum of each token's rows (`aclnnMoeTokenUnpermuteWithRoutingMap`). A row's weight is the entry of probs
+/// for its token and expert.
 ///
 /// With a capacity, products are rounded to the dtype of the rows unless the weights are f32 and the rows are not.
 ///

@@ -40,8 +40,8 @@ pub struct Pruning<'a> {
 /// * `expert_ids`: i32 or i64, `[T, K]`, values in 0..E, T <= 512 and K <= 16.
 /// * `table`: i32, `[E, F]`, E <= 1024: the number of instances of each expert, 1 to F - 1, then these.
 /// * `instances`: out, dtype of expert_ids, `[T, K]`, contiguous.
-/// * `keep`: out, bool, `[T, K]`: written where something is left out. CANN wants it always: a temporary one is used where it
-///   is not given.
+/// * `keep`: out, bool, `[T, K]`: written where something is left out. CANN wants it always: a temporary one is used
+///   where it is not given.
 ///
 /// Without tokens nothing is called.
 ///

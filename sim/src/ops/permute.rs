@@ -1,4 +1,5 @@
-//! Sorting rows by expert: tokens by the ids of their experts or by a routing map, and rows that came from several ranks.
+//! Sorting rows by expert: tokens by the ids of their experts or by a routing map, and rows that came from several
+//! ranks.
 
 use ascend_sys::aclDataType;
 use ascend_sys::ops::TensorDesc;
@@ -25,8 +26,8 @@ pub(super) fn integers(device: &Device<'_>, name: &'static str, tensor: &TensorD
 /// What moves rows: source, bytes of a row, target.
 type Move<'a> = &'a dyn Fn(&[u8], usize, &mut [u8]) -> Result<(), OpError>;
 
-/// Moves the rows of an input to an output of the same width. Rows are moved, not computed: only the size of their elements
-/// matters.
+/// Moves the rows of an input to an output of the same width. Rows are moved, not computed: only the size of their
+/// elements matters.
 fn move_rows(
     device: &Device<'_>,
     from: (&'static str, &TensorDesc),

@@ -27,7 +27,8 @@ use ascend_sys::ops::{Null, Refusal};
 use ascend_sys::{OPERATORS, OperatorId, aclnnStatus};
 use build::{Built, Case};
 
-/// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, and weights that nobody asked for.
+/// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, and weights that nobody asked
+/// for.
 fn may_be_null(operator: OperatorId, name: &str) -> bool {
     name.contains("Optional")
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))

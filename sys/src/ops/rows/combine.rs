@@ -203,7 +203,8 @@ pub(super) static MOE_TOKEN_UNPERMUTE: OpRow = OpRow {
                shape of out are checked on A3 was not seen in tiling.",
 };
 
-/// Positions of the parameters of `aclnnMoeTokenUnpermuteWithEp` after the first three, which are those of its relative.
+/// Positions of the parameters of `aclnnMoeTokenUnpermuteWithEp` after the first three, which are those of its
+/// relative.
 mod with_ep {
     pub(super) const TOP_K: usize = 3;
     pub(super) const RANGE: usize = 4;
@@ -211,8 +212,8 @@ mod with_ep {
     pub(super) const OUT: usize = 7;
 }
 
-/// `aclnnMoeTokenUnpermuteWithEp`: `aclnnMoeTokenUnpermute` where only a range of the sorted rows is at hand; slots whose row
-/// is not in it are left out.
+/// `aclnnMoeTokenUnpermuteWithEp`: `aclnnMoeTokenUnpermute` where only a range of the sorted rows is at hand; slots
+/// whose row is not in it are left out.
 ///
 /// With T tokens of width H and K <= 512 choices each:
 /// * `permutedTokens`: device, fp32, fp16 or bf16, `[rows, H]`, any strides: the rows from start to before end.
@@ -270,9 +271,9 @@ pub(super) static MOE_TOKEN_UNPERMUTE_WITH_EP: OpRow = OpRow {
         }),
     ],
     source: "ops-transformer, commits around 9.1.0, moe/moe_token_unpermute_with_ep (docs, op_host tiling)",
-    doubtful: "The kernel was not read: that a slot with probability 0 is skipped and that sums are fp32 in the order of the \
-               choices is taken from its relative. The document gives permutedTokens K times the rows of the range and its \
-               example has the rows of the range; tiling compares nothing, and a row of the range that is not there is a \
-               finding of the simulator. Without a range the document ignores numTopk and tiling does not: a call that \
-               would show the difference is not carried.",
+    doubtful: "The kernel was not read: that a slot with probability 0 is skipped and that sums are fp32 in the order \
+               of the choices is taken from its relative. The document gives permutedTokens K times the rows of the \
+               range and its example has the rows of the range; tiling compares nothing, and a row of the range that \
+               is not there is a finding of the simulator. Without a range the document ignores numTopk and tiling \
+               does not: a call that would show the difference is not carried.",
 };

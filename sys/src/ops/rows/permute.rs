@@ -99,8 +99,8 @@ mod with_ep {
     pub(super) const PERMUTED_PROBS: usize = 8;
 }
 
-/// The range of sorted rows in the array at `index`: start and end. CANN's default is `[0, 0]`, which cannot be told from
-/// none.
+/// The range of sorted rows in the array at `index`: start and end. CANN's default is `[0, 0]`, which cannot be told
+/// from none.
 pub(super) fn range_of_rows(call: &Call<'_>, index: usize) -> Option<(i64, i64)> {
     match call.ints(index) {
         Some(&[start, end]) if (start, end) != (0, 0) => Some((start, end)),
@@ -130,7 +130,8 @@ pub(super) fn range_holds_rows(call: &Call<'_>, index: usize, rows: i64) -> Chec
 ///   `[0, 0]` for all, and then probs are not read.
 /// * `numOutTokens`: as in `aclnnMoeTokenPermute` without a range; with one it cuts nothing here.
 /// * `permuteTokensOut`: device, dtype of tokens, `[rows, H]`, contiguous.
-/// * `sortedIndicesOut`: device, int32, `[T * K]`, contiguous: the sorted row of each slot, counted from the first of all.
+/// * `sortedIndicesOut`: device, int32, `[T * K]`, contiguous: the sorted row of each slot, counted from the first of
+///   all.
 /// * `permuteProbsOut`: device, dtype of tokens, `[rows]`, contiguous; required, and written where probs are read.
 pub(super) static MOE_TOKEN_PERMUTE_WITH_EP: OpRow = OpRow {
     operator: OperatorId::MoeTokenPermuteWithEp,
@@ -186,9 +187,9 @@ pub(super) static MOE_TOKEN_PERMUTE_WITH_EP: OpRow = OpRow {
         }),
     ],
     source: "ops-transformer, commits around 9.1.0, moe/moe_token_permute_with_ep (docs, operator definition, copying kernel)",
-    doubtful: "Tiling was not read. The document subtracts the end of the range from a row's number; the kernel subtracts \
-               the start. How numOutTokens and a range work together, and what an empty range gives, was not seen: calls \
-               that would show it are not carried. Whether shapes of outputs are checked was not seen.",
+    doubtful: "Tiling was not read. The document subtracts the end of the range from a row's number; the kernel \
+               subtracts the start. How numOutTokens and a range work together, and what an empty range gives, was not \
+               seen: calls that would show it are not carried. Whether shapes of outputs are checked was not seen.",
 };
 
 /// Rows of permuteTokens.

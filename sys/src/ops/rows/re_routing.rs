@@ -20,8 +20,8 @@ const PERMUTED_SCALES: usize = 6;
 const INDEX: usize = 7;
 const EXPERT_COUNTS: usize = 8;
 
-/// `aclnnMoeReRouting`: rows that lie by rank, and by expert within a rank, are brought into the order of the experts, and of
-/// the ranks within an expert.
+/// `aclnnMoeReRouting`: rows that lie by rank, and by expert within a rank, are brought into the order of the experts,
+/// and of the ranks within an expert.
 ///
 /// With A rows of width H from R ranks for E local experts:
 /// * `tokens`: device, int8, fp16 or bf16, `[A, H]`, H <= 16384, any strides.
@@ -91,7 +91,7 @@ pub(super) static MOE_RE_ROUTING: OpRow = OpRow {
         }),
     ],
     source: "ops-transformer 9.1.0, moe/moe_re_routing (operator definition, op_host tiling)",
-    doubtful: "There is no document. Tiling that Atlas A3 shares with others also takes scales of two dimensions: not taken \
-               here. What the device does with counts that do not add up to A was not seen: a finding of the simulator. \
-               Layouts were not seen.",
+    doubtful: "There is no document. Tiling that Atlas A3 shares with others also takes scales of two dimensions: not \
+               taken here. What the device does with counts that do not add up to A was not seen: a finding of the \
+               simulator. Layouts were not seen.",
 };

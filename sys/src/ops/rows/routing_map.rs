@@ -35,15 +35,17 @@ mod permute {
 
 /// `aclnnMoeTokenPermuteWithRoutingMap`: the rows of each expert's tokens, by expert, those of one expert by token.
 ///
-/// With T tokens of width H and E experts. Without dropAndPad each token has K = numOutTokens / T experts and there are T * K
-/// rows; slot `t * K + j` is token t and the j-th of its experts, which ascend. With dropAndPad each expert has
+/// With T tokens of width H and E experts. Without dropAndPad each token has K = numOutTokens / T experts and there are
+/// T * K rows; slot `t * K + j` is token t and the j-th of its experts, which ascend. With dropAndPad each expert has
 /// C = numOutTokens / E rows: its tokens, then others, both ascending.
 /// * `tokens`: device, fp32, fp16 or bf16, `[T, H]`, any strides.
 /// * `routingMap`: device, int8 or bool, `[T, E]`, any strides: 0 or 1.
 /// * `probsOptional`: device, dtype of tokens, or fp32 for bf16, `[T, E]`, any strides; may be null.
 /// * `permuteTokensOut`: device, dtype of tokens, `[rows, H]`, any strides.
-/// * `permuteProbsOutOptional`: device, dtype of probs, `[rows]`, any strides: each row's entry of probs; null without probs.
-/// * `sortedIndicesOut`: device, int32, `[rows]`, any strides: the row of each slot; with dropAndPad the token of each row.
+/// * `permuteProbsOutOptional`: device, dtype of probs, `[rows]`, any strides: each row's entry of probs; null without
+///   probs.
+/// * `sortedIndicesOut`: device, int32, `[rows]`, any strides: the row of each slot; with dropAndPad the token of each
+///   row.
 pub(super) static MOE_TOKEN_PERMUTE_WITH_ROUTING_MAP: OpRow = OpRow {
     operator: OperatorId::MoeTokenPermuteWithRoutingMap,
     codes: Codes::HAND_WRITTEN,
@@ -109,11 +111,11 @@ pub(super) static MOE_TOKEN_PERMUTE_WITH_ROUTING_MAP: OpRow = OpRow {
         }),
     ],
     source: "ops-transformer, commits around 9.1.0, moe/moe_token_permute_with_routing_map (docs, op_host tiling, kernel)",
-    doubtful: "The wrapper was not read: codes are those of the document, and where a shape is only compared in tiling the \
-               code may be 561103. The document sorts each expert's flags upwards with dropAndPad; the kernel sorts them \
-               downwards. Whether equal flags keep their order there was not seen beyond the sorting instruction's rule. A \
-               map in which tokens differ in the number of their experts is refused by the document of 9.1.0; newer \
-               sources take it and give -1. Entries other than 0 and 1 are a finding of the simulator.",
+    doubtful: "The wrapper was not read: codes are those of the document, and where a shape is only compared in tiling \
+               the code may be 561103. The document sorts each expert's flags upwards with dropAndPad; the kernel \
+               sorts them downwards. Whether equal flags keep their order there was not seen beyond the sorting \
+               instruction's rule. A map in which tokens differ in the number of their experts is refused by the \
+               document of 9.1.0; newer sources take it and give -1. Entries other than 0 and 1 are a finding of the simulator.",
 };
 
 /// Choices per token without dropAndPad; 0 with it.
@@ -151,9 +153,10 @@ mod unpermute {
 /// With T tokens of width H and E experts. Without paddedMode there are T * K rows, K <= 512, and slot `t * K + j` is a
 /// choice of token t; with it there are E * C rows, C for each expert.
 /// * `permutedTokens`: device, fp32, fp16 or bf16, `[rows, H]`, any strides.
-/// * `sortedIndices`: device, int32, `[rows]`, any strides: the row of each slot, negative for none; with paddedMode the
-///   token of each row.
-/// * `routingMapOptional`: device, int8 or bool, `[T, E]`, any strides; required with probs without paddedMode, else not read.
+/// * `sortedIndices`: device, int32, `[rows]`, any strides: the row of each slot, negative for none; with paddedMode
+///   the token of each row.
+/// * `routingMapOptional`: device, int8 or bool, `[T, E]`, any strides; required with probs without paddedMode, else
+///   not read.
 /// * `probsOptional`: device, dtype of permutedTokens, or fp32 for bf16, `[T, E]`, any strides; null for weight 1.
 /// * `restoreShapeOptional`: host, int64, `[T, H]`; required without probs.
 /// * `unpermutedTokens`: device, dtype of permutedTokens, `[T, H]`, any strides.
@@ -253,12 +256,12 @@ pub(super) static MOE_TOKEN_UNPERMUTE_WITH_ROUTING_MAP: OpRow = OpRow {
         .with_code(LATER),
     ],
     source: "ops-transformer, commits around 9.1.0, moe/moe_token_unpermute_with_routing_map (docs, op_api)",
-    doubtful: "Tiling and kernel were not read: that sums without paddedMode are fp32 in the order of the slots and skip a \
-               weight of 0, and that InplaceIndexAddWithSorted adds in fp32, is assumed. Products with paddedMode are \
-               rounded to the dtype of both; bf16 rows with fp32 weights are computed in fp32. The wrapper copies \
-               outIndex and permuteTokenId only with paddedMode, though the document describes them without it, and does \
-               not test them for null. It only warns of a routingMap whose shape differs from that of probs; the document \
-               gives 561103. It takes uint8 maps, which the document does not list.",
+    doubtful: "Tiling and kernel were not read: that sums without paddedMode are fp32 in the order of the slots and \
+               skip a weight of 0, and that InplaceIndexAddWithSorted adds in fp32, is assumed. Products with \
+               paddedMode are rounded to the dtype of both; bf16 rows with fp32 weights are computed in fp32. The \
+               wrapper copies outIndex and permuteTokenId only with paddedMode, though the document describes them \
+               without it, and does not test them for null. It only warns of a routingMap whose shape differs from \
+               that of probs; the document gives 561103. It takes uint8 maps, which the document does not list.",
 };
 
 /// Tokens of the result.

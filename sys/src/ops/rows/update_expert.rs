@@ -31,9 +31,10 @@ const KEEP: usize = 9;
 /// * `expertIds`: device, int32 or int64, `[T, K]`, any strides: values in 0..E.
 /// * `eplbTable`: device, int32, `[E, F]`, any strides: the number of instances of an expert, 1 to F - 1, then these.
 /// * `expertScalesOptional`: device, fp32, fp16 or bf16, `[T, K]`, any strides; given together with the threshold.
-/// * `pruningThresholdOptional`: device, fp32, `[K]` or `[1, K]`, any strides: the share of the sum of a token's scales that
-///   a scale must have to stay.
-/// * `activeMaskOptional`: device, bool, `[T]`, any strides: of a token that is not active nothing stays. Only with both.
+/// * `pruningThresholdOptional`: device, fp32, `[K]` or `[1, K]`, any strides: the share of the sum of a token's scales
+///   that a scale must have to stay.
+/// * `activeMaskOptional`: device, bool, `[T]`, any strides: of a token that is not active nothing stays. Only with
+///   both.
 /// * `localRankId`, `worldSize`: the rank in 0..worldSize and 2 to 768 ranks; read in balanceMode 0.
 /// * `balanceMode`: 0, the rank chooses the instance; 1, the token's number does.
 /// * `balancedExpertIds`: device, dtype of expertIds, `[T, K]`, contiguous.
@@ -100,11 +101,11 @@ pub(super) static MOE_UPDATE_EXPERT: OpRow = OpRow {
         Rule::new("keep-shape", "balancedActiveMask is [T, K]", |call| choices_shape(call, "balancedActiveMask", KEEP)),
     ],
     source: "ops-transformer 9.1.0, mc2/moe_update_expert (docs, op_host tiling, kernel)",
-    doubtful: "The document chooses an instance by the token without adding 1 and keeps scales below the threshold; the kernel \
-               adds 1 and keeps those not below it. The order in which it sums a token's scales was not seen. Whether \
-               balancedExpertIds may be strided is not said. That instances are no more than 1024 in all and that active \
-               tokens come first is asked for and checked by nobody; an id or a count that the table has no place for is \
-               a finding of the simulator.",
+    doubtful: "The document chooses an instance by the token without adding 1 and keeps scales below the threshold; \
+               the kernel adds 1 and keeps those not below it. The order in which it sums a token's scales was not \
+               seen. Whether balancedExpertIds may be strided is not said. That instances are no more than 1024 in all \
+               and that active tokens come first is asked for and checked by nobody; an id or a count that the table \
+               has no place for is a finding of the simulator.",
 };
 
 fn by_rank(call: &Call<'_>) -> bool {
