@@ -72,7 +72,10 @@ fn refusals() {
 
 proptest! {
     #[test]
-    fn regrouping_keeps_the_order_of_ranks((ranks, experts) in (1usize..5, 1usize..6), seed in prop::collection::vec(0i64..4, 30)) {
+    fn regrouping_keeps_the_order_of_ranks(
+        (ranks, experts) in (1usize..5, 1usize..6),
+        seed in prop::collection::vec(0i64..4, 30),
+    ) {
         let counts = &seed[..ranks * experts];
         let blocks = counts.iter().enumerate();
         let labels: Vec<(usize, usize)> =
@@ -89,14 +92,18 @@ proptest! {
         ids in prop::collection::vec(0usize..6, 0..20),
         (rank, ranks) in (1usize..9).prop_flat_map(|ranks| (0..ranks, Just(ranks))),
     ) {
-        let table: Vec<i32> = counts.iter().enumerate().flat_map(|(e, n)| [*n, e as i32 * 10, e as i32 * 10 + 1, e as i32 * 10 + 2]).collect();
+        let row = |(expert, count): (i32, &i32)| [*count, expert * 10, expert * 10 + 1, expert * 10 + 2];
+        let table: Vec<i32> = (0..).zip(&counts).flat_map(row).collect();
         let ids: Vec<i64> = ids.iter().map(|id| (id % counts.len()) as i64).flat_map(|id| [id, id]).collect();
         for by in [Balance::ByRank { rank, ranks }, Balance::ByToken] {
             for (slot, (id, instance)) in ids.iter().zip(balanced(&ids, &table, by).unwrap()).enumerate() {
                 let count = counts[*id as usize];
                 let place = match by {
                     Balance::ByToken => slot as i32 / 2 % count,
-                    Balance::ByRank { .. } => rank as i32 / (ranks as i32 / count + i32::from(ranks as i32 % count > 0)),
+                    Balance::ByRank { .. } => {
+                        let (rank, ranks) = (rank as i32, ranks as i32);
+                        rank / (ranks / count + i32::from(ranks % count > 0))
+                    }
                 };
                 prop_assert!(place < count);
                 prop_assert_eq!(instance, *id as i32 * 10 + place);

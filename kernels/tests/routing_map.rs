@@ -122,7 +122,8 @@ proptest! {
         let of_rows: Vec<i32> = ids.iter().map(|id| id % tokens as i32).collect();
         let rows: Vec<bf16> = values[..ids.len() * hidden].iter().map(|v| bf16::from_f32(*v)).collect();
         let probs: Vec<f32> = values[50..50 + ids.len()].to_vec();
-        let operands = TokenRows { rows: &rows, hidden, tokens: &of_rows, probs: weighted.then_some(&probs[..]), round_products };
+        let probs_given = weighted.then_some(&probs[..]);
+        let operands = TokenRows { rows: &rows, hidden, tokens: &of_rows, probs: probs_given, round_products };
         let order = Permutation::new(&of_rows.iter().map(|t| i64::from(*t)).collect::<Vec<_>>()).unwrap();
         let mut out = vec![bf16::NAN; tokens * hidden];
         add_to_tokens(&operands, &order, &mut out).unwrap();

@@ -186,7 +186,7 @@ pub(super) static MOE_TOKEN_PERMUTE_WITH_EP: OpRow = OpRow {
             shape_is(call, "permuteProbs", with_ep::PERMUTED_PROBS, &[rows_with_ep(call)])
         }),
     ],
-    source: "ops-transformer, commits around 9.1.0, moe/moe_token_permute_with_ep (docs, operator definition, copying kernel)",
+    source: "ops-transformer, commits around 9.1.0, moe/moe_token_permute_with_ep (docs, definition, copying kernel)",
     doubtful: "Tiling was not read. The document subtracts the end of the range from a row's number; the kernel \
                subtracts the start. How numOutTokens and a range work together, and what an empty range gives, was not \
                seen: calls that would show it are not carried. Whether shapes of outputs are checked was not seen.",

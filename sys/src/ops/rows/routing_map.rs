@@ -110,12 +110,13 @@ pub(super) static MOE_TOKEN_PERMUTE_WITH_ROUTING_MAP: OpRow = OpRow {
             shape_is(call, "sortedIndices", permute::SORTED, &[rows(call)])
         }),
     ],
-    source: "ops-transformer, commits around 9.1.0, moe/moe_token_permute_with_routing_map (docs, op_host tiling, kernel)",
+    source: "ops-transformer, commits around 9.1.0, moe/moe_token_permute_with_routing_map (docs, tiling, kernel)",
     doubtful: "The wrapper was not read: codes are those of the document, and where a shape is only compared in tiling \
                the code may be 561103. The document sorts each expert's flags upwards with dropAndPad; the kernel \
                sorts them downwards. Whether equal flags keep their order there was not seen beyond the sorting \
                instruction's rule. A map in which tokens differ in the number of their experts is refused by the \
-               document of 9.1.0; newer sources take it and give -1. Entries other than 0 and 1 are a finding of the simulator.",
+               document of 9.1.0; newer sources take it and give -1. Entries other than 0 and 1 are a finding of the \
+               simulator.",
 };
 
 /// Choices per token without dropAndPad; 0 with it.
