@@ -1,11 +1,13 @@
 //! Bringing the experts' rows back to the tokens: weighted sums over each token's slots.
 //!
-//! Sources: ops-transformer 9.1.0, moe/moe_finalize_routing_v2 and moe/moe_token_unpermute.
+//! Sources: ops-transformer 9.1.0, moe/moe_finalize_routing_v2, moe/moe_token_unpermute,
+//! moe/moe_token_unpermute_with_ep and moe/moe_token_unpermute_with_routing_map.
 
 use rayon::prelude::*;
 
 use crate::element::Float;
 use crate::error::{self, KernelError};
+use crate::permute::Permutation;
 
 /// How the slots of a row index are numbered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +148,22 @@ pub fn finalize<T: Float, S: Float>(operands: &Finalize<'_, T, S>, out: &mut [T]
     Ok(())
 }
 
+/// Which of the sorted rows the rows of an [`Unpermute`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The first ones; an index past them is skipped, a negative one must not be (aclnnMoeTokenUnpermute).
+    First,
+    /// Those from `start` to before `end`; any other index is skipped (aclnnMoeTokenUnpermuteWithEp).
+    Range {
+        /// First sorted row that is held.
+        start: usize,
+        /// End of those that are.
+        end: usize,
+    },
+    /// All; a negative index means none (aclnnMoeTokenUnpermuteWithRoutingMap).
+    All,
+}
+
 /// What [`unpermute`] does with its slots.
 #[derive(Debug, Clone, Copy)]
 pub struct Unpermute<'a, T, P> {
@@ -155,28 +173,46 @@ pub struct Unpermute<'a, T, P> {
     pub hidden: usize,
     /// Host i32 `[tokens, top_k]`, row-major: the row of each slot.
     pub sorted_indices: &'a [i32],
-    /// Host `P [tokens, top_k]`, its type apart from `T`; `None` for one slot per token with weight 1.
+    /// Host `P [tokens, top_k]`, its type apart from `T`; `None` for weight 1.
     pub probs: Option<&'a [P]>,
-    /// Slots per token: 1 without `probs`.
+    /// Slots per token: 1 without `probs` for [`Held::First`].
     pub top_k: usize,
+    /// Which sorted rows `permuted` has.
+    pub held: Held,
 }
 
 impl<T: Float, P: Float> Unpermute<'_, T, P> {
     /// Checks the operands against `out`; returns the rows of `permuted`.
     pub(crate) fn check(&self, out: usize) -> Result<usize, KernelError> {
         error::range("hidden", self.hidden, 1, usize::MAX)?;
-        error::range("top_k", self.top_k, 1, if self.probs.is_some() { usize::MAX } else { 1 })?;
+        let most = if self.probs.is_none() && self.held == Held::First { 1 } else { usize::MAX };
+        error::range("top_k", self.top_k, 1, most)?;
         let tokens = error::divide("out over hidden", out, self.hidden)?;
         let slots = error::product("tokens x top_k", &[tokens, self.top_k])?;
         error::length("sorted indices", slots, self.sorted_indices.len())?;
         error::length("probs", slots, self.probs.map_or(slots, <[P]>::len))?;
         let rows = error::divide("permuted over hidden", self.permuted.len(), self.hidden)?;
-        for (slot, &row) in self.sorted_indices.iter().enumerate() {
-            if row < 0 && self.prob(slot) != 0.0 {
-                return Err(KernelError::RowIndex { slot, row, rows, minus_one: false });
-            }
-        }
+        (0..slots).try_for_each(|slot| self.row(slot, rows).map(|_| ()))?;
         Ok(rows)
+    }
+
+    /// The row of a slot; `None` where it is skipped.
+    fn row(&self, slot: usize, rows: usize) -> Result<Option<usize>, KernelError> {
+        if self.prob(slot) == 0.0 {
+            return Ok(None);
+        }
+        let index = self.sorted_indices[slot];
+        let missing = |row, minus_one| Err(KernelError::RowIndex { slot, row, rows, minus_one });
+        match (usize::try_from(index), self.held) {
+            (Err(_), Held::First) => missing(index, false),
+            (Err(_), _) => Ok(None),
+            (Ok(row), Held::First) => Ok(Some(row).filter(|&row| row < rows)),
+            (Ok(row), Held::Range { start, end }) if !(start..end).contains(&row) => Ok(None),
+            (Ok(row), Held::Range { start, .. }) if row - start < rows => Ok(Some(row - start)),
+            (Ok(row), Held::Range { start, .. }) => missing((row - start) as i32, false),
+            (Ok(row), Held::All) if row < rows => Ok(Some(row)),
+            (Ok(_), Held::All) => missing(index, true),
+        }
     }
 
     /// The weight of a slot.
@@ -188,13 +224,13 @@ impl<T: Float, P: Float> Unpermute<'_, T, P> {
 /// `out[t] = sum over j of probs[t, j] * permuted[sorted_indices[t, j]]`, in parallel over tokens.
 ///
 /// f32 throughout, j ascends, the product is rounded before it is added; one rounding at the end. A slot is skipped, its row not
-/// read, when its index is past the last row or its prob is 0.
+/// read, when its prob is 0 or [`Held`] says so.
 ///
 /// - `out` host `T [tokens, hidden]`.
 ///
 /// # Errors
 /// [`KernelError::Length`], [`KernelError::NotMultiple`] or [`KernelError::Range`] when sizes do not fit;
-/// [`KernelError::RowIndex`] for a negative index with a prob other than 0, which CANN would read from before the buffer.
+/// [`KernelError::RowIndex`] for an index that is neither skipped nor a row: CANN would read outside the buffer.
 pub fn unpermute<T: Float, P: Float>(operands: &Unpermute<'_, T, P>, out: &mut [T]) -> Result<(), KernelError> {
     let rows = operands.check(out.len())?;
     let Unpermute { hidden, top_k, .. } = *operands;
@@ -203,11 +239,73 @@ pub fn unpermute<T: Float, P: Float>(operands: &Unpermute<'_, T, P>, out: &mut [
         |(sum, term), (t, out)| {
             let mut started = false;
             for slot in t * top_k..(t + 1) * top_k {
+                let Ok(Some(row)) = operands.row(slot, rows) else { continue };
                 let prob = operands.prob(slot);
-                let row = usize::try_from(operands.sorted_indices[slot]).ok().filter(|row| *row < rows);
-                let Some(row) = row.filter(|_| prob != 0.0) else { continue };
                 T::widen(&operands.permuted[row * hidden..][..hidden], term);
                 term.iter_mut().for_each(|term| *term *= prob);
+                accumulate::<T>(sum, term, &mut started, Rounding::Once);
+            }
+            finish(sum, started, out);
+        },
+    );
+    Ok(())
+}
+
+/// What [`add_to_tokens`] adds up.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenRows<'a, T, P> {
+    /// Host `T [rows, hidden]`.
+    pub rows: &'a [T],
+    /// Size of a row.
+    pub hidden: usize,
+    /// Host i32 `[rows]`: the token of each row.
+    pub tokens: &'a [i32],
+    /// Host `P [rows]`, its type apart from `T`; `None` for weight 1.
+    pub probs: Option<&'a [P]>,
+    /// Whether the product of row and weight is rounded to `T` before it is added.
+    pub round_products: bool,
+}
+
+/// `out[t] = sum over the rows of token t of probs[row] * rows[row]`, in parallel over tokens; 0 for a token without
+/// rows.
+///
+/// f32 throughout but for the products, rows in ascending order, one rounding at the end.
+///
+/// - `order`: the rows sorted by token; `out` host `T [tokens, hidden]`.
+///
+/// # Errors
+/// [`KernelError::Length`], [`KernelError::NotMultiple`] or [`KernelError::Range`] when sizes do not fit;
+/// [`KernelError::RowIndex`] for a token that does not exist.
+pub fn add_to_tokens<T: Float, P: Float>(
+    operands: &TokenRows<'_, T, P>,
+    order: &Permutation,
+    out: &mut [T],
+) -> Result<(), KernelError> {
+    let TokenRows { rows, hidden, tokens, probs, round_products } = *operands;
+    error::range("hidden", hidden, 1, usize::MAX)?;
+    let count = error::divide("out over hidden", out.len(), hidden)?;
+    error::length("rows", error::product("rows", &[tokens.len(), hidden])?, rows.len())?;
+    error::length("probs", tokens.len(), probs.map_or(tokens.len(), <[P]>::len))?;
+    let order = order.sorted();
+    error::length("order", tokens.len(), order.len())?;
+    for (slot, &row) in tokens.iter().enumerate() {
+        if !usize::try_from(row).is_ok_and(|token| token < count) {
+            return Err(KernelError::RowIndex { slot, row, rows: count, minus_one: false });
+        }
+    }
+    let rounding = if round_products { Rounding::EachStep } else { Rounding::Once };
+    out.par_chunks_mut(hidden).enumerate().for_each_init(
+        || (vec![0f32; hidden], vec![0f32; hidden]),
+        |(sum, term), (t, out)| {
+            let first = order.partition_point(|row| (tokens[*row as usize] as usize) < t);
+            let mut started = false;
+            for row in order[first..].iter().map(|row| *row as usize).take_while(|row| tokens[*row] as usize == t) {
+                T::widen(&rows[row * hidden..][..hidden], term);
+                if let Some(probs) = probs {
+                    let prob = probs[row].to_f32();
+                    term.iter_mut().for_each(|term| *term *= prob);
+                    round::<T>(term, rounding);
+                }
                 accumulate::<T>(sum, term, &mut started, Rounding::Once);
             }
             finish(sum, started, out);

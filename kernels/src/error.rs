@@ -183,6 +183,26 @@ pub enum KernelError {
         /// Number of experts.
         experts: usize,
     },
+    /// A token of a routing map does not have the experts that the number of rows asks for.
+    #[error("token {token} has {chosen} experts in the routing map, must have {top_k}")]
+    Chosen {
+        /// Row of the map.
+        token: usize,
+        /// Experts marked in it.
+        chosen: usize,
+        /// Experts that each token must have.
+        top_k: usize,
+    },
+    /// A row of a table of expert instances counts fewer than one or more than the table has places for.
+    #[error("expert {expert} has {count} instances, legal are 1..={most}")]
+    Instances {
+        /// Row of the table.
+        expert: usize,
+        /// The count it starts with.
+        count: i32,
+        /// Places after the count.
+        most: usize,
+    },
 }
 
 fn and_minus_one(legal: &bool) -> &'static str {

@@ -10,6 +10,7 @@ pub mod combine;
 pub mod element;
 pub mod elementwise;
 mod error;
+pub mod expert_balance;
 pub mod expert_table;
 pub mod fused_topk;
 pub mod gating;
@@ -23,6 +24,7 @@ pub mod nz;
 pub mod permute;
 pub mod pointwise;
 pub mod reference;
+pub mod routing_map;
 pub mod softmax_gating;
 pub mod view;
 

@@ -1,6 +1,7 @@
-//! Sorting tokens by expert where nothing is known of the number of experts.
+//! Sorting rows by expert: tokens by the ids of their experts, and rows that arrived from several ranks.
 //!
-//! Sources: ops-transformer 9.1.0, moe/moe_token_permute and moe/moe_init_routing (the first version).
+//! Sources: ops-transformer 9.1.0, moe/moe_token_permute, moe/moe_token_permute_with_ep, moe/moe_re_routing and
+//! moe/moe_init_routing (the first version).
 
 use rayon::prelude::*;
 
@@ -12,7 +13,7 @@ pub const MAX_ID: i64 = 16_777_215;
 /// The slots sorted by expert; those of one expert keep their order. A slot is one choice of one token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permutation {
-    sorted: Vec<u32>,
+    pub(crate) sorted: Vec<u32>,
 }
 
 impl Permutation {
@@ -31,6 +32,35 @@ impl Permutation {
         let mut sorted: Vec<u32> = (0..experts.len() as u32).collect();
         sorted.par_sort_by_key(|&slot| experts[slot as usize].into());
         Ok(Self { sorted })
+    }
+
+    /// Brings rows that lie by rank, and by expert within a rank, into the order of the experts, and of the ranks
+    /// within an expert. A slot is a row where it lies.
+    ///
+    /// - `counts` host i64 `[ranks, experts]`: rows of each expert from each rank, `rows` in all.
+    ///
+    /// # Errors
+    /// [`KernelError::GroupNegative`], [`KernelError::GroupRows`] where they count more rows than there are,
+    /// [`KernelError::Length`] where fewer; [`KernelError::NotMultiple`], [`KernelError::TooLarge`].
+    pub fn regroup(counts: &[i64], experts: usize, rows: usize) -> Result<Self, KernelError> {
+        let ranks = error::divide("counts over experts", counts.len(), experts)?;
+        if rows > i32::MAX as usize {
+            return Err(KernelError::TooLarge { what: "rows" });
+        }
+        let mut starts = Vec::with_capacity(counts.len());
+        let mut total = 0;
+        for (entry, &value) in counts.iter().enumerate() {
+            let count = usize::try_from(value).map_err(|_| KernelError::GroupNegative { entry, value })?;
+            starts.push(total as u32);
+            if count > rows - total {
+                return Err(KernelError::GroupRows { entry, end: total as i128 + i128::from(value), rows });
+            }
+            total += count;
+        }
+        error::length("rows that the counts add up to", rows, total)?;
+        let blocks = (0..experts).flat_map(|expert| (0..ranks).map(move |rank| rank * experts + expert));
+        let sorted = blocks.flat_map(|block| (0..counts[block] as u32).map(move |row| (block, row)));
+        Ok(Self { sorted: sorted.map(|(block, row)| starts[block] + row).collect() })
     }
 
     /// The slot of each sorted row.
@@ -81,16 +111,23 @@ impl Permutation {
         Ok(())
     }
 
-    /// Copies the tokens' rows to the first sorted rows, in parallel.
+    /// Copies the tokens' rows to the sorted rows from `first` on, in parallel.
     ///
-    /// - `src` host bytes `[slots / top_k, row_bytes]`, `dst` host bytes `[rows, row_bytes]`, at most as many rows as
-    ///   slots.
+    /// - `src` host bytes `[slots / top_k, row_bytes]`, `dst` host bytes `[rows, row_bytes]`, no
+    ///   more rows than slots from `first` on.
     ///
     /// # Errors
     /// [`KernelError::Length`], [`KernelError::NotMultiple`] or [`KernelError::Range`] when sizes do not fit.
-    pub fn copy(&self, src: &[u8], row_bytes: usize, top_k: usize, dst: &mut [u8]) -> Result<(), KernelError> {
+    pub fn copy(
+        &self,
+        src: &[u8],
+        row_bytes: usize,
+        top_k: usize,
+        first: usize,
+        dst: &mut [u8],
+    ) -> Result<(), KernelError> {
         let tokens = error::divide("slots over top_k", self.sorted.len(), top_k)?;
-        self.gather(src, row_bytes, tokens, |slot| slot / top_k, dst)
+        self.gather(src, row_bytes, tokens, first, |slot| slot / top_k, dst)
     }
 
     /// The same where slots go by numbers of their own: the token of slot `s` is `numbers[s] % tokens`.
@@ -109,7 +146,7 @@ impl Permutation {
     ) -> Result<(), KernelError> {
         error::divide("slots over tokens", self.sorted.len(), tokens)?;
         self.check_numbers(numbers)?;
-        self.gather(src, row_bytes, tokens, |slot| numbers[slot] as usize % tokens, dst)
+        self.gather(src, row_bytes, tokens, 0, |slot| numbers[slot] as usize % tokens, dst)
     }
 
     fn check_numbers(&self, numbers: &[i32]) -> Result<(), KernelError> {
@@ -126,6 +163,7 @@ impl Permutation {
         src: &[u8],
         row_bytes: usize,
         tokens: usize,
+        first: usize,
         token: impl Fn(usize) -> usize + Sync,
         dst: &mut [u8],
     ) -> Result<(), KernelError> {
@@ -134,11 +172,41 @@ impl Permutation {
             return Ok(());
         }
         let rows = error::divide("permuted rows", dst.len(), row_bytes)?;
-        error::range("permuted rows", rows, 0, self.sorted.len())?;
-        let copy = |(row, &slot): (&mut [u8], &u32)| {
-            row.copy_from_slice(&src[token(slot as usize) * row_bytes..][..row_bytes]);
-        };
-        dst.par_chunks_mut(row_bytes).zip(&self.sorted[..rows]).with_min_len((32 << 10) / row_bytes + 1).for_each(copy);
+        error::range("first permuted row", first, 0, self.sorted.len())?;
+        error::range("permuted rows", rows, 0, self.sorted.len() - first)?;
+        take_rows(src, row_bytes, &self.sorted[first..first + rows], token, dst);
         Ok(())
     }
+}
+
+/// Copies row `slots[i] / top_k` to row i, in parallel.
+///
+/// - `src` host bytes `[rows, row_bytes]`, `dst` host bytes `[slots, row_bytes]`.
+///
+/// # Errors
+/// [`KernelError::Length`] or [`KernelError::NotMultiple`] when sizes do not fit, [`KernelError::Range`] for a row that
+/// does not exist or a `top_k` of 0.
+pub fn copy_rows(src: &[u8], row_bytes: usize, slots: &[u32], top_k: usize, dst: &mut [u8]) -> Result<(), KernelError> {
+    error::range("top_k", top_k, 1, usize::MAX)?;
+    error::length("rows", error::product("rows", &[slots.len(), row_bytes])?, dst.len())?;
+    if dst.is_empty() {
+        return Ok(());
+    }
+    let rows = error::divide("source rows", src.len(), row_bytes)?;
+    if let Some(last) = slots.iter().max() {
+        let row = *last as usize / top_k;
+        if row >= rows {
+            return Err(KernelError::Range { what: "row", value: row, min: 0, max: rows.saturating_sub(1) });
+        }
+    }
+    take_rows(src, row_bytes, slots, |slot| slot / top_k, dst);
+    Ok(())
+}
+
+/// Copies the row of each slot's source, in parallel; all are there.
+fn take_rows(src: &[u8], row_bytes: usize, slots: &[u32], source: impl Fn(usize) -> usize + Sync, dst: &mut [u8]) {
+    let copy = |(row, &slot): (&mut [u8], &u32)| {
+        row.copy_from_slice(&src[source(slot as usize) * row_bytes..][..row_bytes]);
+    };
+    dst.par_chunks_mut(row_bytes).zip(slots).with_min_len((32 << 10) / row_bytes + 1).for_each(copy);
 }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::combine::{Finalize, Rounding, Unpermute};
+use crate::combine::{Finalize, Held, Rounding, Unpermute};
 use crate::element::Float;
 use crate::error::{self, KernelError};
 use crate::gating::{self, Division, Dropped, Gating, GroupScore, Score};
@@ -328,10 +328,14 @@ pub fn unpermute<T: Float, P: Float>(operands: &Unpermute<'_, T, P>, out: &mut [
             for j in 0..top_k {
                 let index = operands.sorted_indices[t * top_k + j];
                 let prob = operands.prob(t * top_k + j);
-                if prob == 0.0 || index as usize >= rows {
+                let (first, end) = match operands.held {
+                    Held::First | Held::All => (0, rows),
+                    Held::Range { start, end } => (start, end),
+                };
+                if prob == 0.0 || index < 0 || !(first..end).contains(&(index as usize)) {
                     continue;
                 }
-                let term = operands.permuted[index as usize * hidden + h].to_f32() * prob;
+                let term = operands.permuted[(index as usize - first) * hidden + h].to_f32() * prob;
                 sum = Some(sum.map_or(term, |sum: f32| sum + term));
             }
             out[t * hidden + h] = T::from_f32(sum.unwrap_or(0.0));

@@ -7,8 +7,8 @@ mod common;
 use common::*;
 use half::bf16;
 use moe_kernels::KernelError;
-use moe_kernels::activation::swiglu;
-use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
+use moe_kernels::activation::{Clipped, clipped_swiglu, swiglu};
+use moe_kernels::combine::{ExpertBias, Finalize, Held, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::gating::{Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k, look_up};
 use moe_kernels::gemm::{Bias, Weight};
 use moe_kernels::group_list::{GroupListKind, decode};
@@ -246,7 +246,8 @@ fn unpermute_skips_zero_probs_and_rows_past_the_end() {
     let probs = [0.5, 0.25, 0.0, 1.0];
     let combine = |permuted: &[f32], indices: &[i32], probs: &[f32]| {
         let mut out = [POISON; 4];
-        let operands = Unpermute { permuted, hidden: 2, sorted_indices: indices, probs: Some(probs), top_k: 2 };
+        let operands =
+            Unpermute { permuted, hidden: 2, sorted_indices: indices, probs: Some(probs), top_k: 2, held: Held::First };
         unpermute(&operands, &mut out).map(|()| out)
     };
     assert_eq!(combine(&permuted, &[0, 3, 2, 1], &probs), Ok([1.5, 15.0, 2.0, 20.0]));
@@ -260,7 +261,14 @@ fn unpermute_skips_zero_probs_and_rows_past_the_end() {
 
     let mut out = [bf16::ZERO; 2];
     let (permuted, probs) = (bf(&[1.0, 3.0, 2.0, 5.0]), bf(&[0.3, 0.7]));
-    let operands = Unpermute { permuted: &permuted, hidden: 2, sorted_indices: &[0, 1], probs: Some(&probs), top_k: 2 };
+    let operands = Unpermute {
+        permuted: &permuted,
+        hidden: 2,
+        sorted_indices: &[0, 1],
+        probs: Some(&probs),
+        top_k: 2,
+        held: Held::First,
+    };
     unpermute(&operands, &mut out).unwrap();
     assert_eq!(up(&out), [1.703125, 4.40625]);
 }
@@ -370,6 +378,17 @@ fn swiglu_halves() {
     let mut wide = [POISON; 8];
     swiglu(&columns, &[8, 2], 0, &mut wide).unwrap();
     same(&wide.iter().step_by(2).copied().collect::<Vec<f32>>(), &out);
+}
+
+#[test]
+fn clipped_swiglu_by_halves_and_interleaved() {
+    let halves = Clipped { alpha: 1.0, limit: 10.0, bias: 0.0, interleaved: false };
+    let mut out = [POISON; 4];
+    clipped_swiglu(&[0.0, 1.0, -1.0, 12.0, 3.0, 2.0, 4.0, -20.0], 4, 1, halves, &mut out).unwrap();
+    near(&out, &[0.0, 1.4621172, -1.0757656, -99.99546]);
+    let interleaved = Clipped { alpha: 1.702, limit: 7.0, bias: 1.0, interleaved: true };
+    clipped_swiglu(&[0.0, 3.0, 1.0, 2.0, -1.0, 4.0, 12.0, -20.0], 4, 1, interleaved, &mut out).unwrap();
+    near(&out, &[0.0, 2.5373874, -0.7710212, -41.999718]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod common;
 use common::*;
 use half::{bf16, f16};
 use moe_kernels::activation::swiglu;
-use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
+use moe_kernels::combine::{ExpertBias, Finalize, Held, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::element::Float;
 use moe_kernels::gating::{Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k};
 use moe_kernels::group_list::{GroupListKind, decode};
@@ -186,7 +186,7 @@ proptest! {
         routing.gather_index(&mut index).unwrap();
         let weights = vec![1.0 / top_k as f32; ids.len()];
         let mut out = vec![bf16::NAN; x.len()];
-        let operands = Unpermute { permuted: &rows, hidden, sorted_indices: &index, probs: Some(&weights), top_k };
+        let operands = Unpermute { permuted: &rows, hidden, sorted_indices: &index, probs: Some(&weights), top_k, held: Held::First };
         unpermute(&operands, &mut out).unwrap();
         prop_assert_eq!(&out, &x);
         out.fill(bf16::NAN);
@@ -283,13 +283,32 @@ fn combine_both<T: Float, S: Float>(shape: &Combine, values: &[f32]) {
 
     // Some indices past the end and some probs of zero are skipped.
     let past: Vec<i32> = row_index.iter().map(|row| if *row < 0 { rows as i32 } else { *row }).collect();
-    let operands = Unpermute { permuted: &expanded, hidden, sorted_indices: &past, probs: Some(&scales), top_k };
-    reference::unpermute(&operands, &mut expected).unwrap();
-    on_pools(|| {
-        let mut out = poisoned.clone();
-        unpermute(&operands, &mut out).unwrap();
-        same(&out, &expected);
-    });
+    let first = Unpermute {
+        permuted: &expanded,
+        hidden,
+        sorted_indices: &past,
+        probs: Some(&scales),
+        top_k,
+        held: Held::First,
+    };
+    // Of some sorted rows only a part is held; of others all, and -1 is none; with and without probs.
+    let sorted = pick(slots, 3 * rows, 5);
+    let range = Held::Range { start: rows / 2, end: rows / 2 + rows };
+    for held in [Held::First, range, Held::All] {
+        let sorted_indices = match held {
+            Held::First => &past,
+            Held::Range { .. } => &sorted,
+            Held::All => &row_index,
+        };
+        let probs = if held == Held::First || shape.scaled { first.probs } else { None };
+        let operands = Unpermute { held, sorted_indices, probs, ..first };
+        reference::unpermute(&operands, &mut expected).unwrap();
+        on_pools(|| {
+            let mut out = poisoned.clone();
+            unpermute(&operands, &mut out).unwrap();
+            same(&out, &expected);
+        });
+    }
 }
 
 fn swiglu_both<T: Float>(shape: &[usize], axis: usize, values: &[f32]) {

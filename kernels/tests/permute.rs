@@ -3,7 +3,7 @@
 
 use moe_kernels::KernelError;
 use moe_kernels::expert_table::expert_ends;
-use moe_kernels::permute::{MAX_ID, Permutation};
+use moe_kernels::permute::{MAX_ID, Permutation, copy_rows};
 use proptest::prelude::*;
 
 #[test]
@@ -14,8 +14,10 @@ fn worked_numbers() {
     permutation.rows(&mut rows).unwrap();
     assert_eq!(rows, [2, 0, 1, 3, 5, 4]);
     let mut kept = [0u8; 4];
-    permutation.copy(&[10, 20, 30], 1, 2, &mut kept).unwrap();
+    permutation.copy(&[10, 20, 30], 1, 2, 0, &mut kept).unwrap();
     assert_eq!(kept, [10, 20, 10, 20]);
+    permutation.copy(&[10, 20, 30], 1, 2, 1, &mut kept).unwrap();
+    assert_eq!(kept, [20, 10, 20, 30], "sorted rows 1 to 4");
 
     let mut ends = [0; 6];
     expert_ends(&[0, 0, 2, 2, 2, 4], &mut ends).unwrap();
@@ -54,8 +56,13 @@ fn refusals() {
     }
     let permutation = Permutation::new(&[0, 1]).unwrap();
     assert!(matches!(permutation.rows(&mut [0]), Err(KernelError::Length { .. })));
-    assert!(matches!(permutation.copy(&[1, 2], 1, 1, &mut [0; 3]), Err(KernelError::Range { .. })));
-    assert!(matches!(permutation.copy(&[1], 1, 1, &mut [0; 2]), Err(KernelError::Length { .. })));
+    assert!(matches!(permutation.copy(&[1, 2], 1, 1, 0, &mut [0; 3]), Err(KernelError::Range { .. })));
+    assert!(matches!(permutation.copy(&[1], 1, 1, 0, &mut [0; 2]), Err(KernelError::Length { .. })));
+    assert!(matches!(permutation.copy(&[1, 2], 1, 1, 1, &mut [0; 2]), Err(KernelError::Range { .. })));
+    assert!(matches!(permutation.copy(&[1, 2], 1, 1, 3, &mut [0; 1]), Err(KernelError::Range { .. })));
+    assert!(matches!(copy_rows(&[1, 2], 1, &[2], 1, &mut [0]), Err(KernelError::Range { value: 2, max: 1, .. })));
+    assert!(matches!(copy_rows(&[1, 2], 1, &[0], 0, &mut [0]), Err(KernelError::Range { .. })));
+    assert!(matches!(copy_rows(&[1, 2], 1, &[0], 1, &mut [0; 2]), Err(KernelError::Length { .. })));
     assert!(matches!(expert_ends(&[1, 0], &mut [0; 2]), Err(KernelError::ExpertId { slot: 1, .. })));
     assert!(matches!(expert_ends(&[-1], &mut [0; 2]), Err(KernelError::ExpertId { slot: 0, .. })));
 }
@@ -70,7 +77,7 @@ proptest! {
         prop_assert_eq!(permutation.sorted(), order.as_slice());
         let tokens: Vec<u8> = (0..experts.len() as u8).collect();
         let mut permuted = vec![0; tokens.len()];
-        permutation.copy(&tokens, 1, 1, &mut permuted).unwrap();
+        permutation.copy(&tokens, 1, 1, 0, &mut permuted).unwrap();
         let mut rows = vec![0; tokens.len()];
         permutation.rows(&mut rows).unwrap();
         let back: Vec<u8> = rows.iter().map(|row| permuted[*row as usize]).collect();

@@ -7,7 +7,7 @@ mod common;
 use common::POISON;
 use moe_kernels::KernelError;
 use moe_kernels::activation::swiglu;
-use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
+use moe_kernels::combine::{ExpertBias, Finalize, Held, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::elementwise::add;
 use moe_kernels::gating::{Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k, look_up};
 use moe_kernels::group_list::GroupListKind;
@@ -118,7 +118,10 @@ fn routing() {
 fn combining() {
     let (mut one, mut out) = ([0f32], [POISON; 4]);
     let unpermuted = |indices: &[i32], top_k, probs: Option<&[f32]>, out: &mut [f32]| {
-        unpermute(&Unpermute { permuted: &DATA, hidden: 4, sorted_indices: indices, probs, top_k }, out)
+        unpermute(
+            &Unpermute { permuted: &DATA, hidden: 4, sorted_indices: indices, probs, top_k, held: Held::First },
+            out,
+        )
     };
     assert!(unpermuted(&[0], 1, None, &mut one).is_err(), "1 is not a row of 4");
     assert!(unpermuted(&[0, 1], 2, None, &mut out).is_err(), "no probs, one slot");
@@ -128,6 +131,18 @@ fn combining() {
     ));
     assert!(unpermuted(&[0], 1, Some(&[1.0, 2.0]), &mut out).is_err());
     assert_eq!(unpermuted(&[4], 1, None, &mut out), Ok(()));
+    // Of rows 2 to 7 only four are there; others are not asked for.
+    let held = |indices: &[i32], held, out: &mut [f32]| {
+        let operands =
+            Unpermute { permuted: &DATA, hidden: 4, sorted_indices: indices, probs: None::<&[f32]>, top_k: 2, held };
+        unpermute(&operands, out)
+    };
+    let range = Held::Range { start: 2, end: 8 };
+    assert_eq!(held(&[1, 5], range, &mut out), Ok(()));
+    assert_eq!(held(&[-1, 8], range, &mut out), Ok(()));
+    assert!(matches!(held(&[1, 6], range, &mut out), Err(KernelError::RowIndex { slot: 1, row: 4, rows: 4, .. })));
+    assert_eq!(held(&[-1, 3], Held::All, &mut out), Ok(()));
+    assert!(matches!(held(&[0, 4], Held::All, &mut out), Err(KernelError::RowIndex { minus_one: true, .. })));
 
     let fits = Finalize {
         expanded: &DATA,

@@ -1,9 +1,12 @@
 //! Combining: the experts' rows back at their tokens.
 
+use std::ops::Range;
+
 use ascend_sys::OperatorId;
 use ascend_sys::ops::Arg;
 
 use super::launch::{input, launch, optional, output};
+use super::routing::int;
 use crate::error::Result;
 use crate::scratch::Sequence;
 use crate::tensor::{TensorView, TensorViewMut};
@@ -100,5 +103,47 @@ pub fn moe_token_unpermute(
     let args = [input(permuted), input(indices), optional(probs), Arg::Bool(false), Arg::Ints(None), output(out)];
     let reads = [permuted.0, indices.0].into_iter().chain(probs.map(|probs| probs.0));
     launch(sequence, &[OperatorId::MoeTokenUnpermute], &args, reads, [out.0].into_iter())?;
+    Ok(())
+}
+
+/// [`moe_token_unpermute`] where only a range of the sorted rows is at hand; slots whose row is not in it are left out
+/// (`aclnnMoeTokenUnpermuteWithEp`).
+///
+/// * `permuted`: f32, f16 or bf16, `[rows, H]`: the rows of the range.
+/// * `indices`: i32, `[T * K]`: the sorted row of each slot, counted from the first of all.
+/// * `probs`: f32, f16 or bf16, `[T, K]`; `None` for weight 1.
+/// * `top_k`: K, at most 512.
+/// * `range`: the first of the sorted rows that `permuted` has, and the end of them.
+/// * `out`: dtype of permuted, `[T, H]`.
+///
+/// For an empty range nothing is called but to write 0, and `out` must be contiguous.
+///
+/// # Errors
+/// [`Error::Rule`](crate::Error::Rule) and those common to all operators, see [`cast`](super::cast).
+pub fn moe_token_unpermute_with_ep(
+    sequence: &Sequence<'_>,
+    permuted: &TensorView<'_>,
+    indices: &TensorView<'_>,
+    probs: Option<&TensorView<'_>>,
+    top_k: usize,
+    range: Range<usize>,
+    out: &mut TensorViewMut<'_>,
+) -> Result<()> {
+    if range.is_empty() || out.is_empty() {
+        return out.zero(sequence);
+    }
+    let range = [int(range.start), int(range.end)];
+    let args = [
+        input(permuted),
+        input(indices),
+        optional(probs),
+        Arg::Int(int(top_k)),
+        Arg::Ints(Some(&range)),
+        Arg::Bool(false),
+        Arg::Ints(None),
+        output(out),
+    ];
+    let reads = [permuted.0, indices.0].into_iter().chain(probs.map(|probs| probs.0));
+    launch(sequence, &[OperatorId::MoeTokenUnpermuteWithEp], &args, reads, [out.0].into_iter())?;
     Ok(())
 }

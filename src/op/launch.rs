@@ -18,6 +18,7 @@ use ascend_sys::{
 };
 
 use crate::device::Bound;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::scratch::Sequence;
 use crate::stream::{Stream, same_device};
@@ -42,6 +43,26 @@ pub(super) fn optional<'a>(tensor: Option<&'a TensorView<'_>>) -> Arg<'a> {
 /// A tensor to write, as an argument.
 pub(super) fn output<'a>(tensor: &'a TensorViewMut<'_>) -> Arg<'a> {
     Arg::Tensor(Some(&tensor.0.desc))
+}
+
+/// A tensor to write that may be absent, as an argument.
+pub(super) fn optional_output<'a>(tensor: Option<&'a TensorViewMut<'_>>) -> Arg<'a> {
+    Arg::Tensor(tensor.map(|tensor| &tensor.0.desc))
+}
+
+/// An output that CANN wants also where nobody does: a temporary one, kept in `place`, stands in for it then.
+pub(super) fn or_temporary<'t, 's: 't, const RANK: usize>(
+    sequence: &'s Sequence<'_>,
+    given: Option<&'t TensorViewMut<'_>>,
+    place: &'t mut Option<TensorViewMut<'s>>,
+    dtype: DType,
+    shape: [i64; RANK],
+) -> Result<&'t TensorViewMut<'t>> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let sizes = shape.map(|dim| usize::try_from(dim).unwrap_or(0));
+    Ok(place.insert(sequence.tensor(dtype, &sizes)?))
 }
 
 /// Takes the first of `candidates` that the loaded libraries have.

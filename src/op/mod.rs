@@ -25,9 +25,13 @@ mod matmul;
 mod permute;
 mod pointwise;
 mod routing;
+mod routing_map;
 mod softmax_gating;
+mod update_expert;
 
-pub use combine::{DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute};
+pub use combine::{
+    DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute, moe_token_unpermute_with_ep,
+};
 pub use elementwise::{ClippedSwiglu, add, cast, clipped_swiglu, mul, muls, swiglu};
 pub use expand::{InitRoutingV2, RoutedCounts, moe_init_routing, moe_init_routing_v2};
 pub use finalize_v1::{FinalizeRoutingV1, moe_finalize_routing};
@@ -38,7 +42,10 @@ pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
 pub use index::{ScatterReduce, cat, embedding, gather, gather_v2, index_select, permute, scatter};
 pub use lanes::{AddRmsNormOutputs, add_rms_norm, amax, argsort, cumsum, reduce_sum, rms_norm, softmax, sort, top_k};
 pub use matmul::{AddmmFactors, CubeMath, addmm, batch_matmul, matmul, matmul_weight_size, mm, trans_matmul_weight};
-pub use permute::{moe_compute_expert_tokens, moe_token_permute};
+pub use permute::{
+    PermuteOutputs, ReRoutingOutputs, moe_compute_expert_tokens, moe_re_routing, moe_token_permute,
+    moe_token_permute_with_ep,
+};
 pub use pointwise::{
     abs, adds, arange, clamp, clamp_min, copy, div, eq_scalar, exp, ge_scalar, gelu, lt_scalar, masked_fill, maximum,
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
@@ -47,4 +54,9 @@ pub use routing::{
     ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
     moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
 };
+pub use routing_map::{
+    RoutingMapRows, UnpermuteOutputs, UnpermuteWithRoutingMap, moe_token_permute_with_routing_map,
+    moe_token_unpermute_with_routing_map,
+};
 pub use softmax_gating::{SoftmaxOver, moe_gating_top_k_softmax, moe_gating_top_k_softmax_v2};
+pub use update_expert::{Balance, Pruning, moe_update_expert};

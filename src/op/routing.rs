@@ -299,7 +299,7 @@ pub fn moe_init_routing_v3(
 /// `quantMode` of rows copied as they are.
 const NO_QUANTISATION: i64 = -1;
 
-fn int(value: usize) -> i64 {
+pub(super) fn int(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

@@ -8,10 +8,12 @@
 
 mod calls;
 mod choosing;
+mod clipped_swiglu;
 mod device;
 mod engine;
 mod expand;
 mod finalize_v1;
+mod expert_parallel;
 mod finalize_v3;
 mod fused_topk;
 mod gating_v2;
@@ -24,6 +26,7 @@ mod memory;
 mod operators;
 mod permute;
 mod rig;
+mod routing_map;
 mod rules;
 mod sequence;
 mod softmax_gating;

@@ -3,6 +3,7 @@
 
 mod elementwise;
 mod expand;
+mod expert_balance;
 mod expert_table;
 mod format;
 mod fused_topk;
@@ -12,6 +13,7 @@ mod matmul;
 mod permute;
 mod pointwise;
 mod routing;
+mod routing_map;
 mod softmax_gating;
 #[cfg(test)]
 mod tests;
@@ -201,6 +203,12 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::MoeFinalizeRouting => (System, routing::finalize_routing_first),
         Id::MoeFusedTopk => (SystemAndCopies, fused_topk::fused_topk),
         Id::MoeGatingTopKV2 => (SystemAndCopies, routing::gating_top_k),
+        Id::MoeTokenPermuteWithEp => (System, permute::token_permute),
+        Id::MoeTokenUnpermuteWithEp => (System, routing::token_unpermute),
+        Id::MoeTokenPermuteWithRoutingMap => (SystemAndCopies, permute::permute_with_routing_map),
+        Id::MoeTokenUnpermuteWithRoutingMap => (SystemAndCopies, routing_map::unpermute_with_routing_map),
+        Id::MoeReRouting => (System, permute::re_routing),
+        Id::MoeUpdateExpert => (System, expert_balance::update_expert),
     };
     Implementation { workspace, run }
 }

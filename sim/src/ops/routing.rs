@@ -3,7 +3,7 @@
 use ascend_sys::ops::TensorDesc;
 use ascend_sys::{Release, aclDataType};
 use bytemuck::Pod;
-use moe_kernels::combine::{ExpertBias, Finalize, Rounding, SlotOrder, Unpermute, finalize, unpermute};
+use moe_kernels::combine::{ExpertBias, Finalize, Held, Rounding, SlotOrder, Unpermute, finalize, unpermute};
 use moe_kernels::element::Float;
 use moe_kernels::gating::{
     Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k as choose, look_up,
@@ -12,12 +12,9 @@ use moe_kernels::group_list::GroupListKind;
 use moe_kernels::init_routing::Routing;
 
 use super::OpError;
+use super::permute::{range_of_rows, size};
 use super::view::{Device, Output, check_outputs, with_float};
 use crate::executor::Args;
-
-fn size(value: i64) -> usize {
-    usize::try_from(value).unwrap_or(0)
-}
 
 /// Scores, choice and weights of the router; from its second version on the choice can be a table's.
 pub(super) fn gating_top_k(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
@@ -212,7 +209,7 @@ fn combine<T: Float, S: Float>(
     target.finish(device, "out", out)
 }
 
-/// The weighted sum of each token's rows.
+/// The weighted sum of each token's rows, or of those of a range of the sorted ones.
 pub(super) fn token_unpermute(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     let permuted = args.tensor("permutedTokens").ok_or(OpError::Null("permutedTokens"))?;
     let indices = args.tensor("sortedIndices").ok_or(OpError::Null("sortedIndices"))?;
@@ -229,7 +226,9 @@ pub(super) fn token_unpermute(args: &Args, device: &Device<'_>) -> Result<(), Op
             hidden: size(out.dim(-1)),
             sorted_indices: &device.packed::<i32>("sortedIndices", indices)?,
             probs: probabilities.as_deref(),
-            top_k: probs.map_or(1, |probs| size(probs.dim(1))),
+            // Without probs only the operator with a range has an attribute for it.
+            top_k: probs.map_or_else(|| size(args.int("numTopk")).max(1), |probs| size(probs.dim(1))),
+            held: range_of_rows(args).map_or(Held::First, |(start, end)| Held::Range { start, end }),
         };
         let mut target = device.output::<T>("out", out)?;
         unpermute(&operands, target.slice())?;

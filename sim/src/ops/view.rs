@@ -199,6 +199,18 @@ impl<'a> Device<'a> {
         })
     }
 
+    /// Writes values to an output in row-major order; elements beyond them keep their contents.
+    pub(super) fn write_values<T: Pod + Send + Sync>(
+        &self,
+        name: &'static str,
+        tensor: &TensorDesc,
+        values: impl IntoIterator<Item = T>,
+    ) -> Result<(), OpError> {
+        let mut out = self.output::<T>(name, tensor)?;
+        out.slice().iter_mut().zip(values).for_each(|(out, value)| *out = value);
+        out.finish(self, name, tensor)
+    }
+
     /// The whole storage of an input, whatever its view says: for private formats.
     pub(super) fn read_storage<T: Pod>(&self, name: &'static str, tensor: &TensorDesc) -> Result<&'a [T], OpError> {
         let len = tensor.storage.elements().unwrap_or(0);

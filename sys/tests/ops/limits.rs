@@ -79,6 +79,12 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         OperatorId::MoeFinalizeRouting => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeFusedTopk => (161001, 161002, 161002, Phase::One),
         OperatorId::MoeGatingTopKV2 => (161001, 161002, 561103, Phase::One),
+        OperatorId::MoeTokenPermuteWithEp => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeTokenUnpermuteWithEp => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeTokenPermuteWithRoutingMap => (161001, 161002, 161002, Phase::One),
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => (161001, 161002, 161002, Phase::One),
+        OperatorId::MoeReRouting => (161001, 161002, 561002, Phase::One),
+        OperatorId::MoeUpdateExpert => (161001, 161002, 561002, Phase::One),
     }
 }
 
@@ -288,6 +294,12 @@ fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::MoeFinalizeRouting => crate::finalize_v1::limits_v1(),
         OperatorId::MoeFusedTopk => crate::fused_topk::limits_fused(),
         OperatorId::MoeGatingTopKV2 => crate::gating_v2::limits_v2(),
+        OperatorId::MoeTokenPermuteWithEp => crate::expert_parallel::limits_permute(),
+        OperatorId::MoeTokenUnpermuteWithEp => crate::expert_parallel::limits_unpermute(),
+        OperatorId::MoeTokenPermuteWithRoutingMap => crate::routing_map::limits_permute(),
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => crate::routing_map::limits_unpermute(),
+        OperatorId::MoeReRouting => crate::expert_parallel::limits_re_routing(),
+        OperatorId::MoeUpdateExpert => crate::expert_parallel::limits_update(),
     }
 }
 

@@ -9,6 +9,7 @@ mod dense;
 mod descriptions;
 mod expand;
 mod finalize_v1;
+mod expert_parallel;
 mod finalize_v3;
 mod fused_topk;
 mod gating_v2;
@@ -20,6 +21,7 @@ mod pointwise;
 mod releases;
 mod robustness;
 mod routing;
+mod routing_map;
 mod softmax_gating;
 mod storage;
 
@@ -30,16 +32,31 @@ use ascend_sys::{OPERATORS, OperatorId, aclnnStatus};
 use build::{Built, Case};
 
 /// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, the mapping of
-/// `aclnnMoeFusedTopk`.
+/// `aclnnMoeFusedTopk`, and weights that nobody asked for.
 fn may_be_null(operator: OperatorId, name: &str) -> bool {
     name.contains("Optional")
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
+        || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
 }
 
-/// Tensors that are written: those whose names say so, and the two of `aclnnMoeFusedTopk`.
+/// Tensors that are written, beside those whose names say so.
+const OUTPUTS: &[&str] = &[
+    "out",
+    "dstTensor",
+    "selfRef",
+    "mmWeightRef",
+    "unpermutedTokens",
+    "outIndex",
+    "permuteTokenId",
+    "permuteProbs",
+    "balancedExpertIds",
+    "balancedActiveMask",
+];
+
+/// Tensors that are written: these, and the two of `aclnnMoeFusedTopk`.
 fn is_written(operator: OperatorId, name: &str) -> bool {
-    ["out", "dstTensor", "selfRef", "mmWeightRef"].contains(&name)
+    OUTPUTS.contains(&name)
         || name.contains("Out")
         || (operator == OperatorId::MoeFusedTopk && ["y", "indices"].contains(&name))
 }
@@ -114,6 +131,12 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeFinalizeRouting => finalize_v1::legal_v1(),
         OperatorId::MoeFusedTopk => fused_topk::legal_fused(),
         OperatorId::MoeGatingTopKV2 => gating_v2::legal_v2(),
+        OperatorId::MoeTokenPermuteWithEp => expert_parallel::legal_permute(),
+        OperatorId::MoeTokenUnpermuteWithEp => expert_parallel::legal_unpermute(),
+        OperatorId::MoeTokenPermuteWithRoutingMap => routing_map::legal_permute(),
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => routing_map::legal_unpermute(),
+        OperatorId::MoeReRouting => expert_parallel::legal_re_routing(),
+        OperatorId::MoeUpdateExpert => expert_parallel::legal_update(),
     }
 }
 
@@ -187,6 +210,12 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeFinalizeRouting => finalize_v1::violations_v1(),
         OperatorId::MoeFusedTopk => fused_topk::violations_fused(),
         OperatorId::MoeGatingTopKV2 => gating_v2::violations_v2(),
+        OperatorId::MoeTokenPermuteWithEp => expert_parallel::violations_permute(),
+        OperatorId::MoeTokenUnpermuteWithEp => expert_parallel::violations_unpermute(),
+        OperatorId::MoeTokenPermuteWithRoutingMap => routing_map::violations_permute(),
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => routing_map::violations_unpermute(),
+        OperatorId::MoeReRouting => expert_parallel::violations_re_routing(),
+        OperatorId::MoeUpdateExpert => expert_parallel::violations_update(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rows of the operators that bring expert rows back to their tokens.
 
 use super::check::{Checked, FLOATS, I32, dim, require, same_dtype, shape_is};
+use super::permute::{range_holds_rows, range_length, range_of_rows};
 use crate::constants::{aclDataType, aclnnStatus};
 use crate::info::OperatorId;
 use crate::ops::rule::{Call, Codes, Layout, OpRow, Param, Phase, Rule};
@@ -200,4 +201,79 @@ pub(super) static MOE_TOKEN_UNPERMUTE: OpRow = OpRow {
     source: "ops-transformer 9.1.0, moe/moe_token_unpermute (docs, op_api, op_host tiling)",
     doubtful: "The document wants restoreShape null; torch passes [1] and nothing reads it. Whether paddedMode and the \
                shape of out are checked on A3 was not seen in tiling.",
+};
+
+/// Positions of the parameters of `aclnnMoeTokenUnpermuteWithEp` after the first three, which are those of its
+/// relative.
+mod with_ep {
+    pub(super) const TOP_K: usize = 3;
+    pub(super) const RANGE: usize = 4;
+    pub(super) const PADDED_MODE: usize = 5;
+    pub(super) const OUT: usize = 7;
+}
+
+/// `aclnnMoeTokenUnpermuteWithEp`: `aclnnMoeTokenUnpermute` where only a range of the sorted rows is at hand; slots
+/// whose row is not in it are left out.
+///
+/// With T tokens of width H and K <= 512 choices each:
+/// * `permutedTokens`: device, fp32, fp16 or bf16, `[rows, H]`, any strides: the rows from start to before end.
+/// * `sortedIndices`: device, int32, `[T * K]`, any strides: sorted rows, counted from the first of all.
+/// * `probsOptional`: device, fp32, fp16 or bf16 whatever the tokens are, `[T, K]`, any strides; null for weight 1.
+/// * `numTopk`: K.
+/// * `rangeOptional`: host, int64, `[start, end)`; null, none and `[0, 0]` for `aclnnMoeTokenUnpermute`.
+/// * `restoreShapeOptional`: host, int64; not read without paddedMode.
+/// * `out`: device, dtype of permutedTokens, `[T, H]`, any strides.
+pub(super) static MOE_TOKEN_UNPERMUTE_WITH_EP: OpRow = OpRow {
+    operator: OperatorId::MoeTokenUnpermuteWithEp,
+    codes: Codes::GENERATED,
+    params: &[
+        Param::input("permutedTokens", FLOATS).rank(2, 2),
+        Param::input("sortedIndices", I32).rank(1, 1),
+        Param::input("probsOptional", FLOATS).rank(2, 2).optional(),
+        Param::value("numTopk"),
+        Param::value("rangeOptional"),
+        Param::value("paddedMode"),
+        Param::value("restoreShapeOptional"),
+        Param::output("out", FLOATS).rank(2, 2),
+    ],
+    rules: &[
+        Rule::dtype("out-dtype", "out has the dtype of permutedTokens", |call| {
+            same_dtype(call, ("out", with_ep::OUT), ("permutedTokens", unpermute::PERMUTED))
+        }),
+        Rule::new("padded-mode", "paddedMode is false", |call| {
+            require(!call.bool(with_ep::PADDED_MODE), || "paddedMode true".to_owned())
+        }),
+        Rule::new("top-k", "1 to 512 choices per token, as many as probs has", |call| {
+            let k = call.int(with_ep::TOP_K);
+            let nearest = call.tensor(unpermute::PROBS).map_or(k, |probs| probs.dim(1)).clamp(1, MAX_TOP_K);
+            require(k == nearest, || format!("numTopk {k}; the nearest legal value is {nearest}"))
+        }),
+        Rule::new("indices-length", "sortedIndices has T * K entries", |call| {
+            let (slots, k) = (dim(call, unpermute::INDICES, 0), call.int(with_ep::TOP_K));
+            let legal = match call.tensor(unpermute::PROBS) {
+                Some(probs) => probs.dim(0).checked_mul(probs.dim(1)) == Some(slots),
+                None => slots.checked_rem(k).is_none_or(|rest| rest == 0),
+            };
+            require(legal, || format!("{slots} indices for {k} choices per token"))
+        }),
+        Rule::new("range-length", "range is null or has two entries", |call| range_length(call, with_ep::RANGE)),
+        Rule::not_carried("range", "0 <= start < end <= entries of sortedIndices", |call| {
+            range_holds_rows(call, with_ep::RANGE, dim(call, unpermute::INDICES, 0))
+        }),
+        Rule::not_carried("choices-without-probs", "without a range and probs, one choice per token", |call| {
+            let (k, range) = (call.int(with_ep::TOP_K), range_of_rows(call, with_ep::RANGE));
+            let unclear = k != 1 && range.is_none() && call.tensor(unpermute::PROBS).is_none();
+            require(!unclear, || format!("numTopk {k} with neither"))
+        }),
+        Rule::new("out-shape", "out is [T, H]", |call| {
+            let tokens = dim(call, unpermute::INDICES, 0).checked_div(call.int(with_ep::TOP_K)).unwrap_or(0);
+            shape_is(call, "out", with_ep::OUT, &[tokens, dim(call, unpermute::PERMUTED, 1)])
+        }),
+    ],
+    source: "ops-transformer, commits around 9.1.0, moe/moe_token_unpermute_with_ep (docs, op_host tiling)",
+    doubtful: "The kernel was not read: that a slot with probability 0 is skipped and that sums are fp32 in the order \
+               of the choices is taken from its relative. The document gives permutedTokens K times the rows of the \
+               range and its example has the rows of the range; tiling compares nothing, and a row of the range that \
+               is not there is a finding of the simulator. Without a range the document ignores numTopk and tiling \
+               does not: a call that would show the difference is not carried.",
 };

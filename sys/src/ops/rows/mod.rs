@@ -18,8 +18,11 @@ mod lanes;
 mod matmul;
 mod permute;
 mod pointwise;
+mod re_routing;
 mod routing;
+mod routing_map;
 mod softmax_gating;
+mod update_expert;
 
 pub use format::format_cast_storage;
 
@@ -97,5 +100,11 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeFinalizeRouting => &finalize_v1::MOE_FINALIZE_ROUTING,
         OperatorId::MoeFusedTopk => &fused_topk::MOE_FUSED_TOPK,
         OperatorId::MoeGatingTopKV2 => &gating_v2::MOE_GATING_TOP_K_V2,
+        OperatorId::MoeTokenPermuteWithEp => &permute::MOE_TOKEN_PERMUTE_WITH_EP,
+        OperatorId::MoeTokenUnpermuteWithEp => &combine::MOE_TOKEN_UNPERMUTE_WITH_EP,
+        OperatorId::MoeTokenPermuteWithRoutingMap => &routing_map::MOE_TOKEN_PERMUTE_WITH_ROUTING_MAP,
+        OperatorId::MoeTokenUnpermuteWithRoutingMap => &routing_map::MOE_TOKEN_UNPERMUTE_WITH_ROUTING_MAP,
+        OperatorId::MoeReRouting => &re_routing::MOE_RE_ROUTING,
+        OperatorId::MoeUpdateExpert => &update_expert::MOE_UPDATE_EXPERT,
     }
 }
