@@ -30,8 +30,8 @@ pub use finalize_v3::moe_finalize_routing_v3;
 pub use format::npu_format_cast;
 pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
 pub use index::{ScatterReduce, cat, embedding, gather, gather_v2, index_select, permute, scatter};
-pub use launch::check;
 pub use lanes::{AddRmsNormOutputs, add_rms_norm, amax, argsort, cumsum, reduce_sum, rms_norm, softmax, sort, top_k};
+pub use launch::check;
 pub use matmul::{AddmmFactors, CubeMath, addmm, batch_matmul, matmul, matmul_weight_size, mm, trans_matmul_weight};
 pub use permute::{moe_compute_expert_tokens, moe_token_permute};
 pub use pointwise::{
