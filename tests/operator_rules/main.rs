@@ -94,7 +94,11 @@ fn all(operator: OperatorId) -> Vec<Judged> {
     calls.extend(violations(operator).into_iter().map(|case| {
         let judged = judge(case.call);
         let violation = judged.due.as_ref().unwrap_err();
-        assert_eq!((violation.rule, violation.code, violation.phase), (case.rule, case.code, case.phase), "{violation}");
+        assert_eq!(
+            (violation.rule, violation.code, violation.phase),
+            (case.rule, case.code, case.phase),
+            "{violation}"
+        );
         judged
     }));
     calls
@@ -167,10 +171,15 @@ fn absent() {
     }
 }
 
+/// A side that answers calls, and the test of an operator on it.
+type Side = (&'static str, fn(OperatorId));
+
 fn main() -> ExitCode {
-    let sides: [(&str, fn(OperatorId)); 2] = [("simulator", simulator), ("safe_layer", safe_layer)];
+    let sides: [Side; 2] = [("simulator", simulator), ("safe_layer", safe_layer)];
     let of_operators = sides.into_iter().flat_map(|(side, test)| {
-        OPERATORS.iter().map(move |operator| trial(format!("{side}::aclnn{}", operator.name), move || test(operator.id)))
+        OPERATORS
+            .iter()
+            .map(move |operator| trial(format!("{side}::aclnn{}", operator.name), move || test(operator.id)))
     });
     let mut trials: Vec<Trial> = of_operators.collect();
     trials.push(trial("safe_layer::absent".to_owned(), absent));
