@@ -189,6 +189,25 @@ impl Region<'_> {
         Ok(self)
     }
 
+    fn broadcast(mut self, shape: &[usize]) -> Result<Self> {
+        self.require_nd("broadcast")?;
+        let (target, from) = (dims(shape)?, self.desc.shape);
+        let lead = target.len().checked_sub(from.len());
+        let fits = |lead: usize| from.iter().zip(&target[lead..]).all(|(&old, &new)| old == new || old == 1);
+        let Some(lead) = lead.filter(|&lead| fits(lead)) else {
+            let legal = format_args!("a shape that {from} broadcasts to");
+            return Err(Error::shape("broadcast", format_args!("{shape:?}"), legal));
+        };
+        let kept = from.iter().zip(&*self.desc.strides).zip(&target[lead..]);
+        let mut strides = target;
+        strides.as_mut_slice()[..lead].fill(0);
+        for (stride, ((&old, &step), &new)) in strides.as_mut_slice()[lead..].iter_mut().zip(kept) {
+            *stride = if old == new { step } else { 0 };
+        }
+        (self.desc.shape, self.desc.strides) = (target, strides);
+        Ok(self)
+    }
+
     fn require_nd(&self, what: &'static str) -> Result<()> {
         if self.desc.format == aclFormat::ND {
             return Ok(());
@@ -307,6 +326,14 @@ impl<'a> TensorView<'a> {
     /// [`Error::Shape`] where the view is not contiguous, is FRACTAL_NZ, or has another number of elements.
     pub fn reshape(self, shape: &[usize]) -> Result<Self> {
         self.0.reshaped(shape).map(Self)
+    }
+
+    /// The same elements in a larger shape: dimensions of 1 are repeated, new ones put in front; no data moves.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where another dimension changes, there are fewer, and for FRACTAL_NZ.
+    pub fn broadcast(self, shape: &[usize]) -> Result<Self> {
+        self.0.broadcast(shape).map(Self)
     }
 
     /// The values in row-major order. Waits for the last write and for the stream.
@@ -523,6 +550,24 @@ mod tests {
         assert_eq!(*view.reshape(&[2, 12]).unwrap().desc().storage, [2, 12]);
         assert!(matches!(planned(&[3]).transpose(), Err(Error::Shape { .. })));
         assert!(matches!(TensorView::planned(DType::F32, &[]).unwrap().rows(0..0), Err(Error::Shape { .. })));
+    }
+
+    #[test]
+    fn broadcast_repeats_without_memory() {
+        let view = planned(&[4, 1, 6]).rows(1..3).unwrap();
+        let wide = view.broadcast(&[3, 2, 5, 6]).unwrap();
+        assert_eq!(
+            (wide.shape(), &*wide.desc().strides, wide.desc().offset),
+            (&[3, 2, 5, 6][..], &[0, 6, 0, 1][..], 6)
+        );
+        assert_eq!(view.broadcast(&[2, 1, 6]).unwrap().desc(), view.desc());
+        assert!(view.broadcast(&[2, 0, 6]).unwrap().is_empty());
+        assert_eq!(planned(&[]).broadcast(&[3]).unwrap().shape(), [3]);
+        for bad in [&[2, 1, 5][..], &[1, 6], &[4, 1, 6], &[]] {
+            assert!(matches!(view.broadcast(bad), Err(Error::Shape { .. })), "{bad:?}");
+        }
+        let nz = TensorView::planned_nz(DType::Bf16, &[1, 16, 16]).unwrap();
+        assert!(matches!(nz.broadcast(&[2, 16, 16]), Err(Error::Shape { .. })));
     }
 
     #[test]

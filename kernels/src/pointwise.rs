@@ -175,8 +175,8 @@ impl Comparison {
     }
 }
 
-/// `out = a compared with scalar`, in parallel. Floats compare with the scalar in f32, integers as whole numbers where the scalar
-/// is one. NaN compares false.
+/// `out = a compared with scalar`, in parallel: integers with a whole number exactly, a whole number rounded to a floating-point
+/// `T`, all else in f32. NaN compares false. Source: ops-math, math/greater_equal (op_api).
 ///
 /// - `a` host `T`, `out` host one byte each, 0 or 1, of the same shape.
 ///
@@ -185,13 +185,15 @@ impl Comparison {
 pub fn compare<T: Number>(
     comparison: Comparison,
     a: &NdView<'_, T>,
-    scalar: f64,
+    scalar: Wide,
     out: &mut NdViewMut<'_, u8>,
 ) -> Result<(), KernelError> {
+    let rounded = T::from_wide(scalar).widen();
     map(a, out, |a| {
-        u8::from(match a.widen() {
-            Wide::Float(a) => comparison.holds(a, scalar as f32),
-            Wide::Int(a) => comparison.holds(a as f64, scalar),
+        u8::from(match (a.widen(), scalar) {
+            (Wide::Int(a), Wide::Int(scalar)) => comparison.holds(a, scalar),
+            (a, Wide::Float(scalar)) => comparison.holds(f32::from_wide(a), scalar),
+            (a, Wide::Int(_)) => comparison.holds(f32::from_wide(a), f32::from_wide(rounded)),
         })
     })
 }

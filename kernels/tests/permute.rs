@@ -93,7 +93,7 @@ proptest! {
             prop_assert!(numbers.iter().zip(&rows).all(|(number, row)| numbered[*number as usize] == *row));
             let (mut by_number, mut by_slot) = (permuted.clone(), permuted.clone());
             permutation.copy_numbered(&tokens[..count], 1, count, &numbers, &mut by_number).unwrap();
-            permutation.copy(&tokens[..count], 1, top_k, &mut by_slot).unwrap();
+            permutation.copy(&tokens[..count], 1, top_k, 0, &mut by_slot).unwrap();
             prop_assert_eq!(by_number, by_slot);
         }
 

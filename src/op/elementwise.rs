@@ -45,14 +45,7 @@ pub fn add(
     if out.is_empty() {
         return Ok(());
     }
-    let alpha = if x.dtype().is_float() || other.dtype().is_float() {
-        float(alpha)
-    } else if alpha.fract() == 0.0 {
-        ScalarValue { dtype: aclDataType::INT64, value: alpha }
-    } else {
-        return Err(Error::dtype("alpha", format_args!("{alpha}"), "a whole number for tensors of integers"));
-    };
-    let args = [input(x), input(other), Arg::Scalar(Some(alpha)), output(out)];
+    let args = [input(x), input(other), Arg::Scalar(Some(alpha_of(alpha, x, other)?)), output(out)];
     launch(sequence, &[OperatorId::Add], &args, [x.0, other.0].into_iter(), [out.0].into_iter())?;
     Ok(())
 }
@@ -159,6 +152,17 @@ pub fn clipped_swiglu(
     let reads = [x.0].into_iter().chain(group_index.map(|groups| groups.0));
     launch(sequence, &[OperatorId::ClippedSwiglu], &args, reads, [out.0].into_iter())?;
     Ok(())
+}
+
+/// The factor of a sum or difference: fp32 where a tensor is of floats, else whole.
+pub(super) fn alpha_of(alpha: f64, x: &TensorView<'_>, other: &TensorView<'_>) -> Result<ScalarValue> {
+    if x.dtype().is_float() || other.dtype().is_float() {
+        Ok(float(alpha))
+    } else if alpha.fract() == 0.0 {
+        Ok(ScalarValue { dtype: aclDataType::INT64, value: alpha })
+    } else {
+        Err(Error::dtype("alpha", format_args!("{alpha}"), "a whole number for tensors of integers"))
+    }
 }
 
 fn float(value: f64) -> ScalarValue {

@@ -17,7 +17,7 @@ use ascend_sys::{
     aclTensorList, aclnnStatus, aclrtStream, vendor_functions,
 };
 
-use crate::device::Bound;
+use crate::device::{Bound, Device};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::scratch::Sequence;
@@ -75,6 +75,27 @@ pub(super) fn pick(sequence: &Sequence<'_>, candidates: &'static [OperatorId]) -
     found.ok_or(Error::MissingOperator { tried: candidates, release: cann.release() })
 }
 
+/// Whether a call would be refused before it is made, and by which rule; nothing of CANN is called.
+///
+/// Every function of [`op`](crate::op) asks this of its call. An engine can ask it of a call of its own, to choose a path
+/// before it allocates. What only the device sees (addresses, values in device memory) is not looked at.
+///
+/// * `args`: those of phase 1 in the order of the C prototype, without the workspace size and the executor. Tensors may
+///   be descriptions without memory.
+///
+/// # Errors
+/// [`Error::Rule`] with the first rule of the operator's row that the call breaks; [`Error::MissingOperator`] where the
+/// loaded libraries lack the operator.
+pub fn check(device: &Device, operator: OperatorId, args: &[Arg<'_>]) -> Result<()> {
+    let cann = device.cann();
+    if !cann.table().has_operator(operator) {
+        let tried = std::slice::from_ref(&operator.info().id);
+        return Err(Error::MissingOperator { tried, release: cann.release() });
+    }
+    operator.row().validate(&Call { operator, args, release: cann.release() })?;
+    Ok(())
+}
+
 /// Queues one operator call on the stream of the sequence; on a plan, only asks for its workspace.
 ///
 /// `args` are those of phase 1 in the order of the C prototype, without the workspace size and the executor; `reads` and
@@ -96,7 +117,7 @@ pub(super) fn launch<'r>(
     for region in reads.clone().chain(writes.clone()) {
         check_place(sequence, &region)?;
     }
-    operator.row().validate(&Call { operator, args, release: device.cann().release() })?;
+    check(device, operator, args)?;
 
     let bound = device.0.enter()?;
     if let Some(stream) = sequence.stream() {

@@ -41,6 +41,7 @@ pub use fused_topk::{ExpertReplicas, FusedTopK, moe_fused_topk};
 pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
 pub use index::{ScatterReduce, cat, embedding, gather, gather_v2, index_select, permute, scatter};
 pub use lanes::{AddRmsNormOutputs, add_rms_norm, amax, argsort, cumsum, reduce_sum, rms_norm, softmax, sort, top_k};
+pub use launch::check;
 pub use matmul::{AddmmFactors, CubeMath, addmm, batch_matmul, matmul, matmul_weight_size, mm, trans_matmul_weight};
 pub use permute::{
     PermuteOutputs, ReRoutingOutputs, moe_compute_expert_tokens, moe_re_routing, moe_token_permute,

@@ -3,6 +3,7 @@
 use ascend_sys::OperatorId;
 use ascend_sys::ops::{Arg, ScalarValue};
 
+use super::elementwise::alpha_of;
 use super::launch::{input, launch, output};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -75,7 +76,8 @@ pub fn softplus(
     Ok(())
 }
 
-/// `out = x + value` (`aclnnAdds`); the value is rounded to the type of x.
+/// `out = x + value` (`aclnnAdds`). Beside floats the value is rounded to the type of x; integers and a fraction are added in
+/// f32.
 ///
 /// * `x`: f32, f16, bf16, i32 or i64, any strides. * `out`: any of these, shape of x.
 ///
@@ -91,13 +93,15 @@ pub fn adds(sequence: &Sequence<'_>, x: &TensorView<'_>, value: f64, out: &mut T
     Ok(())
 }
 
-/// `out = x - alpha * other` (`aclnnSub`), with broadcasting; rounding as that of [`add`](super::add).
+/// `out = x - alpha * other` (`aclnnSub`), with broadcasting. Where `alpha` is not 1, half precision is computed in f32 and
+/// rounded once.
 ///
 /// * `x`, `other`: f32, f16, bf16, i32 or i64, shapes that broadcast, any strides.
+/// * `alpha`: host; a whole number where both tensors are of integers.
 /// * `out`: a dtype that their common one converts to, the shape they broadcast to.
 ///
 /// # Errors
-/// [`Error::Rule`](crate::Error::Rule) and those common to all operators, see [`cast`](super::cast).
+/// [`Error::DType`](crate::Error::DType) for a fractional `alpha` of integers, [`Error::Rule`](crate::Error::Rule) and those common to all operators, see [`cast`](super::cast).
 pub fn sub(
     sequence: &Sequence<'_>,
     x: &TensorView<'_>,
@@ -108,7 +112,7 @@ pub fn sub(
     if out.is_empty() {
         return Ok(());
     }
-    let args = [input(x), input(other), Arg::Scalar(Some(scalar(alpha, x.dtype()))), output(out)];
+    let args = [input(x), input(other), Arg::Scalar(Some(alpha_of(alpha, x, other)?)), output(out)];
     launch(sequence, &[OperatorId::Sub], &args, [x.0, other.0].into_iter(), [out.0].into_iter())?;
     Ok(())
 }
@@ -258,7 +262,7 @@ pub fn masked_fill(
     mask: &TensorView<'_>,
     value: f64,
 ) -> Result<()> {
-    if x.is_empty() || mask.is_empty() {
+    if x.is_empty() {
         return Ok(());
     }
     let args = [output(x), input(mask), Arg::Scalar(Some(scalar(value, x.dtype())))];

@@ -182,6 +182,10 @@ pub(crate) unsafe fn aclCreateScalar(sim: &Arc<Instance>, value: *mut c_void, da
         // SAFETY: the caller vouches for the pointer.
         unsafe { value.cast::<T>().read_unaligned() }
     }
+    /// The real part; no number where there is another, as no operator here computes with complex numbers.
+    fn real([real, imaginary]: [f64; 2]) -> f64 {
+        if imaginary == 0.0 { real } else { f64::NAN }
+    }
     // SAFETY: the C contract makes `value` point to a value of `dataType`.
     let number = unsafe {
         match dataType {
@@ -198,6 +202,8 @@ pub(crate) unsafe fn aclCreateScalar(sim: &Arc<Instance>, value: *mut c_void, da
             aclDataType::INT64 => read::<i64>(value) as f64,
             aclDataType::UINT64 => read::<u64>(value) as f64,
             aclDataType::BOOL => f64::from(u8::from(read::<u8>(value) != 0)),
+            aclDataType::COMPLEX64 => real(read::<[f32; 2]>(value).map(f64::from)),
+            aclDataType::COMPLEX128 => real(read::<[f64; 2]>(value)),
             _ => {
                 sim.say(format!("EZ1001: aclCreateScalar: the simulator has no scalars of {dataType:?}"));
                 return core::ptr::null_mut();

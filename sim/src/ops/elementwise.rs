@@ -1,7 +1,7 @@
 //! Cast, Add, Mul, Muls and SwiGlu.
 
 use ascend_sys::aclDataType;
-use ascend_sys::ops::TensorDesc;
+use ascend_sys::ops::{ScalarValue, TensorDesc};
 use moe_kernels::activation::{Clipped, clipped_swiglu as clipped_swiglu_of};
 use moe_kernels::elementwise::{self, Number};
 use moe_kernels::pointwise::{self, Pair};
@@ -58,6 +58,7 @@ pub(super) fn mul(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
 #[derive(Clone, Copy)]
 pub(super) enum Binary {
     Add(f64),
+    Subtract(f64),
     Mul,
     Pair(Pair),
 }
@@ -71,6 +72,7 @@ impl Binary {
     ) -> Result<(), OpError> {
         match self {
             Self::Add(alpha) => elementwise::add(a, b, T::scalar(alpha), out)?,
+            Self::Subtract(alpha) => elementwise::add(a, b, T::scalar(-alpha), out)?,
             Self::Mul => elementwise::mul(a, b, out)?,
             Self::Pair(pair) => pointwise::binary(pair, a, b, out)?,
         }
@@ -85,6 +87,9 @@ pub(super) fn binary(args: &Args, device: &Device<'_>, operation: Binary) -> Res
     let out = args.tensor("out").ok_or(OpError::Null("out"))?;
     let computed = match (operation, promote(left.dtype, right.dtype)) {
         (Binary::Pair(Pair::Divide), aclDataType::INT32 | aclDataType::INT64) => aclDataType::FLOAT,
+        (Binary::Subtract(alpha), aclDataType::FLOAT16 | aclDataType::BF16) if alpha as f32 != 1.0 => {
+            aclDataType::FLOAT
+        }
         (_, dtype) => dtype,
     };
     with_number!(computed, T => {
@@ -94,18 +99,25 @@ pub(super) fn binary(args: &Args, device: &Device<'_>, operation: Binary) -> Res
     })
 }
 
+/// The dtype that a tensor is computed in beside a host scalar: its own, fp32 for integers beside a floating-point scalar.
+pub(super) fn beside(tensor: aclDataType, scalar: ScalarValue) -> aclDataType {
+    match tensor {
+        aclDataType::INT32 | aclDataType::INT64 if is_float(scalar) => aclDataType::FLOAT,
+        dtype => dtype,
+    }
+}
+
+/// Whether a scalar is of a floating-point dtype.
+pub(super) fn is_float(scalar: ScalarValue) -> bool {
+    matches!(scalar.dtype, aclDataType::FLOAT | aclDataType::DOUBLE | aclDataType::FLOAT16 | aclDataType::BF16)
+}
+
 /// `out = self * other` with a host scalar.
 pub(super) fn muls(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     let source = args.tensor("self").ok_or(OpError::Null("self"))?;
     let factor = args.scalar("other").ok_or(OpError::Null("other"))?;
     let out = args.tensor("out").ok_or(OpError::Null("out"))?;
-    let scalar_is_float =
-        matches!(factor.dtype, aclDataType::FLOAT | aclDataType::DOUBLE | aclDataType::FLOAT16 | aclDataType::BF16);
-    let computed = match source.dtype {
-        aclDataType::INT32 | aclDataType::INT64 if scalar_is_float => aclDataType::FLOAT,
-        dtype => dtype,
-    };
-    with_number!(computed, T => {
+    with_number!(beside(source.dtype, factor), T => {
         let operand = Operand::<T>::load(device, "self", source, out)?;
         result::<T>(device, out, |view| Ok(elementwise::muls(&operand.view()?, T::scalar(factor.value), view)?))
     })
@@ -136,7 +148,7 @@ pub(super) fn clipped_swiglu(args: &Args, device: &Device<'_>) -> Result<(), OpE
     let rows = match args.tensor("groupIndexOptional") {
         None => usize::MAX,
         Some(groups) => {
-            let counts = device.read::<i64>("groupIndex", groups)?;
+            let counts = device.packed::<i64>("groupIndex", groups)?;
             let sum = counts.iter().try_fold(0i64, |sum, &count| if count < 0 { None } else { sum.checked_add(count) });
             let most = shape.iter().product::<usize>().checked_div(2 * half).unwrap_or(0);
             let rows = sum.and_then(|sum| usize::try_from(sum).ok()).filter(|&rows| rows <= most);

@@ -97,7 +97,7 @@ fn by_row<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>, x: &TensorDesc
         // Where nothing is counted, nothing need be known of the number of experts.
         let permutation = Permutation::new(&ids)?;
         permutation.rows(index.slice())?;
-        permutation.copy(source, row_bytes::<T>(x), top_k, bytemuck::cast_slice_mut(target.slice()))?;
+        permutation.copy(source, row_bytes::<T>(x), top_k, 0, bytemuck::cast_slice_mut(target.slice()))?;
         let kind = match args.int("expertTokensCountOrCumsumFlagOptional") {
             1 => Some(GroupListKind::Cumsum),
             2 => Some(GroupListKind::Count),

@@ -4,7 +4,7 @@ use ascend_sys::aclDataType;
 use moe_kernels::expert_balance::{Balance, balance, prune};
 
 use super::OpError;
-use super::permute::{size};
+use super::permute::size;
 use super::view::{Device, check_outputs, with_float};
 use crate::executor::Args;
 

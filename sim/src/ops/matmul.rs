@@ -1,12 +1,14 @@
 //! Mm, Matmul and the grouped matmuls.
 
+use std::borrow::Cow;
+
 use ascend_sys::aclDataType;
 use ascend_sys::ops::TensorDesc;
 use moe_kernels::element::Float;
 use moe_kernels::gemm::{Bias, Weight, gemm};
 use moe_kernels::group_list::{Group, GroupListKind, decode};
 use moe_kernels::grouped_gemm::{Expert, grouped_gemm};
-use moe_kernels::view::Mat;
+use moe_kernels::view::{Mat, MatMut};
 
 use super::OpError;
 use super::elementwise::Operand;
@@ -57,7 +59,7 @@ fn multiply<X: Float, O: Float>(
         }
         let start: usize = at.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
         let block = data.get_mut(start..).unwrap_or(&mut []);
-        let target = moe_kernels::view::MatMut::new(
+        let target = MatMut::new(
             block,
             rows,
             cols,
@@ -83,7 +85,7 @@ pub(super) fn addmm(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     }
     with_float!(left.dtype, T => {
         let mut product = vec![0f32; shape.iter().product()];
-        let target = moe_kernels::view::MatMut::row_major(&mut product, shape[0], shape[1])?;
+        let target = MatMut::row_major(&mut product, shape[0], shape[1])?;
         let weight = Weight::Strided(device.mat::<T>("mat2", right)?);
         gemm(device.mat::<T>("mat1", left)?, weight, None, target)?;
         let addend = Operand::<T>::load(device, "self", addend, out)?;
@@ -156,7 +158,9 @@ fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     for weight in &ws {
         experts.extend(weights::<T>(device, "weight", weight)?.into_iter().map(|weight| Expert { weight, bias: None }));
     }
-    set_biases(args, device, &mut experts)?;
+    let biases = biases::<T>(args, device)?;
+    let bias_rows = biases.iter().flat_map(BiasTensor::rows);
+    experts.iter_mut().zip(bias_rows).for_each(|(expert, bias)| expert.bias = Some(bias));
 
     // What x is when its rows are counted through all its tensors, and the group of rows of each expert.
     let rows_of = |tensors: &[&TensorDesc]| -> Vec<usize> { tensors.iter().map(|t| rows(t)).collect() };
@@ -177,7 +181,9 @@ fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
 
     let out_starts = starts(&rows_of(&outs));
     let x_starts = starts(&x_rows);
-    if let ([x], [out]) = (xs.as_slice(), outs.as_slice()) {
+    if let ([x], [out]) = (xs.as_slice(), outs.as_slice())
+        && (x.rank(), out.rank()) == (2, 2)
+    {
         return Ok(grouped_gemm(device.mat::<T>("x", x)?, &experts, &groups, device.mat_mut::<T>("out", out)?)?);
     }
     for Group { expert, rows } in groups {
@@ -191,11 +197,13 @@ fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
         } else {
             locate(&outs, &out_starts, rows.start)?
         };
-        let source = flat_rows::<T>(device, "x", x, x_row, rows.len())?;
-        let (_, target) = device.mat_flat_mut::<T>("out", out)?.split_rows(out_row);
-        let (target, _) = target.split_rows(rows.len());
         let Some(Expert { weight, bias }) = experts.get(expert) else { return Err(OpError::Null("weight")) };
-        gemm(source, *weight, *bias, target)?;
+        let (source, mut target) = (device.packed::<T>("x", x)?, device.output::<T>("out", out)?);
+        let (k, n) = (columns(x), columns(out));
+        let source = source.get(x_row * k..(x_row + rows.len()) * k).unwrap_or_default();
+        let block = target.slice().get_mut(out_row * n..(out_row + rows.len()) * n).unwrap_or_default();
+        gemm(Mat::row_major(source, rows.len(), k)?, *weight, *bias, MatMut::row_major(block, rows.len(), n)?)?;
+        target.finish(device, "out", out)?;
     }
     Ok(())
 }
@@ -204,6 +212,11 @@ fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
 fn rows(tensor: &TensorDesc) -> usize {
     let (shape, _) = sizes(tensor);
     shape[..shape.len().saturating_sub(1)].iter().product()
+}
+
+/// Size of the last dimension.
+fn columns(tensor: &TensorDesc) -> usize {
+    usize::try_from(tensor.dim(-1)).unwrap_or(0)
 }
 
 /// First row of each tensor when rows are counted through all of them.
@@ -225,37 +238,37 @@ fn locate<'t>(tensors: &[&'t TensorDesc], starts: &[usize], row: usize) -> Resul
         .ok_or(OpError::Null("the tensor of a group's rows"))
 }
 
-fn flat_rows<'a, T: Float>(
-    device: &Device<'a>,
-    name: &'static str,
-    tensor: &TensorDesc,
-    first: usize,
-    count: usize,
-) -> Result<Mat<'a, T>, OpError> {
-    let cols = usize::try_from(tensor.dim(-1)).unwrap_or(0);
-    let data = device.read::<T>(name, tensor)?;
-    let block = data.get(first * cols..(first + count) * cols).unwrap_or(&[]);
-    Ok(Mat::row_major(block, count, cols)?)
+/// The biases of one tensor, in fp32 or in the dtype of x, and how long each is.
+enum BiasTensor<'a, T: Float> {
+    F32(Cow<'a, [f32]>, usize),
+    Same(Cow<'a, [T]>, usize),
 }
 
-fn set_biases<'a, T: Float>(args: &Args, device: &Device<'a>, experts: &mut [Expert<'a, T>]) -> Result<(), OpError> {
-    let biases: Vec<&TensorDesc> = args.tensors("biasOptional").iter().flatten().filter(|b| !b.is_empty()).collect();
-    let mut rows: Vec<Bias<'a, T>> = Vec::new();
-    for bias in biases {
-        let n = usize::try_from(bias.dim(-1)).unwrap_or(0).max(1);
-        if bias.dtype == aclDataType::FLOAT {
-            rows.extend(device.read::<f32>("bias", bias)?.chunks(n).map(Bias::F32));
-        } else {
-            rows.extend(device.read::<T>("bias", bias)?.chunks(n).map(Bias::Same));
+impl<T: Float> BiasTensor<'_, T> {
+    fn rows(&self) -> Vec<Bias<'_, T>> {
+        match self {
+            Self::F32(values, n) => values.chunks(*n).map(Bias::F32).collect(),
+            Self::Same(values, n) => values.chunks(*n).map(Bias::Same).collect(),
         }
     }
-    experts.iter_mut().zip(rows).for_each(|(expert, bias)| expert.bias = Some(bias));
-    Ok(())
+}
+
+fn biases<'a, T: Float>(args: &Args, device: &Device<'a>) -> Result<Vec<BiasTensor<'a, T>>, OpError> {
+    let tensors = args.tensors("biasOptional").iter().flatten().filter(|bias| !bias.is_empty());
+    tensors
+        .map(|bias| {
+            Ok(if bias.dtype == aclDataType::FLOAT {
+                BiasTensor::F32(device.packed("bias", bias)?, columns(bias))
+            } else {
+                BiasTensor::Same(device.packed("bias", bias)?, columns(bias))
+            })
+        })
+        .collect()
 }
 
 fn read_groups(args: &Args, device: &Device<'_>, experts: usize, rows: usize) -> Result<Vec<Group>, OpError> {
     let list = args.tensor("groupListOptional").ok_or(OpError::Null("groupList"))?;
-    let values = device.read::<i64>("groupList", list)?;
+    let values = &*device.packed::<i64>("groupList", list)?;
     let kind = match args.int("groupListType") {
         0 => GroupListKind::Cumsum,
         1 => GroupListKind::Count,
@@ -294,19 +307,4 @@ fn lenient_groups(kind: GroupListKind, values: &[i64], experts: usize, rows: usi
         groups.push(Group { expert, rows: start..end });
     }
     groups
-}
-
-impl<'a> Device<'a> {
-    /// An output as a matrix whose leading dimensions count as one; it must be contiguous unless it is 2-D.
-    fn mat_flat_mut<T: Float>(
-        &self,
-        name: &'static str,
-        tensor: &TensorDesc,
-    ) -> Result<moe_kernels::view::MatMut<'a, T>, OpError> {
-        if tensor.rank() == 2 {
-            return self.mat_mut(name, tensor);
-        }
-        let cols = usize::try_from(tensor.dim(-1)).unwrap_or(0);
-        Ok(moe_kernels::view::MatMut::row_major(self.write(name, tensor)?, rows(tensor), cols)?)
-    }
 }

@@ -1,6 +1,7 @@
 //! Sorting rows by expert: tokens by the ids of their experts or by a routing map, and rows that came from several
 //! ranks.
 
+use ascend_sys::aclDataType;
 use ascend_sys::ops::TensorDesc;
 use bytemuck::Pod;
 use moe_kernels::permute::{Permutation, copy_rows};

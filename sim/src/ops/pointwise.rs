@@ -7,7 +7,7 @@ use moe_kernels::pointwise::{self, Comparison, Map, Pair};
 use moe_kernels::view::{NdView, NdViewMut};
 
 use super::OpError;
-use super::elementwise::{Binary, FromF64, Operand, binary, result, with_number};
+use super::elementwise::{Binary, FromF64, Operand, beside, binary, is_float, result, with_number};
 use super::view::{Device, sizes};
 use crate::executor::Args;
 
@@ -60,14 +60,15 @@ pub(super) fn clamp_min(args: &Args, device: &Device<'_>) -> Ran {
     unary(args, device, Map::Clamp { low: Some(scalar(args, "clipValueMin")?), high: None })
 }
 
-/// `out = self + alpha * other`: the scalar in the dtype of self, as CANN makes a tensor of it.
+/// `out = self + alpha * other`: the scalar in the dtype of the computation, as CANN makes a tensor of it.
 pub(super) fn adds(args: &Args, device: &Device<'_>) -> Ran {
-    let (other, alpha) = (scalar(args, "other")?, scalar(args, "alpha")?);
+    let other = args.scalar("other").ok_or(OpError::Null("other"))?;
+    let alpha = scalar(args, "alpha")?;
     let x = args.tensor("self").ok_or(OpError::Null("self"))?;
     let out = args.tensor("out").ok_or(OpError::Null("out"))?;
-    with_number!(x.dtype, T => {
+    with_number!(beside(x.dtype, other), T => {
         let operand = Operand::<T>::load(device, "self", x, out)?;
-        let other = T::from_wide(wide(other));
+        let other = T::from_wide(wide(other.value));
         result::<T>(device, out, |view| {
             let other = [other];
             Ok(elementwise::add(&operand.view()?, &NdView::contiguous(&other, &[])?, T::scalar(alpha), view)?)
@@ -81,7 +82,7 @@ fn wide(value: f64) -> Wide {
 }
 
 pub(super) fn sub(args: &Args, device: &Device<'_>) -> Ran {
-    binary(args, device, Binary::Add(-scalar(args, "alpha")?))
+    binary(args, device, Binary::Subtract(scalar(args, "alpha")?))
 }
 
 macro_rules! pairs {
@@ -101,7 +102,8 @@ pairs! {
 fn compare(args: &Args, device: &Device<'_>, comparison: Comparison) -> Ran {
     let x = args.tensor("self").ok_or(OpError::Null("self"))?;
     let out = args.tensor("out").ok_or(OpError::Null("out"))?;
-    let other = scalar(args, "other")?;
+    let other = args.scalar("other").ok_or(OpError::Null("other"))?;
+    let other = if is_float(other) { Wide::Float(other.value as f32) } else { wide(other.value) };
     with_number!(x.dtype, T => {
         let operand = Operand::<T>::load(device, "self", x, out)?;
         Ok(pointwise::compare(comparison, &operand.view()?, other, &mut device.nd_mut::<u8>("out", out)?)?)

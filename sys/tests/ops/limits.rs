@@ -116,7 +116,7 @@ const CONTIGUOUS: bool = true;
 /// Name, dtypes, formats, ranks, whether it must be contiguous.
 pub(crate) type Limit = (&'static str, &'static [i32], &'static [i32], RangeInclusive<usize>, bool);
 
-fn limits(operator: OperatorId) -> Vec<Limit> {
+pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
     let plain = |name, dtypes, ranks| (name, dtypes, PLAIN, ranks, STRIDED);
     match operator {
         OperatorId::Mm => vec![
@@ -304,7 +304,7 @@ fn limits(operator: OperatorId) -> Vec<Limit> {
 }
 
 /// Parameters that must be null.
-const RESERVED: &[&str] = &[
+pub(crate) const RESERVED: &[&str] = &[
     "activationInputOptional",
     "activationQuantScaleOptional",
     "activationQuantOffsetOptional",
@@ -314,7 +314,7 @@ const RESERVED: &[&str] = &[
 
 /// The tensor, or the first one of the list, that a parameter of the first legal call has; one that breaks no limit of
 /// dtype or format where it has none.
-fn tensor_of(call: &Built, limit: &Limit) -> TensorDesc {
+pub(crate) fn tensor_of(call: &Built, limit: &Limit) -> TensorDesc {
     let given = match &call.values[call.index(limit.0)] {
         Value::Tensor(given) => *given,
         Value::Tensors(list) => list.iter().flatten().next().copied().flatten(),
@@ -323,12 +323,16 @@ fn tensor_of(call: &Built, limit: &Limit) -> TensorDesc {
     given.unwrap_or_else(|| tensor(aclDataType(limit.1.first().copied().unwrap_or(0)), &[4]))
 }
 
-/// The call with this tensor, or a list of it, and what the row says to it.
-fn with(call: &Built, name: &str, tensor: TensorDesc) -> Option<Violation> {
+/// The call with this tensor, or a list of it.
+pub(crate) fn put(call: &Built, name: &str, tensor: TensorDesc) -> Built {
     let is_list = matches!(call.values[call.index(name)], Value::Tensors(_));
     let call = call.clone();
-    let call = if is_list { call.set(name, vec![tensor]) } else { call.set(name, tensor) };
-    call.validate().err()
+    if is_list { call.set(name, vec![tensor]) } else { call.set(name, tensor) }
+}
+
+/// What the row says to the call with this tensor.
+fn with(call: &Built, name: &str, tensor: TensorDesc) -> Option<Violation> {
+    put(call, name, tensor).validate().err()
 }
 
 /// Whether the row refuses the parameter by this limit; that it does so only where it must, in the right way.

@@ -4,25 +4,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
 
 mod allocations;
-mod build;
+pub(crate) mod build;
 mod dense;
 mod descriptions;
-mod expand;
-mod finalize_v1;
-mod expert_parallel;
-mod finalize_v3;
-mod fused_topk;
-mod gating_v2;
+pub(crate) mod expand;
+pub(crate) mod expert_parallel;
+pub(crate) mod finalize_v1;
+pub(crate) mod finalize_v3;
+pub(crate) mod fused_topk;
+pub(crate) mod gating_v2;
 mod grouped;
 mod lanes;
-mod limits;
-mod permute;
+pub(crate) mod limits;
+pub(crate) mod permute;
 mod pointwise;
 mod releases;
 mod robustness;
-mod routing;
-mod routing_map;
-mod softmax_gating;
+pub(crate) mod routing;
+pub(crate) mod routing_map;
+pub(crate) mod softmax_gating;
 mod storage;
 
 use std::collections::BTreeSet;
@@ -33,7 +33,7 @@ use build::{Built, Case};
 
 /// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, the mapping of
 /// `aclnnMoeFusedTopk`, and weights that nobody asked for.
-fn may_be_null(operator: OperatorId, name: &str) -> bool {
+pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
     name.contains("Optional")
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
@@ -62,7 +62,7 @@ fn is_written(operator: OperatorId, name: &str) -> bool {
 }
 
 /// Legal calls of an operator; the first has all its optional tensors.
-fn legal(operator: OperatorId) -> Vec<Built> {
+pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
     match operator {
         OperatorId::Mm => dense::legal_mm(),
         OperatorId::Matmul => dense::legal_matmul(),
@@ -141,7 +141,7 @@ fn legal(operator: OperatorId) -> Vec<Built> {
 }
 
 /// Calls of an operator that break its rules.
-fn violations(operator: OperatorId) -> Vec<Case> {
+pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
     match operator {
         OperatorId::Mm => dense::violations_mm(),
         OperatorId::Matmul => dense::violations_matmul(),
@@ -220,7 +220,7 @@ fn violations(operator: OperatorId) -> Vec<Case> {
 }
 
 /// The first legal call, to be varied.
-fn base(operator: OperatorId) -> Built {
+pub(crate) fn base(operator: OperatorId) -> Built {
     legal(operator).swap_remove(0)
 }
 

@@ -88,12 +88,18 @@ pub(crate) fn violations(operator: Id) -> Vec<Case> {
             Case::new(call().set("other", scalar(COMPLEX, 1.0)), "carried-scalars", NOT_CARRIED),
             Case::new(double("self_"), "carried-dtypes", NOT_CARRIED),
         ],
-        Id::Sub | Id::Div | Id::Maximum | Id::Minimum => vec![
-            Case::new(call().set("out", tensor(BOOL, &[2, 3])), "out-dtype", 161002).also(&["carried-dtypes"]),
-            Case::new(call().set("other", tensor(BF16, &[4])), "broadcast", 161002),
-            Case::new(call().set("out", tensor(BF16, &[3])), "out-shape", 161002),
-            Case::new(double("other"), "carried-dtypes", NOT_CARRIED),
-        ],
+        Id::Sub | Id::Div | Id::Maximum | Id::Minimum => {
+            let mut cases = vec![
+                Case::new(call().set("out", tensor(BOOL, &[2, 3])), "out-dtype", 161002).also(&["carried-dtypes"]),
+                Case::new(call().set("other", tensor(BF16, &[4])), "broadcast", 161002),
+                Case::new(call().set("out", tensor(BF16, &[3])), "out-shape", 161002),
+                Case::new(double("other"), "carried-dtypes", NOT_CARRIED),
+            ];
+            if operator == Id::Sub {
+                cases.push(Case::new(call().set("alpha", scalar(COMPLEX, 2.0)), "alpha-dtype", 161002));
+            }
+            cases
+        }
         Id::Clamp => vec![
             Case::new(call().null("clipValueMin").null("clipValueMax"), "a-bound", 161001),
             shape(),

@@ -78,13 +78,27 @@ pub(super) static CAST: OpRow = OpRow {
     doubtful: "The op_api does not compare out with dtype before it copies; what the copy answers was not seen.",
 };
 
-/// Positions of the parameters of `aclnnAdd`.
+/// Positions of the parameters of `aclnnAdd`, which are those of `aclnnSub`.
 mod add {
     pub(super) const SELF: usize = 0;
     pub(super) const OTHER: usize = 1;
     pub(super) const ALPHA: usize = 2;
     pub(super) const OUT: usize = 3;
 }
+
+/// The factor of `other` in a sum or difference.
+pub(super) const ALPHA_DTYPE: Rule =
+    Rule::dtype("alpha-dtype", "alpha converts to the common dtype of self and other", |call| {
+        let (Some(alpha), Some(common)) = (call.scalar(add::ALPHA), common_category(call, add::SELF, add::OTHER))
+        else {
+            return Ok(());
+        };
+        let legal = match (category(alpha.dtype), common) {
+            (Some(alpha), Category::Bool) => alpha <= Category::Integer,
+            (alpha, common) => alpha.is_some_and(|alpha| converts(alpha, common)),
+        };
+        require(legal, || format!("alpha is {:?} and the operands are {common:?}", alpha.dtype))
+    });
 
 /// `aclnnAdd`: `out = self + alpha * other`.
 ///
@@ -101,17 +115,7 @@ pub(super) static ADD: OpRow = OpRow {
         Param::output("out", &[]),
     ],
     rules: &[
-        Rule::dtype("alpha-dtype", "alpha converts to the common dtype of self and other", |call| {
-            let (Some(alpha), Some(common)) = (call.scalar(add::ALPHA), common_category(call, add::SELF, add::OTHER))
-            else {
-                return Ok(());
-            };
-            let legal = match (category(alpha.dtype), common) {
-                (Some(alpha), Category::Bool) => alpha <= Category::Integer,
-                (alpha, common) => alpha.is_some_and(|alpha| converts(alpha, common)),
-            };
-            require(legal, || format!("alpha is {:?} and the operands are {common:?}", alpha.dtype))
-        }),
+        ALPHA_DTYPE,
         Rule::dtype(
             "out-dtype",
             "the common dtype of self and other converts to the dtype of out",

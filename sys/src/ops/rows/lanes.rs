@@ -255,7 +255,7 @@ pub(super) static ADD_RMS_NORM: OpRow = OpRow {
         }),
     ],
     source: "ops-nn, norm/add_rms_norm (docs)",
-    doubtful: "Whether bf16 and fp16 sums are rounded before the norm was not seen: they are not here.",
+    doubtful: "That sums of half precision are rounded before the norm was seen in a kernel for A2.",
 };
 
 fn size_of_axis(call: &Call<'_>, axis: usize) -> i64 {

@@ -6,7 +6,7 @@
 use super::check::{
     CARRIED, Checked, FLOATS, carried, operands_broadcast, out_is_broadcast, require, result_dtype, same_shape,
 };
-use super::elementwise::{Category, NUMBERS, category, converts};
+use super::elementwise::{ALPHA_DTYPE, Category, NUMBERS, category, converts};
 use crate::constants::{aclDataType, aclnnStatus};
 use crate::info::OperatorId;
 use crate::ops::rule::{Call, Codes, OpRow, Param, Rule};
@@ -91,7 +91,8 @@ pub(super) static SOFTPLUS: OpRow = OpRow {
     doubtful: "Whether the kernel computes ln(1 + exp(x)) literally below the threshold was not seen.",
 };
 
-/// `aclnnAdds`: `out = self + alpha * other` with host scalars.
+/// `aclnnAdds`: `out = self + alpha * other` with host scalars. Floats keep their dtype whatever that of the scalar is; integers
+/// beside a floating-point scalar are computed in fp32.
 pub(super) static ADDS: OpRow = OpRow {
     operator: OperatorId::Adds,
     codes: Codes::HAND_WRITTEN,
@@ -113,7 +114,8 @@ pub(super) static ADDS: OpRow = OpRow {
         ),
     ],
     source: "ops-math, math/add (docs, op_api)",
-    doubtful: "Which scalars convert to which dtypes was not read for this operator.",
+    doubtful: "A complex scalar makes the result complex, which CANN refuses with 161002 beside an out that is not. Integers \
+               beside a DOUBLE are computed in DOUBLE there and in fp32 here.",
 };
 
 /// Rules of a pair of operands with broadcasting; out is parameter `OUT`.
@@ -134,7 +136,7 @@ const fn pair<const OUT: usize>() -> [Rule; 4] {
     ]
 }
 
-/// `aclnnSub`: `out = self - alpha * other`.
+/// `aclnnSub`: `out = self - alpha * other`. Floats of half precision are computed in fp32 where alpha is not 1.
 pub(super) static SUB: OpRow = OpRow {
     operator: OperatorId::Sub,
     codes: Codes::HAND_WRITTEN,
@@ -144,9 +146,12 @@ pub(super) static SUB: OpRow = OpRow {
         Param::required("alpha"),
         Param::output("out", &[]),
     ],
-    rules: &pair::<3>(),
-    source: "ops-math, math/sub (docs)",
-    doubtful: "That BOOL is refused, and which dtypes alpha may have, was not read: both pass the row.",
+    rules: &{
+        let [out_dtype, broadcast, out_shape, carried] = pair::<3>();
+        [ALPHA_DTYPE, out_dtype, broadcast, out_shape, carried]
+    },
+    source: "ops-math, math/sub (docs, op_api)",
+    doubtful: "",
 };
 
 /// `aclnnDiv`: `out = self / other`; integers are divided as fp32.
@@ -256,7 +261,7 @@ const COMPARISON_RULES: [Rule; 3] = [
 maps! {
     EQ_SCALAR EqScalar COMPARISON, &COMPARISON_RULES, "ops-math, math/equal (docs)", "Read from the document of GeScalar, which is of the same kind.";
     LT_SCALAR LtScalar COMPARISON, &COMPARISON_RULES, "ops-math, math/less (docs)", "Read from the document of GeScalar, which is of the same kind.";
-    GE_SCALAR GeScalar COMPARISON, &COMPARISON_RULES, "ops-math, math/greater_equal (docs)", "";
+    GE_SCALAR GeScalar COMPARISON, &COMPARISON_RULES, "ops-math, math/greater_equal (docs, op_api)", "";
 }
 
 /// `aclnnSWhere`: `out = self` where condition, else `other`.
