@@ -298,7 +298,7 @@ impl Family {
             Norm::Always(eps) => Normalise::Sum { eps },
             Norm::Flag(_) if !fields.flag_of(NORM_FLAGS)? => Normalise::None,
             Norm::Flag(eps) => Normalise::Sum { eps },
-            Norm::Floor(field) => Normalise::SumFloor { min: fields.number(field)? },
+            Norm::Floor(field) => Normalise::SumFloor { min: fields.floor(field)? },
         };
         if let Some(field) = self.scale {
             let scale = fields.positive(field)?;
