@@ -127,8 +127,8 @@ impl MoeLayer {
     /// `progress` is told the bytes done and the bytes in all.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], those of the source, and those of
-    /// [`memory_plan`](Self::memory_plan).
+    /// [`Error::OutOfMemory`], [`Error::Shape`] for a table of token ids that names an expert which is not there, those of the
+    /// source, and those of [`memory_plan`](Self::memory_plan).
     pub fn load(
         stream: &Stream,
         source: &dyn WeightSource,
@@ -144,11 +144,12 @@ impl MoeLayer {
     }
 
     /// Replaces a part of the weights, or of one that comes expert by expert those of a range, once what is queued has used
-    /// them. What is queued later sees the new ones.
+    /// them. What is queued later sees the new ones, and so do launches of graphs captured before.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the source is of another layer, the layer has no such part or the range is
-    /// none of its experts; and those of the source.
+    /// [`Error::Shape`] where the source is of another layer, the layer has no such part, the range is none of its experts or
+    /// a table of token ids names one that is not there; [`Error::Capturing`] while the stream is captured; and those of the
+    /// source.
     pub fn replace_weights(
         &mut self,
         stream: &Stream,

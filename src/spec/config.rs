@@ -145,10 +145,11 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn number(&self, field: &'static str) -> Result<f64, SpecError> {
-        const LEGAL: &str = "a number";
+    pub(super) fn not_negative(&self, field: &'static str) -> Result<f64, SpecError> {
+        const LEGAL: &str = "a number, 0 or above";
         let value = self.require(field, || LEGAL.to_owned())?;
-        value.as_f64().ok_or_else(|| wrong_type(field, value, LEGAL))
+        let number = value.as_f64().filter(|number| number.is_finite() && *number >= 0.0);
+        number.ok_or_else(|| wrong_type(field, value, LEGAL))
     }
 
     /// A list of strings; `None` if absent.

@@ -279,7 +279,7 @@ impl Family {
             }
         };
         experts.copy = number(self.copies, MAX_EXPERTS)?;
-        experts.output_norm = self.output_norm.map(|field| fields.number(field)).transpose()?;
+        experts.output_norm = self.output_norm.map(|field| fields.not_negative(field)).transpose()?;
         experts.latent = Some(number(self.latent, MAX_WIDTH)?).filter(|width| *width > 0);
         Ok(experts)
     }
@@ -320,7 +320,7 @@ impl Family {
             Norm::Always(eps) => Normalise::Sum { eps },
             Norm::Flag(_) if !fields.flag_of(NORM_FLAGS)? => Normalise::None,
             Norm::Flag(eps) => Normalise::Sum { eps },
-            Norm::Floor(field) => Normalise::SumFloor { min: fields.number(field)? },
+            Norm::Floor(field) => Normalise::SumFloor { min: fields.not_negative(field)? },
             Norm::PNorm(field) => match fields.get(field) {
                 None => Normalise::None,
                 Some(_) => {

@@ -538,6 +538,20 @@ fn fields_about_experts_that_nobody_reads() {
 }
 
 #[test]
+fn floors_that_are_none() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/families/ernie4_5_moe/config.json");
+    let ernie: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let model = read(&ernie);
+    assert_eq!(model.moe(model.moe_layers()[0]).unwrap().router().norm, Normalise::SumFloor { min: 1e-12 });
+    for value in [json!(-1e-12), json!(-1), json!("0.1"), json!(true)] {
+        let error = refused(&with(ernie.clone(), "moe_norm_min", value.clone()));
+        let due =
+            SpecError::WrongType { field: "moe_norm_min", value: value.to_string(), legal: "a number, 0 or above" };
+        assert_eq!(error, due);
+    }
+}
+
+#[test]
 fn fields_that_contradict_each_other() {
     let conflicts = |config: &Value, names: [&str; 2]| match refused(config) {
         SpecError::Conflict { first, second, .. } => assert_eq!([first, second], names),
