@@ -28,7 +28,7 @@ pub use combine::{DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_tok
 pub use elementwise::{ClippedSwiglu, add, cast, clipped_swiglu, mul, muls, swiglu};
 pub use finalize_v3::moe_finalize_routing_v3;
 pub use format::npu_format_cast;
-pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
+pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul, grouped_matmul_add};
 pub use index::{ScatterReduce, cat, embedding, gather, gather_v2, index_select, permute, scatter};
 pub use lanes::{AddRmsNormOutputs, add_rms_norm, amax, argsort, cumsum, reduce_sum, rms_norm, softmax, sort, top_k};
 pub use matmul::{AddmmFactors, CubeMath, addmm, batch_matmul, matmul, matmul_weight_size, mm, trans_matmul_weight};

@@ -11,6 +11,8 @@ mod choosing;
 mod device;
 mod finalize_v3;
 mod graph;
+mod grouped;
+mod matmul_weight;
 mod memory;
 mod operators;
 mod permute;

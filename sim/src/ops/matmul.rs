@@ -1,16 +1,13 @@
-//! Mm, Matmul and the grouped matmuls.
+//! Dense products: Mm, Matmul, BatchMatMul, Addmm.
 
-use ascend_sys::aclDataType;
 use ascend_sys::ops::TensorDesc;
 use moe_kernels::element::Float;
-use moe_kernels::gemm::{Bias, Weight, gemm};
-use moe_kernels::group_list::{Group, GroupListKind, decode};
-use moe_kernels::grouped_gemm::{Expert, grouped_gemm};
+use moe_kernels::gemm::{Weight, gemm};
 use moe_kernels::view::Mat;
 
 use super::OpError;
 use super::elementwise::Operand;
-use super::view::{Device, check_outputs, sizes, weights, with_float};
+use super::view::{Device, check_outputs, sizes, with_float};
 use crate::executor::Args;
 
 /// `out = self @ mat2`, batched over broadcast leading dimensions. fp32 is computed in fp32 whatever cubeMathType says:
@@ -138,175 +135,5 @@ impl<'a, T: Float> Batch<'a, T> {
             .sum();
         let block = self.data.get(start..).unwrap_or(&[]);
         Ok(Mat::new(block, self.matrix[0], self.matrix[1], self.strides[0], self.strides[1])?)
-    }
-}
-
-/// Every group of rows of x times its expert's weight. Rows of no group stay as they are.
-pub(super) fn grouped_matmul(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
-    check_outputs(args, &["out"])?;
-    let first = args.tensors("x").iter().flatten().next().ok_or(OpError::Null("x"))?;
-    with_float!(first.dtype, T => grouped::<T>(args, device))
-}
-
-fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
-    let xs: Vec<&TensorDesc> = args.tensors("x").iter().flatten().collect();
-    let ws: Vec<&TensorDesc> = args.tensors("weight").iter().flatten().collect();
-    let outs: Vec<&TensorDesc> = args.tensors("out").iter().flatten().collect();
-    let mut experts: Vec<Expert<'_, T>> = Vec::new();
-    for weight in &ws {
-        experts.extend(weights::<T>(device, "weight", weight)?.into_iter().map(|weight| Expert { weight, bias: None }));
-    }
-    set_biases(args, device, &mut experts)?;
-
-    // What x is when its rows are counted through all its tensors, and the group of rows of each expert.
-    let rows_of = |tensors: &[&TensorDesc]| -> Vec<usize> { tensors.iter().map(|t| rows(t)).collect() };
-    let x_rows = rows_of(&xs);
-    let groups = if args.int("groupType") == -1 || xs.len() > 1 {
-        let mut end = 0;
-        x_rows
-            .iter()
-            .enumerate()
-            .map(|(expert, rows)| {
-                end += rows;
-                Group { expert, rows: end - rows..end }
-            })
-            .collect()
-    } else {
-        read_groups(args, device, experts.len(), x_rows.iter().sum())?
-    };
-
-    let out_starts = starts(&rows_of(&outs));
-    let x_starts = starts(&x_rows);
-    if let ([x], [out]) = (xs.as_slice(), outs.as_slice()) {
-        return Ok(grouped_gemm(device.mat::<T>("x", x)?, &experts, &groups, device.mat_mut::<T>("out", out)?)?);
-    }
-    for Group { expert, rows } in groups {
-        if rows.is_empty() {
-            continue;
-        }
-        let (x, x_row) = locate(&xs, &x_starts, rows.start)?;
-        // With several outputs each belongs to one expert; with one, rows are where they are in x.
-        let (out, out_row) = if outs.len() > 1 {
-            (*outs.get(expert).ok_or(OpError::Null("out"))?, 0)
-        } else {
-            locate(&outs, &out_starts, rows.start)?
-        };
-        let source = flat_rows::<T>(device, "x", x, x_row, rows.len())?;
-        let (_, target) = device.mat_flat_mut::<T>("out", out)?.split_rows(out_row);
-        let (target, _) = target.split_rows(rows.len());
-        let Some(Expert { weight, bias }) = experts.get(expert) else { return Err(OpError::Null("weight")) };
-        gemm(source, *weight, *bias, target)?;
-    }
-    Ok(())
-}
-
-/// Rows of a tensor whose leading dimensions count as one.
-fn rows(tensor: &TensorDesc) -> usize {
-    let (shape, _) = sizes(tensor);
-    shape[..shape.len().saturating_sub(1)].iter().product()
-}
-
-/// First row of each tensor when rows are counted through all of them.
-fn starts(rows: &[usize]) -> Vec<usize> {
-    rows.iter()
-        .scan(0, |next, rows| {
-            let start = *next;
-            *next += rows;
-            Some(start)
-        })
-        .collect()
-}
-
-/// The tensor that holds a row, and the row's number there.
-fn locate<'t>(tensors: &[&'t TensorDesc], starts: &[usize], row: usize) -> Result<(&'t TensorDesc, usize), OpError> {
-    let index = starts.iter().zip(tensors).rposition(|(&start, tensor)| start <= row && rows(tensor) > 0);
-    index
-        .and_then(|index| Some((*tensors.get(index)?, row - starts.get(index)?)))
-        .ok_or(OpError::Null("the tensor of a group's rows"))
-}
-
-fn flat_rows<'a, T: Float>(
-    device: &Device<'a>,
-    name: &'static str,
-    tensor: &TensorDesc,
-    first: usize,
-    count: usize,
-) -> Result<Mat<'a, T>, OpError> {
-    let cols = usize::try_from(tensor.dim(-1)).unwrap_or(0);
-    let data = device.read::<T>(name, tensor)?;
-    let block = data.get(first * cols..(first + count) * cols).unwrap_or(&[]);
-    Ok(Mat::row_major(block, count, cols)?)
-}
-
-fn set_biases<'a, T: Float>(args: &Args, device: &Device<'a>, experts: &mut [Expert<'a, T>]) -> Result<(), OpError> {
-    let biases: Vec<&TensorDesc> = args.tensors("biasOptional").iter().flatten().filter(|b| !b.is_empty()).collect();
-    let mut rows: Vec<Bias<'a, T>> = Vec::new();
-    for bias in biases {
-        let n = usize::try_from(bias.dim(-1)).unwrap_or(0).max(1);
-        if bias.dtype == aclDataType::FLOAT {
-            rows.extend(device.read::<f32>("bias", bias)?.chunks(n).map(Bias::F32));
-        } else {
-            rows.extend(device.read::<T>("bias", bias)?.chunks(n).map(Bias::Same));
-        }
-    }
-    experts.iter_mut().zip(rows).for_each(|(expert, bias)| expert.bias = Some(bias));
-    Ok(())
-}
-
-fn read_groups(args: &Args, device: &Device<'_>, experts: usize, rows: usize) -> Result<Vec<Group>, OpError> {
-    let list = args.tensor("groupListOptional").ok_or(OpError::Null("groupList"))?;
-    let values = device.read::<i64>("groupList", list)?;
-    let kind = match args.int("groupListType") {
-        0 => GroupListKind::Cumsum,
-        1 => GroupListKind::Count,
-        _ => GroupListKind::KeyValue,
-    };
-    match decode(kind, values, experts, rows) {
-        Ok(groups) => Ok(groups),
-        Err(error) if device.strict() => Err(OpError::GroupList(error)),
-        Err(error) => {
-            // The device does not check: it computes what it can reach. What lies outside x is left out here.
-            device.report_group_list("aclnnGroupedMatmul", error.to_string());
-            Ok(lenient_groups(kind, values, experts, rows))
-        }
-    }
-}
-
-fn lenient_groups(kind: GroupListKind, values: &[i64], experts: usize, rows: usize) -> Vec<Group> {
-    let clamp = |value: i64| usize::try_from(value.max(0)).unwrap_or(rows).min(rows);
-    let mut end = 0;
-    let mut groups = Vec::new();
-    let entries: Vec<(usize, usize)> = match kind {
-        GroupListKind::KeyValue => {
-            let pairs = values.as_chunks::<2>().0.iter();
-            pairs.map(|&[expert, count]| (usize::try_from(expert).unwrap_or(usize::MAX), clamp(count))).collect()
-        }
-        GroupListKind::Count => values.iter().map(|&count| clamp(count)).enumerate().collect(),
-        GroupListKind::Cumsum => {
-            let ends: Vec<usize> = values.iter().map(|&value| clamp(value)).collect();
-            let before = std::iter::once(0).chain(ends.iter().copied());
-            ends.iter().zip(before).map(|(&end, start)| end.saturating_sub(start)).enumerate().collect()
-        }
-    };
-    for (expert, count) in entries.into_iter().filter(|&(expert, count)| expert < experts && count > 0) {
-        let start = end;
-        end = (start + count).min(rows);
-        groups.push(Group { expert, rows: start..end });
-    }
-    groups
-}
-
-impl<'a> Device<'a> {
-    /// An output as a matrix whose leading dimensions count as one; it must be contiguous unless it is 2-D.
-    fn mat_flat_mut<T: Float>(
-        &self,
-        name: &'static str,
-        tensor: &TensorDesc,
-    ) -> Result<moe_kernels::view::MatMut<'a, T>, OpError> {
-        if tensor.rank() == 2 {
-            return self.mat_mut(name, tensor);
-        }
-        let cols = usize::try_from(tensor.dim(-1)).unwrap_or(0);
-        Ok(moe_kernels::view::MatMut::row_major(self.write(name, tensor)?, rows(tensor), cols)?)
     }
 }

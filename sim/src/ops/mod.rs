@@ -4,6 +4,7 @@
 mod elementwise;
 mod expert_table;
 mod format;
+mod grouped_matmul;
 mod index;
 mod lanes;
 mod matmul;
@@ -131,8 +132,8 @@ fn implementation(operator: OperatorId) -> Implementation {
     let (workspace, run): (_, Run) = match operator {
         Id::Mm => (SystemAndCopies, matmul::matmul),
         Id::Matmul => (SystemAndCopies, matmul::matmul),
-        Id::GroupedMatmulV4 => (System, matmul::grouped_matmul),
-        Id::GroupedMatmulV5 => (System, matmul::grouped_matmul),
+        Id::GroupedMatmulV4 => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulV5 => (System, grouped_matmul::grouped_matmul),
         Id::Cast => (Copies, elementwise::cast),
         Id::Add => (Copies, elementwise::add),
         Id::Mul => (Copies, elementwise::mul),
@@ -192,6 +193,11 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::MoeTokenPermute => (System, permute::token_permute),
         Id::MoeComputeExpertTokens => (System, expert_table::compute_expert_tokens),
         Id::MoeFinalizeRoutingV3 => (System, routing::finalize_routing),
+        Id::GroupedMatmul => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulV2 => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulV3 => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulWeightNz => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulAdd => (System, grouped_matmul::grouped_matmul_add),
     };
     Implementation { workspace, run }
 }

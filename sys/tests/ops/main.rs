@@ -9,6 +9,7 @@ mod dense;
 mod descriptions;
 mod finalize_v3;
 mod grouped;
+mod grouped_add;
 mod lanes;
 mod limits;
 mod permute;
@@ -45,7 +46,13 @@ fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeInitRoutingV3 => routing::legal_init(),
         OperatorId::MoeFinalizeRoutingV2 => routing::legal_finalize(),
         OperatorId::MoeTokenUnpermute => routing::legal_unpermute(),
-        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::legal(operator),
+        OperatorId::GroupedMatmul
+        | OperatorId::GroupedMatmulV2
+        | OperatorId::GroupedMatmulV3
+        | OperatorId::GroupedMatmulV4
+        | OperatorId::GroupedMatmulV5
+        | OperatorId::GroupedMatmulWeightNz => grouped::legal(operator),
+        OperatorId::GroupedMatmulAdd => grouped_add::legal(),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -113,7 +120,13 @@ fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeInitRoutingV3 => routing::violations_init(),
         OperatorId::MoeFinalizeRoutingV2 => routing::violations_finalize(),
         OperatorId::MoeTokenUnpermute => routing::violations_unpermute(),
-        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::violations(operator),
+        OperatorId::GroupedMatmul
+        | OperatorId::GroupedMatmulV2
+        | OperatorId::GroupedMatmulV3
+        | OperatorId::GroupedMatmulV4
+        | OperatorId::GroupedMatmulV5
+        | OperatorId::GroupedMatmulWeightNz => grouped::violations(operator),
+        OperatorId::GroupedMatmulAdd => grouped_add::violations(),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -197,8 +210,8 @@ fn parameters_are_declared_by_their_type() {
         for (param, (name, parameter_type)) in operator.id.row().params.iter().zip(operator.params) {
             let what = format!("{} {name}", operator.name);
             let is_tensor = parameter_type.contains("aclTensor");
-            let is_output =
-                is_tensor && (["out", "dstTensor", "selfRef", "mmWeightRef"].contains(name) || name.contains("Out"));
+            let is_output = is_tensor
+                && (["out", "y", "yRef", "dstTensor", "selfRef", "mmWeightRef"].contains(name) || name.contains("Out"));
             let is_required = parameter_type.starts_with('*') && !may_be_null(operator.id, name);
             let is_checked = is_tensor && param.null != Null::Reserved;
             assert_eq!(param.output, is_output, "{what}");

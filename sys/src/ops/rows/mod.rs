@@ -9,6 +9,7 @@ mod finalize_v3;
 mod format;
 mod gating;
 mod grouped_matmul;
+mod grouped_matmul_add;
 mod index;
 mod lanes;
 mod matmul;
@@ -18,6 +19,7 @@ mod routing;
 mod softmax_gating;
 
 pub use format::format_cast_storage;
+pub use grouped_matmul::implied_group_type;
 
 use super::rule::OpRow;
 use crate::info::OperatorId;
@@ -88,5 +90,10 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,
         OperatorId::MoeComputeExpertTokens => &expert_table::MOE_COMPUTE_EXPERT_TOKENS,
         OperatorId::MoeFinalizeRoutingV3 => &finalize_v3::MOE_FINALIZE_ROUTING_V3,
+        OperatorId::GroupedMatmul => &grouped_matmul::GROUPED_MATMUL,
+        OperatorId::GroupedMatmulV2 => &grouped_matmul::GROUPED_MATMUL_V2,
+        OperatorId::GroupedMatmulV3 => &grouped_matmul::GROUPED_MATMUL_V3,
+        OperatorId::GroupedMatmulWeightNz => &grouped_matmul::GROUPED_MATMUL_WEIGHT_NZ,
+        OperatorId::GroupedMatmulAdd => &grouped_matmul_add::GROUPED_MATMUL_ADD,
     }
 }
