@@ -125,13 +125,40 @@ pub fn gemm<T: Float, O: Float>(
     bias: Option<Bias<'_, T>>,
     out: MatMut<'_, O>,
 ) -> Result<(), KernelError> {
-    error::dim("w, axis K", x.cols(), w.k())?;
-    error::dim("out, axis M", x.rows(), out.rows())?;
-    error::dim("out, axis N", w.n(), out.cols())?;
-    if let Some(bias) = &bias {
-        error::length("bias", w.n(), bias.len())?;
+    gemms(vec![Product { x, weight: w, bias, out }])
+}
+
+/// What one GEMM of a batch multiplies, and where to; as the arguments of [`gemm`].
+#[derive(Debug)]
+pub struct Product<'a, 'o, T, O> {
+    /// `T [M, K]`, any strides.
+    pub x: Mat<'a, T>,
+    /// `T [K, N]`, strided or FRACTAL_NZ.
+    pub weight: Weight<'a, T>,
+    /// `[N]`.
+    pub bias: Option<Bias<'a, T>>,
+    /// `O [M, N]`, any strides.
+    pub out: MatMut<'o, O>,
+}
+
+/// [`gemm`] of every product, each of its own shape, in parallel across them and within each.
+///
+/// # Errors
+/// Those of [`gemm`], where any product's shapes disagree; then nothing is written.
+pub fn gemms<T: Float, O: Float>(products: Vec<Product<'_, '_, T, O>>) -> Result<(), KernelError> {
+    for Product { x, weight, bias, out } in &products {
+        error::dim("w, axis K", x.cols(), weight.k())?;
+        error::dim("out, axis M", x.rows(), out.rows())?;
+        error::dim("out, axis N", weight.n(), out.cols())?;
+        if let Some(bias) = bias {
+            error::length("bias", weight.n(), bias.len())?;
+        }
     }
-    run(vec![Problem { x, rows: 0..x.rows(), weight: w, bias, out }]);
+    let problem = |Product { x, weight, bias, out }| {
+        let rows = 0..Mat::rows(&x);
+        Problem { x, rows, weight, bias, out, adds: false }
+    };
+    run(products.into_iter().map(problem).collect());
     Ok(())
 }
 
@@ -144,6 +171,8 @@ pub(crate) struct Problem<'a, 'o, T, O> {
     pub(crate) bias: Option<Bias<'a, T>>,
     /// `[rows.len(), N]`.
     pub(crate) out: MatMut<'o, O>,
+    /// Whether the product is added to what the output holds, in f32 and rounded once.
+    pub(crate) adds: bool,
 }
 
 /// Runs GEMMs, dividing all of them into tasks at once: one large problem and many small ones both use every thread.
@@ -159,7 +188,7 @@ pub(crate) fn run<T: Float, O: Float>(mut problems: Vec<Problem<'_, '_, T, O>>) 
     let mut tiles = Vec::with_capacity(tasks_at(nc));
     let biases: Vec<Option<Vec<f32>>> = problems.iter().map(|p| p.bias.as_ref().map(Bias::widened)).collect();
     for (problem, bias) in problems.into_iter().zip(&biases) {
-        let Problem { x, rows, weight, mut out, .. } = problem;
+        let Problem { x, rows, weight, mut out, adds, .. } = problem;
         let mut row = rows.start;
         while out.rows() > 0 {
             let (mut band, rest) = out.split_rows(MC);
@@ -170,7 +199,7 @@ pub(crate) fn run<T: Float, O: Float>(mut problems: Vec<Problem<'_, '_, T, O>>) 
                 let cols = col..col + out.cols();
                 let bias = bias.as_ref().map(|bias| &bias[cols.clone()]);
                 col = cols.end;
-                tiles.push(Tile { x, rows: rows.clone(), weight, cols, bias, out });
+                tiles.push(Tile { x, rows: rows.clone(), weight, cols, bias, out, adds });
                 band = rest;
             }
             row = rows.end;
@@ -188,6 +217,7 @@ struct Tile<'a, 'b, 'o, T, O> {
     cols: Range<usize>,
     bias: Option<&'b [f32]>,
     out: MatMut<'o, O>,
+    adds: bool,
 }
 
 /// What a task needs besides its operands; kept from one task to the next.
@@ -267,7 +297,7 @@ impl<T: Float, O: Float> Tile<'_, '_, '_, T, O> {
         }
     }
 
-    /// Adds the bias, rounds, writes.
+    /// Adds the bias and what was there, rounds, writes.
     fn store(&mut self, acc: &[[[f32; NR]; MR]], blocks: usize, line: &mut Vec<f32>) {
         line.resize(acc.len() / blocks.max(1) * NR, 0.0);
         for i in 0..self.rows.len() {
@@ -277,6 +307,11 @@ impl<T: Float, O: Float> Tile<'_, '_, '_, T, O> {
             if let Some(bias) = self.bias {
                 for (v, b) in line.iter_mut().zip(bias) {
                     *v += *b;
+                }
+            }
+            if self.adds {
+                for (c, v) in line.iter_mut().enumerate().take(self.cols.len()) {
+                    *v += self.out.get(i, c).map_or(0.0, O::to_f32);
                 }
             }
             match self.out.row_slice_mut(i) {

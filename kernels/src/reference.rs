@@ -79,6 +79,38 @@ pub fn grouped_gemm<T: Float, O: Float>(
     Ok(())
 }
 
+/// [`crate::grouped_gemm::k_grouped_gemm`], or with `adds` [`crate::grouped_gemm::k_grouped_gemm_add`], into contiguous
+/// outputs `[groups, M, N]`.
+///
+/// # Errors
+/// [`KernelError::Dim`] when K disagrees; groups are taken as they are.
+pub fn k_grouped_gemm<T: Float, O: Float>(
+    x: Mat<'_, T>,
+    w: Mat<'_, T>,
+    groups: &[Group],
+    out: &mut [O],
+    adds: bool,
+) -> Result<(), KernelError> {
+    error::dim("w, axis K", x.cols(), w.rows())?;
+    let size = (x.rows() * w.cols()).max(1);
+    for (expert, out) in out.chunks_exact_mut(size).enumerate() {
+        let range = groups.iter().find(|group| group.expert == expert).map_or(0..0, |group| group.rows.clone());
+        for (at, out) in out.iter_mut().enumerate() {
+            let (m, n) = (at / w.cols(), at % w.cols());
+            let mut sum = 0f32;
+            for k in range.clone() {
+                sum += x.get(m, k).map_or(0.0, T::to_f32) * w.get(k, n).map_or(0.0, T::to_f32);
+            }
+            match adds {
+                false => *out = O::from_f32(sum),
+                true if range.is_empty() => {}
+                true => *out = O::from_f32(sum + out.to_f32()),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// [`crate::nz::pack`] of one contiguous `[rows, cols]` matrix.
 ///
 /// # Errors

@@ -100,6 +100,13 @@ impl<'a, T: Copy> Mat<'a, T> {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
+    /// Only the rows `rows`; those that do not exist are left out.
+    pub fn row_range(self, rows: Range<usize>) -> Self {
+        let end = rows.end.min(self.rows);
+        let start = rows.start.min(end);
+        Self { data: self.data.get(start * self.row_stride..).unwrap_or(&[]), rows: end - start, ..self }
+    }
+
     /// Element (r, c), `None` outside the matrix.
     pub fn get(&self, r: usize, c: usize) -> Option<T> {
         (r < self.rows && c < self.cols).then(|| self.at(r, c))
@@ -201,6 +208,13 @@ impl<'a, T: Copy> MatMut<'a, T> {
     /// The same elements with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// Element (r, c), `None` outside the matrix.
+    pub(crate) fn get(&self, r: usize, c: usize) -> Option<T> {
+        // SAFETY: the element is in bounds (`new` checked), and this view borrows it exclusively.
+        (r < self.rows && c < self.cols)
+            .then(|| unsafe { self.ptr.add(r * self.row_stride + c * self.col_stride).read() })
     }
 
     /// Writes `values` to row `r`, from its first column on; a row that does not exist and values past the last column are

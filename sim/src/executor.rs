@@ -144,6 +144,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// The operator that is called.
+    pub(crate) fn operator(&self) -> OperatorId {
+        self.operator
+    }
+
     fn position(&self, name: &str) -> Option<usize> {
         self.operator.info().params.iter().position(|&(param, _)| ascend_sys::c_param(param) == name)
     }
@@ -168,12 +173,22 @@ impl Args {
         }
     }
 
-    /// The integer called `name`.
+    /// The integer called `name`; 0 where there is none.
     pub(crate) fn int(&self, name: &str) -> i64 {
+        self.find_int(name).unwrap_or(0)
+    }
+
+    /// The integer called `name`; `None` where the operator has no such parameter.
+    pub(crate) fn find_int(&self, name: &str) -> Option<i64> {
         match self.value(name) {
-            Some(Value::Int(value)) => *value,
-            _ => 0,
+            Some(Value::Int(value)) => Some(*value),
+            _ => None,
         }
+    }
+
+    /// Whether the argument called `name` is there and does not count as null.
+    pub(crate) fn is_given(&self, name: &str) -> bool {
+        self.value(name).is_some_and(|value| !value.as_arg().is_absent())
     }
 
     /// The double called `name`.

@@ -25,7 +25,7 @@ use crate::stream::{Stream, same_device};
 use crate::tensor::{Place, Region, TensorView, TensorViewMut};
 
 /// The most arguments that phase 1 of an operator of the list has.
-const MAX_ARGS: usize = 24;
+pub(super) const MAX_ARGS: usize = 24;
 
 /// The most tensors in a list (ops-transformer 9.1.0, grouped_matmul on Atlas A3).
 pub(super) const MAX_LIST: usize = 128;

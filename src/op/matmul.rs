@@ -148,7 +148,7 @@ pub fn trans_matmul_weight(sequence: &Sequence<'_>, weight: &mut TensorViewMut<'
 }
 
 /// Elements of memory that a weight of a shape needs for [`trans_matmul_weight`]
-/// (`aclnnCalculateMatmulWeightSizeV2`).
+/// (`aclnnCalculateMatmulWeightSizeV2`, for 16 bits the first version where the libraries lack it).
 ///
 /// * `shape`: `[K, N]` or with leading dimensions. * `dtype`: f16, bf16 or i8.
 ///
@@ -158,9 +158,16 @@ pub fn matmul_weight_size(sequence: &Sequence<'_>, shape: &[i64], dtype: DType) 
     let bound = sequence.device().0.enter()?;
     let shape = IntArray::new(&bound, shape)?;
     let mut elements = 0;
+    let mut call = FunctionId::aclnnCalculateMatmulWeightSizeV2;
     // SAFETY: the array is alive and the size is writable.
-    let status = unsafe { bound.table().aclnnCalculateMatmulWeightSizeV2(shape.handle(), dtype.acl(), &mut elements) };
-    bound.check_status(FunctionId::aclnnCalculateMatmulWeightSizeV2, status)?;
+    let mut status =
+        unsafe { bound.table().aclnnCalculateMatmulWeightSizeV2(shape.handle(), dtype.acl(), &mut elements) };
+    if status.is_err() && matches!(dtype, DType::F16 | DType::Bf16) {
+        call = FunctionId::aclnnCalculateMatmulWeightSize;
+        // SAFETY: as above.
+        status = unsafe { bound.table().aclnnCalculateMatmulWeightSize(shape.handle(), &mut elements) };
+    }
+    bound.check_status(call, status)?;
     Ok(elements)
 }
 

@@ -38,7 +38,7 @@ pub use finalize_v1::{FinalizeRoutingV1, moe_finalize_routing};
 pub use finalize_v3::moe_finalize_routing_v3;
 pub use format::npu_format_cast;
 pub use fused_topk::{ExpertReplicas, FusedTopK, moe_fused_topk};
-pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul};
+pub use grouped::{GroupListKind, GroupedMatmul, Groups, grouped_matmul, grouped_matmul_add};
 pub use index::{ScatterReduce, cat, embedding, gather, gather_v2, index_select, permute, scatter};
 pub use lanes::{AddRmsNormOutputs, add_rms_norm, amax, argsort, cumsum, reduce_sum, rms_norm, softmax, sort, top_k};
 pub use launch::check;

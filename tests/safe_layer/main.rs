@@ -19,9 +19,11 @@ mod fused_topk;
 mod gating_v2;
 mod graph;
 mod graph_update;
+mod grouped;
 #[allow(dead_code, reason = "shared with the conformance suite")]
 #[path = "../conformance/kinds.rs"]
 mod kinds;
+mod matmul_weight;
 mod memory;
 mod operators;
 mod permute;

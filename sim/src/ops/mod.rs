@@ -7,6 +7,7 @@ mod expert_balance;
 mod expert_table;
 mod format;
 mod fused_topk;
+mod grouped_matmul;
 mod index;
 mod lanes;
 mod matmul;
@@ -137,8 +138,8 @@ fn implementation(operator: OperatorId) -> Implementation {
     let (workspace, run): (_, Run) = match operator {
         Id::Mm => (SystemAndCopies, matmul::matmul),
         Id::Matmul => (SystemAndCopies, matmul::matmul),
-        Id::GroupedMatmulV4 => (System, matmul::grouped_matmul),
-        Id::GroupedMatmulV5 => (System, matmul::grouped_matmul),
+        Id::GroupedMatmulV4 => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulV5 => (System, grouped_matmul::grouped_matmul),
         Id::Cast => (Copies, elementwise::cast),
         Id::Add => (Copies, elementwise::add),
         Id::Mul => (Copies, elementwise::mul),
@@ -209,6 +210,11 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::MoeTokenUnpermuteWithRoutingMap => (SystemAndCopies, routing_map::unpermute_with_routing_map),
         Id::MoeReRouting => (System, permute::re_routing),
         Id::MoeUpdateExpert => (System, expert_balance::update_expert),
+        Id::GroupedMatmul => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulV2 => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulV3 => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulWeightNz => (System, grouped_matmul::grouped_matmul),
+        Id::GroupedMatmulAdd => (System, grouped_matmul::grouped_matmul_add),
     };
     Implementation { workspace, run }
 }

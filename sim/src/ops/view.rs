@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use bytemuck::Pod;
 use moe_kernels::elementwise::map;
 use moe_kernels::nz::{NzLayout, NzMat};
-use moe_kernels::view::{Mat, MatMut, NdView, NdViewMut};
+use moe_kernels::view::{Mat, NdView, NdViewMut};
 
 use super::OpError;
 use crate::executor::Args;
@@ -114,14 +114,6 @@ impl<'a> Device<'a> {
     pub(super) fn mat<T: Pod>(&self, name: &'static str, tensor: &TensorDesc) -> Result<Mat<'a, T>, OpError> {
         let (shape, strides) = sizes(tensor);
         matrix(self.read(name, tensor)?, &shape, &strides)
-    }
-
-    /// A 2-D output.
-    pub(super) fn mat_mut<T: Pod>(&self, name: &'static str, tensor: &TensorDesc) -> Result<MatMut<'a, T>, OpError> {
-        let (shape, strides) = sizes(tensor);
-        let [rows, cols] = last_two(&shape);
-        let [row_stride, col_stride] = last_two(&strides);
-        Ok(MatMut::new(self.write(name, tensor)?, rows, cols, row_stride, col_stride)?)
     }
 }
 

@@ -17,8 +17,13 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::Add
         | OperatorId::Mul
         | OperatorId::Muls
+        | OperatorId::GroupedMatmul
+        | OperatorId::GroupedMatmulV2
+        | OperatorId::GroupedMatmulV3
         | OperatorId::GroupedMatmulV4
-        | OperatorId::GroupedMatmulV5 => (161001, 161002, 161002, Phase::One),
+        | OperatorId::GroupedMatmulV5
+        | OperatorId::GroupedMatmulWeightNz => (161001, 161002, 161002, Phase::One),
+        OperatorId::GroupedMatmulAdd => (161002, 161002, 161002, Phase::One),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -93,9 +98,6 @@ const NUMBERS: &[i32] = &[0, 1, 2, 3, 4, 6, 9, 11, 12, 16, 17, 27];
 const CASTABLE: &[i32] = &[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 16, 17, 27];
 const PACKABLE: &[i32] = &[0, 1, 2, 3, 4, 8, 27];
 const ROUTED: &[i32] = &[0, 1, 2, 27];
-const GROUPED: &[i32] = &[0, 1, 2, 3, 27, 29];
-const GROUPED_BIAS: &[i32] = &[0, 1, 3, 27];
-const GROUPED_OUT: &[i32] = &[0, 1, 2, 3, 27];
 const FLOAT: &[i32] = &[0];
 const INT32: &[i32] = &[3];
 const INT64: &[i32] = &[9];
@@ -272,18 +274,13 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
             plain("groupIndexOptional", INT64, 1..=1),
             ("out", FLOATS, PLAIN, 1..=8, CONTIGUOUS),
         ],
-        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => vec![
-            plain("x", GROUPED, 2..=6),
-            ("weight", GROUPED, PLAIN_OR_NZ, 2..=3, STRIDED),
-            ("biasOptional", GROUPED_BIAS, ANY, 0..=8, STRIDED),
-            ("scaleOptional", ANY, ANY, 0..=8, STRIDED),
-            ("offsetOptional", ANY, ANY, 0..=8, STRIDED),
-            ("antiquantScaleOptional", ANY, ANY, 0..=8, STRIDED),
-            ("antiquantOffsetOptional", ANY, ANY, 0..=8, STRIDED),
-            ("perTokenScaleOptional", ANY, ANY, 0..=8, STRIDED),
-            ("groupListOptional", INT64, ANY, 0..=8, STRIDED),
-            plain("out", GROUPED_OUT, 2..=6),
-        ],
+        OperatorId::GroupedMatmul
+        | OperatorId::GroupedMatmulV2
+        | OperatorId::GroupedMatmulV3
+        | OperatorId::GroupedMatmulV4
+        | OperatorId::GroupedMatmulV5
+        | OperatorId::GroupedMatmulWeightNz => crate::grouped::limits(operator),
+        OperatorId::GroupedMatmulAdd => crate::grouped_add::limits(),
         OperatorId::MoeGatingTopKSoftmax => crate::softmax_gating::limits_first(),
         OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),

@@ -5,7 +5,7 @@
 
 mod allocations;
 pub(crate) mod build;
-mod dense;
+pub(crate) mod dense;
 mod descriptions;
 pub(crate) mod expand;
 pub(crate) mod expert_parallel;
@@ -13,17 +13,18 @@ pub(crate) mod finalize_v1;
 pub(crate) mod finalize_v3;
 pub(crate) mod fused_topk;
 pub(crate) mod gating_v2;
-mod grouped;
-mod lanes;
+pub(crate) mod grouped;
+pub(crate) mod grouped_add;
+pub(crate) mod lanes;
 pub(crate) mod limits;
 pub(crate) mod permute;
-mod pointwise;
+pub(crate) mod pointwise;
 mod releases;
 mod robustness;
 pub(crate) mod routing;
 pub(crate) mod routing_map;
 pub(crate) mod softmax_gating;
-mod storage;
+pub(crate) mod storage;
 
 use std::collections::BTreeSet;
 
@@ -46,6 +47,8 @@ const OUTPUTS: &[&str] = &[
     "dstTensor",
     "selfRef",
     "mmWeightRef",
+    "y",
+    "yRef",
     "unpermutedTokens",
     "outIndex",
     "permuteTokenId",
@@ -54,11 +57,9 @@ const OUTPUTS: &[&str] = &[
     "balancedActiveMask",
 ];
 
-/// Tensors that are written: these, and the two of `aclnnMoeFusedTopk`.
+/// Tensors that are written: these, and the experts of `aclnnMoeFusedTopk`.
 fn is_written(operator: OperatorId, name: &str) -> bool {
-    OUTPUTS.contains(&name)
-        || name.contains("Out")
-        || (operator == OperatorId::MoeFusedTopk && ["y", "indices"].contains(&name))
+    OUTPUTS.contains(&name) || name.contains("Out") || (operator == OperatorId::MoeFusedTopk && name == "indices")
 }
 
 /// Legal calls of an operator; the first has all its optional tensors.
@@ -76,7 +77,13 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeInitRoutingV3 => routing::legal_init(),
         OperatorId::MoeFinalizeRoutingV2 => routing::legal_finalize(),
         OperatorId::MoeTokenUnpermute => routing::legal_unpermute(),
-        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::legal(operator),
+        OperatorId::GroupedMatmul
+        | OperatorId::GroupedMatmulV2
+        | OperatorId::GroupedMatmulV3
+        | OperatorId::GroupedMatmulV4
+        | OperatorId::GroupedMatmulV5
+        | OperatorId::GroupedMatmulWeightNz => grouped::legal(operator),
+        OperatorId::GroupedMatmulAdd => grouped_add::legal(),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -155,7 +162,13 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeInitRoutingV3 => routing::violations_init(),
         OperatorId::MoeFinalizeRoutingV2 => routing::violations_finalize(),
         OperatorId::MoeTokenUnpermute => routing::violations_unpermute(),
-        OperatorId::GroupedMatmulV4 | OperatorId::GroupedMatmulV5 => grouped::violations(operator),
+        OperatorId::GroupedMatmul
+        | OperatorId::GroupedMatmulV2
+        | OperatorId::GroupedMatmulV3
+        | OperatorId::GroupedMatmulV4
+        | OperatorId::GroupedMatmulV5
+        | OperatorId::GroupedMatmulWeightNz => grouped::violations(operator),
+        OperatorId::GroupedMatmulAdd => grouped_add::violations(),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp

@@ -13,6 +13,7 @@ mod fused_topk;
 mod gating;
 mod gating_v2;
 mod grouped_matmul;
+mod grouped_matmul_add;
 mod index;
 mod lanes;
 mod matmul;
@@ -25,6 +26,7 @@ mod softmax_gating;
 mod update_expert;
 
 pub use format::format_cast_storage;
+pub use grouped_matmul::implied_group_type;
 
 use super::rule::OpRow;
 use crate::info::OperatorId;
@@ -106,5 +108,10 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeTokenUnpermuteWithRoutingMap => &routing_map::MOE_TOKEN_UNPERMUTE_WITH_ROUTING_MAP,
         OperatorId::MoeReRouting => &re_routing::MOE_RE_ROUTING,
         OperatorId::MoeUpdateExpert => &update_expert::MOE_UPDATE_EXPERT,
+        OperatorId::GroupedMatmul => &grouped_matmul::GROUPED_MATMUL,
+        OperatorId::GroupedMatmulV2 => &grouped_matmul::GROUPED_MATMUL_V2,
+        OperatorId::GroupedMatmulV3 => &grouped_matmul::GROUPED_MATMUL_V3,
+        OperatorId::GroupedMatmulWeightNz => &grouped_matmul::GROUPED_MATMUL_WEIGHT_NZ,
+        OperatorId::GroupedMatmulAdd => &grouped_matmul_add::GROUPED_MATMUL_ADD,
     }
 }
