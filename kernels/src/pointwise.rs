@@ -175,8 +175,8 @@ impl Comparison {
     }
 }
 
-/// `out = a compared with scalar`, in parallel: integers with a whole number exactly, a whole number rounded to a floating-point
-/// `T`, all else in f32. NaN compares false. Source: ops-math, math/greater_equal (op_api).
+/// `out = a compared with scalar`, in parallel: integers with a whole number exactly, a whole number rounded to a
+/// floating-point `T`, all else in f32. NaN compares false. Source: ops-math, math/greater_equal (op_api).
 ///
 /// - `a` host `T`, `out` host one byte each, 0 or 1, of the same shape.
 ///

@@ -77,8 +77,8 @@ pub(super) fn pick(sequence: &Sequence<'_>, candidates: &'static [OperatorId]) -
 
 /// Whether a call would be refused before it is made, and by which rule; nothing of CANN is called.
 ///
-/// Every function of [`op`](crate::op) asks this of its call. An engine can ask it of a call of its own, to choose a path
-/// before it allocates. What only the device sees (addresses, values in device memory) is not looked at.
+/// Every function of [`op`](crate::op) asks this of its call. An engine can ask it of a call of its own, to choose a
+/// path before it allocates. What only the device sees (addresses, values in device memory) is not looked at.
 ///
 /// * `args`: those of phase 1 in the order of the C prototype, without the workspace size and the executor. Tensors may
 ///   be descriptions without memory.

@@ -76,8 +76,8 @@ pub fn softplus(
     Ok(())
 }
 
-/// `out = x + value` (`aclnnAdds`). Beside floats the value is rounded to the type of x; integers and a fraction are added in
-/// f32.
+/// `out = x + value` (`aclnnAdds`). Beside floats the value is rounded to the type of x; integers and a fraction are
+/// added in f32.
 ///
 /// * `x`: f32, f16, bf16, i32 or i64, any strides. * `out`: any of these, shape of x.
 ///
@@ -93,15 +93,16 @@ pub fn adds(sequence: &Sequence<'_>, x: &TensorView<'_>, value: f64, out: &mut T
     Ok(())
 }
 
-/// `out = x - alpha * other` (`aclnnSub`), with broadcasting. Where `alpha` is not 1, half precision is computed in f32 and
-/// rounded once.
+/// `out = x - alpha * other` (`aclnnSub`), with broadcasting. Where `alpha` is not 1, half precision is computed in f32
+/// and rounded once.
 ///
 /// * `x`, `other`: f32, f16, bf16, i32 or i64, shapes that broadcast, any strides.
 /// * `alpha`: host; a whole number where both tensors are of integers.
 /// * `out`: a dtype that their common one converts to, the shape they broadcast to.
 ///
 /// # Errors
-/// [`Error::DType`](crate::Error::DType) for a fractional `alpha` of integers, [`Error::Rule`](crate::Error::Rule) and those common to all operators, see [`cast`](super::cast).
+/// [`Error::DType`](crate::Error::DType) for a fractional `alpha` of integers, [`Error::Rule`](crate::Error::Rule) and
+/// those common to all operators, see [`cast`](super::cast).
 pub fn sub(
     sequence: &Sequence<'_>,
     x: &TensorView<'_>,

@@ -1,9 +1,9 @@
-//! The calls that hold the operators' rows to CANN's limits (`sys/tests/ops`), made: by the raw table of the simulator, which
-//! must answer with CANN's code in CANN's phase and name the rule, and by the safe layer, which must name the same rule
-//! before any vendor call.
+//! The calls that hold the operators' rows to CANN's limits (`sys/tests/ops`), made: by the raw table of the simulator,
+//! which must answer with CANN's code in CANN's phase and name the rule, and by the safe layer, which must name the
+//! same rule before any vendor call.
 //!
-//! There are two cases for every operator of the list. The calls are not copied: the module of that test is taken in here,
-//! and its tests, which `harness = false` leaves out, run where it is.
+//! There are two cases for every operator of the list. The calls are not copied: the module of that test is taken in
+//! here, and its tests, which `harness = false` leaves out, run where it is.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

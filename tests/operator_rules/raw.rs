@@ -20,8 +20,8 @@ pub(crate) struct Answer {
     pub(crate) message: String,
 }
 
-/// Makes a call; `None` where C has no such argument: a scalar of a dtype that is no number. A legal call is only prepared, as
-/// its tensors have no memory.
+/// Makes a call; `None` where C has no such argument: a scalar of a dtype that is no number. A legal call is only
+/// prepared, as its tensors have no memory.
 pub(crate) fn make(device: &Device, stream: &Stream, call: &Built) -> Option<Answer> {
     let table = device.cann().table();
     // The stream's context is current on this thread after it was asked something.
@@ -231,7 +231,8 @@ macro_rules! define_phases {
         }
 
         /// # Safety
-        /// The executor is one of phase 1 of this operator, not used before; the workspace has the size that phase 1 told.
+        /// The executor is one of phase 1 of this operator, not used before; the workspace has the size that phase 1
+        /// told.
         unsafe fn phase2(
             table: &Table,
             operator: OperatorId,

@@ -42,8 +42,8 @@ fn scores(logits: &[f64], normalisation: Normalisation) -> Vec<f64> {
     }
 }
 
-/// Something that is ranked: its rank, and what it is made of. Two made of the same tie exactly; else a rank closer than
-/// [`APART`] is not told apart.
+/// Something that is ranked: its rank, and what it is made of. Two made of the same tie exactly; else a rank closer
+/// than [`APART`] is not told apart.
 struct Ranked {
     rank: f64,
     made_of: Vec<(f64, f64)>,

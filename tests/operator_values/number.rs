@@ -40,8 +40,8 @@ impl Number {
         matches!(self, Float(value) if value.is_nan())
     }
 
-    /// As operators convert: floats to nearest even, integers through f32; to integers toward zero, at most to the ends of
-    /// their range, NaN to 0; to booleans whether it is not 0.
+    /// As operators convert: floats to nearest even, integers through f32; to integers toward zero, at most to the ends
+    /// of their range, NaN to 0; to booleans whether it is not 0.
     pub(crate) fn to(self, dtype: DType) -> Self {
         match (dtype, self) {
             (DType::Bool, Float(value)) => Int((value != 0.0).into()),

@@ -43,8 +43,8 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// A shape of small dimensions, now and then one of 0 and one that is longer than a vector; rarely a matrix so large that
-    /// kernels cut it up.
+    /// A shape of small dimensions, now and then one of 0 and one that is longer than a vector; rarely a matrix so
+    /// large that kernels cut it up.
     pub(crate) fn shape(&mut self, ranks: std::ops::RangeInclusive<usize>) -> Vec<usize> {
         let rank = ranks.start() + self.below(ranks.end() - ranks.start() + 1);
         let mut shape: Vec<usize> = (0..rank).map(|_| 1 + self.below(4)).collect();

@@ -113,6 +113,18 @@ fn alpha_of_integers_is_whole() {
     let result = op::add(&sequence, &a.view(), &b.view(), 0.5, &mut out.view_mut());
     assert!(matches!(result, Err(Error::DType { .. })), "{result:?}");
     op::add(&sequence, &a.view(), &b.view(), 3.0, &mut out.view_mut()).unwrap();
+    let result = op::sub(&sequence, &a.view(), &b.view(), 0.5, &mut out.view_mut());
+    assert!(matches!(result, Err(Error::DType { .. })), "{result:?}");
+    op::sub(&sequence, &a.view(), &b.view(), 3.0, &mut out.view_mut()).unwrap();
+}
+
+#[test]
+fn an_empty_mask_is_no_mask() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let (mut x, mask) = (zeros(&rig, DType::F32, &[2, 3]), zeros(&rig, DType::Bool, &[0, 3]));
+    broken(&rig, "mask-shape", op::masked_fill(&sequence, &mut x.view_mut(), &mask.view(), 1.0));
+    op::masked_fill(&sequence, &mut zeros(&rig, DType::F32, &[0, 3]).view_mut(), &mask.view(), 1.0).unwrap();
 }
 
 #[test]

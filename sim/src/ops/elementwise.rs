@@ -99,7 +99,8 @@ pub(super) fn binary(args: &Args, device: &Device<'_>, operation: Binary) -> Res
     })
 }
 
-/// The dtype that a tensor is computed in beside a host scalar: its own, fp32 for integers beside a floating-point scalar.
+/// The dtype that a tensor is computed in beside a host scalar: its own, fp32 for integers beside a floating-point
+/// scalar.
 pub(super) fn beside(tensor: aclDataType, scalar: ScalarValue) -> aclDataType {
     match tensor {
         aclDataType::INT32 | aclDataType::INT64 if is_float(scalar) => aclDataType::FLOAT,

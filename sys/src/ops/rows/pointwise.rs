@@ -91,8 +91,8 @@ pub(super) static SOFTPLUS: OpRow = OpRow {
     doubtful: "Whether the kernel computes ln(1 + exp(x)) literally below the threshold was not seen.",
 };
 
-/// `aclnnAdds`: `out = self + alpha * other` with host scalars. Floats keep their dtype whatever that of the scalar is; integers
-/// beside a floating-point scalar are computed in fp32.
+/// `aclnnAdds`: `out = self + alpha * other` with host scalars. Floats keep their dtype whatever that of the scalar is;
+/// integers beside a floating-point scalar are computed in fp32.
 pub(super) static ADDS: OpRow = OpRow {
     operator: OperatorId::Adds,
     codes: Codes::HAND_WRITTEN,
@@ -114,8 +114,8 @@ pub(super) static ADDS: OpRow = OpRow {
         ),
     ],
     source: "ops-math, math/add (docs, op_api)",
-    doubtful: "A complex scalar makes the result complex, which CANN refuses with 161002 beside an out that is not. Integers \
-               beside a DOUBLE are computed in DOUBLE there and in fp32 here.",
+    doubtful: "A complex scalar makes the result complex, which CANN refuses with 161002 beside an out that is not. \
+               Integers beside a DOUBLE are computed in DOUBLE there and in fp32 here.",
 };
 
 /// Rules of a pair of operands with broadcasting; out is parameter `OUT`.
