@@ -2,13 +2,13 @@
 //!
 //! Everything stays on the device. What each step rounds is [`RouterSpec`]'s; a step that says nothing is in fp32.
 
-use super::router::{RouterMethod, RouterPlan};
+use super::router::{RouterMethod, RouterPlan, fused_top_k};
 use super::weights::{WeightShapes, WeightViews};
 use super::{LayerInput, LayerOptions};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::op::{self, AddmmFactors, CubeMath, ScatterReduce};
+use crate::op::{self, AddmmFactors, CubeMath, ScatterReduce, SoftmaxOver};
 use crate::scratch::{PlannedCall, Sequence};
 use crate::spec::{Choice, GroupFill, GroupScore, GroupSpec, MoeSpec, Normalise, Part, RouterSpec, Score, Weigh};
 use crate::tensor::{TensorView, TensorViewMut};
@@ -61,6 +61,26 @@ pub(super) fn route(
             let bias = weights.get(Part::ChoiceBias);
             let logits = logits.view();
             op::moe_gating_top_k(sequence, &logits, bias.as_ref(), &plan.gating, chosen, ids, None)?;
+        }
+        RouterMethod::FusedSoftmax => {
+            sequence.purpose("choice and weights");
+            let logits = route.cast(logits.as_view(), plan.gate_dtype())?;
+            let (logits, over) = (logits.view(), SoftmaxOver::Chosen);
+            op::moe_gating_top_k_softmax_v2(sequence, &logits, None, over, chosen, ids, None)?;
+        }
+        RouterMethod::FusedSigmoid => {
+            sequence.purpose("choice and weights");
+            let logits = route.cast(logits.as_view(), plan.gate_dtype())?;
+            let mut none;
+            let bias = match weights.get(Part::ChoiceBias) {
+                Some(bias) => bias,
+                None => {
+                    none = sequence.tensor(plan.gate_dtype(), &[route.experts])?;
+                    op::zero_fill(sequence, &mut none)?;
+                    none.as_view()
+                }
+            };
+            op::moe_fused_topk(sequence, &logits.view(), &bias, None, &fused_top_k(router), chosen, ids)?;
         }
         RouterMethod::FusedChoice => {
             sequence.purpose("choice and scores");

@@ -10,7 +10,7 @@ use super::route;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::op::{self, GatingTopK, Normalisation};
+use crate::op::{self, FusedTopK, GatingTopK, Normalisation};
 use crate::scratch::PlannedCall;
 use crate::spec::{Choice, FloatType, GroupFill, GroupScore, MoeSpec, Normalise, Precision, RouterSpec, Score, Weigh};
 
@@ -22,6 +22,10 @@ use super::LayerOptions;
 pub enum RouterMethod {
     /// One operator, `aclnnMoeGatingTopK`, gives experts and weights.
     Fused,
+    /// So does `aclnnMoeGatingTopKSoftmaxV2`, where weights are the softmax of the chosen logits.
+    FusedSoftmax,
+    /// So does `aclnnMoeFusedTopk`, where weights are sigmoid scores, or their shares of the sum.
+    FusedSigmoid,
     /// `aclnnMoeGatingTopK` gives experts and scores; weights are gathered from the scores.
     FusedChoice,
     /// Scores, choice and weights by operators that each do one step.
@@ -29,12 +33,14 @@ pub enum RouterMethod {
 }
 
 impl RouterMethod {
-    const ALL: [Self; 3] = [Self::Fused, Self::FusedChoice, Self::Composed];
+    const ALL: [Self; 5] = [Self::Fused, Self::FusedSoftmax, Self::FusedSigmoid, Self::FusedChoice, Self::Composed];
 
     /// Its name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fused => "fused",
+            Self::FusedSoftmax => "fused softmax",
+            Self::FusedSigmoid => "fused sigmoid",
             Self::FusedChoice => "fused choice, gathered weights",
             Self::Composed => "composed",
         }
@@ -54,18 +60,19 @@ pub struct RouterPlan {
     pub input: FloatType,
     /// Type of the logits' product and of the router weight.
     pub logits: FloatType,
-    /// Type that weights are given in; with [`RouterMethod::Fused`] also the type the gating operator works on.
+    /// Type that weights are given in; with a fused operator also the type that it works on.
     pub gate: FloatType,
     /// Type the weights are rounded to at the end, where the family rounds them and [`gate`](Self::gate) is wider.
     pub round_weights: Option<FloatType>,
-    /// Parameters of the gating operator, of no account where it is not used.
+    /// Parameters of `aclnnMoeGatingTopK`, of no account where it is not used.
     pub gating: GatingTopK,
 }
 
 impl RouterPlan {
     /// Maps the router of a layer to operators that the device's libraries have.
     ///
-    /// The gating operator's facts: ops-transformer 8.5.0 to 9.1.0, moe/moe_gating_top_k.
+    /// The fused operators' facts: ops-transformer 8.5.0 to 9.1.0, moe/moe_gating_top_k, moe/moe_gating_top_k_softmax_v2
+    /// and moe/moe_fused_topk.
     ///
     /// # Errors
     /// What the composition of single operators is refused with, where no better way can be taken:
@@ -98,8 +105,12 @@ impl RouterPlan {
         let rounded = router.weights == Precision::Model && model != FloatType::F32;
         // The fused operator wants the bias in the type of the logits, and rounding a bias could change a choice. So it
         // works in fp32, but for families that have neither a bias nor fp32 weights: there it rounds the weights itself.
-        let gate =
-            if method == RouterMethod::Fused && rounded && !router.choice_bias { logits } else { FloatType::F32 };
+        // The softmax operator rounds once, and works on fp16 in half precision.
+        let gate = match method {
+            RouterMethod::Fused if rounded && !router.choice_bias => logits,
+            RouterMethod::FusedSoftmax if rounded && logits == FloatType::Bf16 => logits,
+            _ => FloatType::F32,
+        };
         Self {
             method,
             rejected: Vec::new(),
@@ -145,6 +156,16 @@ fn gating(router: &RouterSpec) -> GatingTopK {
     }
 }
 
+/// Parameters of the fused sigmoid router that do what the router says, as far as it can.
+pub(super) fn fused_top_k(router: &RouterSpec) -> FusedTopK {
+    let (groups, kept_groups, summed) = match router.groups() {
+        Some(groups) => (groups.n_group, groups.topk_group, if groups.score == GroupScore::Max { 1 } else { 2 }),
+        None => (1, 1, 1),
+    };
+    let scale = (router.norm != Normalise::None).then_some(router.scale as f32);
+    FusedTopK { k: router.top_k, groups, kept_groups, summed, scale }
+}
+
 impl GatingTopK {
     /// The same choice without anything done to the weights: what every release takes, and what is least that sigmoid
     /// scores need, whose weights the operator always divides by their sum.
@@ -155,9 +176,64 @@ impl GatingTopK {
 
 /// Why a way would not compute exactly what the router says.
 fn inexact(router: &RouterSpec, model: FloatType, method: RouterMethod) -> Option<&'static str> {
-    if method == RouterMethod::Composed {
-        return None;
+    match method {
+        RouterMethod::Fused | RouterMethod::FusedChoice => gating_inexact(router, model, method),
+        RouterMethod::FusedSoftmax => softmax_inexact(router, model),
+        RouterMethod::FusedSigmoid => sigmoid_inexact(router, model),
+        RouterMethod::Composed => None,
     }
+}
+
+/// Why the softmax of the chosen logits is not what the router says.
+fn softmax_inexact(router: &RouterSpec, model: FloatType) -> Option<&'static str> {
+    let narrow = |precision: Precision| precision.resolve(model) != FloatType::F32;
+    match (router.score, router.weigh, router.norm) {
+        // Softmax scores over their sum are the softmax of the chosen logits.
+        (Score::Softmax, Weigh::Score, Normalise::Sum { eps: 0.0 })
+            if !narrow(router.scores) && !narrow(router.weight_math) => {}
+        (Score::Logits, Weigh::Softmax, Normalise::None) if !narrow(router.weight_math) || narrow(router.logits) => {}
+        (Score::Softmax | Score::Logits, ..) => {
+            return Some("weights are not the softmax of the chosen logits in fp32");
+        }
+        _ => return Some("the operator knows softmax scores alone"),
+    }
+    if router.choice != Choice::TopK || router.choice_bias {
+        return Some("the operator chooses the best of all experts, without a bias");
+    }
+    (router.scale != 1.0 || router.expert_scale).then_some("the operator has no factor on the weights")
+}
+
+/// Why sigmoid scores, or their shares of the sum, are not what the router says.
+fn sigmoid_inexact(router: &RouterSpec, model: FloatType) -> Option<&'static str> {
+    let narrow = |precision: Precision| precision.resolve(model) != FloatType::F32;
+    if router.score != Score::Sigmoid || router.weigh != Weigh::Score {
+        return Some("the operator knows sigmoid scores alone");
+    }
+    if narrow(router.scores) || narrow(router.weight_math) {
+        return Some("the operator computes in fp32, the router in the model's type");
+    }
+    match router.choice {
+        Choice::TopK => {}
+        // It fills dropped groups with 0, below every score that has no bias.
+        Choice::Groups(groups) if groups.fill == GroupFill::Zero || !router.choice_bias => {}
+        Choice::Groups(_) => {
+            return Some("the operator fills dropped groups with 0 beside a bias, the router removes them");
+        }
+        Choice::EachGroup { .. } | Choice::Table { .. } => {
+            return Some("the operator chooses the best of all experts, or of the best groups");
+        }
+    }
+    match router.norm {
+        _ if router.expert_scale => Some("the operator has no factors of experts on the weights"),
+        Normalise::None if router.scale == 1.0 => None,
+        Normalise::None => Some("the operator scales weights only where it divides them by their sum"),
+        Normalise::Sum { eps: 0.0 } => None,
+        _ => Some("the operator adds no epsilon to the sum and has no least divisor"),
+    }
+}
+
+/// Why `aclnnMoeGatingTopK` does not compute what the router says.
+fn gating_inexact(router: &RouterSpec, model: FloatType, method: RouterMethod) -> Option<&'static str> {
     let narrow = |precision: Precision| precision.resolve(model) != FloatType::F32;
     match router.score {
         Score::Softmax | Score::Sigmoid => {}

@@ -377,7 +377,7 @@ pub(super) static FAMILIES: &[Family] = &[
             weights: MODEL,
             ..RouterSpec::new(Score::Softmax, 0)
         },
-        norm: Norm::PNorm("moe_normalize_expert_weights"),
+        norm: Norm::Lp("moe_normalize_expert_weights"),
         num: &["moe_num_experts"],
         top_k: &["moe_top_k"],
         inner: &["ffn_hidden_size"],

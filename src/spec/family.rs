@@ -26,7 +26,7 @@ pub(super) enum Norm {
     /// Always, the divisor no less than a field says.
     Floor(&'static str),
     /// By the p-norm whose p a field says, not at all where that is null; only 1, the sum, is read.
-    PNorm(&'static str),
+    Lp(&'static str),
 }
 
 /// What a field besides these says of the weights.
@@ -321,7 +321,7 @@ impl Family {
             Norm::Flag(_) if !fields.flag_of(NORM_FLAGS)? => Normalise::None,
             Norm::Flag(eps) => Normalise::Sum { eps },
             Norm::Floor(field) => Normalise::SumFloor { min: fields.not_negative(field)? },
-            Norm::PNorm(field) => match fields.get(field) {
+            Norm::Lp(field) => match fields.get(field) {
                 None => Normalise::None,
                 Some(_) => {
                     fields.only(&[(field, Only::Number(1.0))])?;

@@ -179,7 +179,7 @@ fn routers_that_a_release_has_no_operator_for() {
         let tool = Tool::run(&data(name)).option("--backend", "cann").variable("CANN_SIM_RELEASE", "8.5.0");
         recorded(name, tool).variable("ASCEND_HOME_PATH", simulated_cann_8_5()).report(0).0
     };
-    for (name, router) in [("deepseek-v3", "fused"), ("mixtral", "fused choice, gathered weights")] {
+    for (name, router) in [("deepseek-v3", "fused"), ("mixtral", "fused softmax")] {
         let report = old(name);
         assert_eq!(report["backend"]["release"], "8.5.0");
         assert_eq!((&report["ok"], &report["layers"][1]["router"]), (&true.into(), &router.into()), "{name}");
@@ -189,6 +189,15 @@ fn routers_that_a_release_has_no_operator_for() {
     let refused = library("deepseek-v3").variable("CANN_SIM_FAULTS", "aclnnMoeGatingTopKGetWorkspaceSize@*=561003");
     let (report, _) = recorded("deepseek-v3", refused).report(0);
     assert_eq!((&report["ok"], &report["layers"][0]["router"]), (&true.into(), &"composed".into()));
+
+    let fault = "aclnnMoeGatingTopKSoftmaxV2GetWorkspaceSize@*=561003";
+    let tool = Tool::run(&data("mixtral")).option("--backend", "cann").variable("CANN_SIM_RELEASE", "8.5.0");
+    let tool = recorded("mixtral", tool).variable("ASCEND_HOME_PATH", simulated_cann_8_5());
+    let (report, _) = tool.variable("CANN_SIM_FAULTS", fault).report(0);
+    assert_eq!(
+        (&report["ok"], &report["layers"][0]["router"]),
+        (&true.into(), &"fused choice, gathered weights".into())
+    );
 
     let dir = copy("deepseek-v3");
     edit_json(&dir.path().join("config.json"), |config| config["norm_topk_prob"] = json!(false));

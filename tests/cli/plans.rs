@@ -20,9 +20,9 @@ fn every_checkpoint_in_every_release() {
         ("deepseek-v2", FUSED, FUSED, json!([1, 2])),
         ("deepseek-v3", FUSED, FUSED, json!([1, 2])),
         ("deepseek-v4", "composed", "composed", json!([0])),
-        ("gpt-oss", "composed", "composed", json!([0, 1])),
-        ("qwen3-moe", "fused choice, gathered weights", FUSED, json!([0, 1])),
-        ("mixtral", "fused choice, gathered weights", FUSED, json!([0, 1])),
+        ("gpt-oss", "fused softmax", "fused softmax", json!([0, 1])),
+        ("qwen3-moe", "fused softmax", FUSED, json!([0, 1])),
+        ("mixtral", "fused softmax", FUSED, json!([0, 1])),
     ] {
         for (release, method) in [("8.5.0", old), ("9.0.0", new), ("9.1.0", new)] {
             let report = plans(name, &["--release", release]);
@@ -33,7 +33,7 @@ fn every_checkpoint_in_every_release() {
             assert_eq!(plan["operators"][0]["name"], logits, "{name} {release}");
             let rejected: Vec<&str> =
                 plan["rejected"].as_array().unwrap().iter().map(|way| way["method"].as_str().unwrap()).collect();
-            let better = [FUSED, "fused choice, gathered weights", "composed"];
+            let better = [FUSED, "fused softmax", "fused sigmoid", "fused choice, gathered weights", "composed"];
             assert_eq!(rejected, better[..better.iter().position(|way| *way == method).unwrap()], "{name} {release}");
         }
     }
@@ -61,9 +61,12 @@ fn layers_with_other_routers_have_other_plans() {
 #[test]
 fn people_read_the_reason() {
     let ran = plan("mixtral").arguments(&["--release", "8.5.0"]).ends(0);
-    for words in
-        ["layers 0-1: fused choice", "not fused: aclnnMoeGatingTopK: renorm 1", "aclnnGather", "CANN 8.5.0, sim"]
-    {
+    for words in [
+        "layers 0-1: fused softmax",
+        "not fused: aclnnMoeGatingTopK: renorm 1",
+        "aclnnMoeGatingTopKSoftmaxV2",
+        "CANN 8.5.0, sim",
+    ] {
         assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
     }
 }

@@ -230,7 +230,7 @@ fn every_expert(release: Release) {
 
 /// The way that is taken is the best one that is exact, and each better one is named with its reason.
 fn plans_are_the_best_ways() {
-    use RouterMethod::{Composed, Fused, FusedChoice};
+    use RouterMethod::{Composed, Fused, FusedChoice, FusedSigmoid, FusedSoftmax};
     let sigmoid = with!(router(Score::Sigmoid); choice_bias: true, norm: Normalise::Sum { eps: 1e-20 });
     let softmax = with!(router(Score::Softmax); norm: Normalise::Sum { eps: 0.0 });
     let of = |spec: RouterSpec, dtype, release| {
@@ -239,7 +239,7 @@ fn plans_are_the_best_ways() {
         let plan = ascend_moe::layer::RouterPlan::new(&rig.device, &moe, LayerOptions::new(dtype)).unwrap();
         rig.close();
         let better: Vec<RouterMethod> = plan.rejected.iter().map(|(method, _)| *method).collect();
-        let all = [Fused, FusedChoice, Composed];
+        let all = [Fused, FusedSoftmax, FusedSigmoid, FusedChoice, Composed];
         let place = all.iter().position(|method| *method == plan.method).unwrap();
         assert_eq!(better, all[..place], "{spec:?}");
         assert!(plan.rejected.iter().all(|(_, reason)| reason.len() > 20), "{:?}", plan.rejected);
@@ -249,9 +249,12 @@ fn plans_are_the_best_ways() {
     let [old, _, new] = RELEASES;
     for (spec, dtype, in_old, in_new) in [
         (sigmoid, FloatType::Bf16, Fused, Fused),
-        (softmax, FloatType::F32, FusedChoice, Fused),
+        (softmax, FloatType::F32, FusedSoftmax, Fused),
         (with!(softmax; norm: Normalise::None), FloatType::F32, Fused, Fused),
-        (with!(sigmoid; norm: Normalise::None), FloatType::F32, FusedChoice, FusedChoice),
+        (with!(sigmoid; norm: Normalise::None), FloatType::F32, FusedSigmoid, FusedSigmoid),
+        (with!(sigmoid; norm: Normalise::None, scale: 2.5), FloatType::F32, FusedChoice, FusedChoice),
+        (with!(router(Score::Logits); weigh: Weigh::Softmax), FloatType::Bf16, FusedSoftmax, FusedSoftmax),
+        (with!(router(Score::Logits); weigh: Weigh::Softmax, scale: 2.0), FloatType::F32, Composed, Composed),
         (with!(softmax; norm: Normalise::SumFloor { min: 1e-9 }), FloatType::F32, FusedChoice, FusedChoice),
         (with!(softmax; weigh: Weigh::Softmax), FloatType::F32, FusedChoice, FusedChoice),
         (with!(sigmoid; choice: groups(GroupScore::Top2Sum, GroupFill::NegInf)), FloatType::F32, Fused, Fused),

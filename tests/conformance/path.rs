@@ -91,7 +91,8 @@ fn operators(rig: &Rig, name: &str, dtype: FloatType) {
 /// Without any one operator the pass fails before anything is queued, and names it; or others do its work.
 fn needed(rig: &Rig, name: &str, dtype: FloatType, tolerance: f64) {
     const BOTH: [OperatorId; 2] = [OperatorId::GroupedMatmulV5, OperatorId::GroupedMatmulV4];
-    const REPLACED: [OperatorId; 2] = [OperatorId::MoeGatingTopK, OperatorId::ClippedSwiglu];
+    const REPLACED: [OperatorId; 3] =
+        [OperatorId::MoeGatingTopK, OperatorId::MoeGatingTopKSoftmaxV2, OperatorId::ClippedSwiglu];
     let checkpoint = files::checkpoint(name);
     let index = checkpoint.moe_layers()[0];
     let recorded = Recorded::of(&checkpoint, index);

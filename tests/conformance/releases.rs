@@ -65,7 +65,7 @@ fn checkpoints(rig: &Rig, release: Release) {
                 assert_near(&output, recorded.output.iter().map(|&v| v.into()), tolerance, &format!("{name} {index}"));
                 let plan = layer.router().plan();
                 if is_refused(name, release) {
-                    assert_ne!(plan.method, RouterMethod::Fused);
+                    assert_eq!(plan.method, RouterMethod::FusedSoftmax);
                     assert!(plan.rejected[0].1.contains("9.0.0"), "{:?}", plan.rejected);
                 } else if !matches!(name, "deepseek-v4" | "gpt-oss") {
                     assert_eq!((plan.method, plan.rejected.len()), (RouterMethod::Fused, 0), "{name} {release}");
