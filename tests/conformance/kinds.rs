@@ -95,6 +95,19 @@ pub(crate) fn kinds() -> Vec<Kind> {
             experts,
             Some(shared),
         ),
+        (
+            "constant_experts_factors_mean_and_norm",
+            with(plain, |router| (router.expert_scale, router.top_k) = (true, 5)),
+            with(experts, |experts| (experts.copy, experts.constant, experts.output_norm) = (2, 4, Some(1e-5))),
+            Some(with(shared, |shared| shared.mean = true)),
+        ),
+        (
+            "sparse_mixer",
+            with(RouterSpec::new(Score::Logits, 2), |router| router.weigh = Weigh::SparseMixer { jitter: 0.2 }),
+            experts,
+            None,
+        ),
+        ("sigmoid_scores_as_they_are", RouterSpec::new(Score::Sigmoid, 4), experts, None),
     ];
     let kind = |((name, router, experts, shared), dtype)| Kind {
         name,
