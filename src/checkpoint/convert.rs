@@ -41,6 +41,16 @@ pub(super) fn convert(src: &[u8], from: FloatType, dst: &mut [u8], to: FloatType
     });
 }
 
+/// Adds 1 to each element, rounded to the type.
+pub(super) fn add_one(elements: &mut [u8], dtype: FloatType) {
+    for block in elements.chunks_mut(BLOCK * dtype.bytes()) {
+        let mut values = [0.0_f32; BLOCK];
+        decode(block, dtype, &mut values);
+        values.iter_mut().for_each(|value| *value += 1.0);
+        encode(&values, dtype, block);
+    }
+}
+
 /// The values of a tensor in `f32`, or `None` where its type is no float type.
 pub(super) fn to_f32(tensor: TensorRef<'_>) -> Option<Vec<f32>> {
     if tensor.dtype == Dtype::F64 {

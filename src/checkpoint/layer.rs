@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use super::convert::{convert, float_type, to_i64};
+use super::convert::{add_one, convert, float_type, to_i64};
 use super::{Checkpoint, CheckpointError, TensorRef};
 use crate::spec::{Activation, FloatType, MoeSpec, Part, TensorNames, names};
 
@@ -140,6 +140,10 @@ impl HostLayer<'_> {
                 if let Some(matrix) = self.parts.get(&part) {
                     matrix.copy_to(dst, dtype);
                 }
+                // Stored less 1, see [`names::EXPERT_NORMS`].
+                if let Part::LatentNorm | Part::RowNorm = part {
+                    add_one(dst, dtype);
+                }
             }
         }
         Ok(())
@@ -247,6 +251,8 @@ impl<'a> Finder<'a> {
             (Part::SharedGate, names::SHARED_GATE),
             (Part::ExpertScale, names::EXPERT_SCALE),
             (Part::OutputNorm, names::OUTPUT_NORM),
+            (Part::LatentNorm, names::EXPERT_NORMS[0]),
+            (Part::RowNorm, names::EXPERT_NORMS[1]),
         ] {
             if let Some(shape) = spec.shape(part) {
                 let name = self.first(candidates);

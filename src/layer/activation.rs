@@ -4,11 +4,13 @@
 //! |---|---|
 //! | SwiGLU | `SwiGlu` |
 //! | SwiGLU or gpt-oss with a clamp before it | `ClippedSwiglu` |
+//! | soft-capped | `Muls`, `Sigmoid`, `Adds`, `Mul` in fp32, `Cast`: `tanh(x)` is `2 * sigmoid(2x) - 1` |
 //! | every other | `Clamp`, `Silu`, `Relu`, `Sigmoid`, `Mul`, each rounding to the layer's type |
 
 use ascend_sys::OperatorId;
 
 use super::route::size;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::op::{self, ClippedSwiglu};
 use crate::scratch::Sequence;
@@ -32,6 +34,9 @@ pub(super) fn activate(
 ) -> Result<()> {
     if let (ActivationFn::Silu, true, None) = (activation.function, activation.gated, activation.clamp) {
         return op::swiglu(sequence, &first, -1, out);
+    }
+    if let ActivationFn::Softcapped { gate, up } = activation.function {
+        return softcapped(sequence, activation, [gate, up], first, out);
     }
     if let Some(clipped) = clipped(activation)
         && sequence.device().cann().table().has_operator(OperatorId::ClippedSwiglu)
@@ -57,6 +62,52 @@ fn clipped(activation: &Activation) -> Option<ClippedSwiglu> {
         ActivationFn::GptOss { alpha } => Some(ClippedSwiglu { alpha, limit, bias: 1.0, interleaved: false }),
         _ => None,
     }
+}
+
+/// `cap(gate) * sigmoid(gate) * cap(up)` in fp32, between the clamps that the activation has.
+fn softcapped(
+    sequence: &Sequence<'_>,
+    activation: &Activation,
+    caps: [f64; 2],
+    first: TensorView<'_>,
+    out: &mut TensorViewMut<'_>,
+) -> Result<()> {
+    let (rows, inner) = (size(out.dim(0)), size(out.dim(1)));
+    let tensor = || sequence.tensor(DType::F32, &[rows, inner]);
+    let half = |range| -> Result<TensorViewMut<'_>> {
+        let mut wide = tensor()?;
+        op::cast(sequence, &first.narrow(1, range)?, &mut wide)?;
+        Ok(wide)
+    };
+    let (mut gate, mut up) = (half(0..inner)?, half(inner..2 * inner)?);
+    let clamp = |x: &mut TensorViewMut<'_>, least, limit| -> Result<()> {
+        let mut clamped = tensor()?;
+        op::clamp(sequence, &x.as_view(), least, Some(limit), &mut clamped)?;
+        op::copy(sequence, &clamped.as_view(), x)
+    };
+    if let Some(Clamp { limit, at: ClampAt::Before }) = activation.clamp {
+        clamp(&mut gate, None, limit)?;
+        clamp(&mut up, Some(-limit), limit)?;
+    }
+    let cap = |x: TensorView<'_>, cap: f64| -> Result<TensorViewMut<'_>> {
+        let (mut double, mut share, mut twice, mut capped) = (tensor()?, tensor()?, tensor()?, tensor()?);
+        op::muls(sequence, &x, 2.0 / cap, &mut double)?;
+        op::sigmoid(sequence, &double.as_view(), &mut share)?;
+        op::muls(sequence, &share.as_view(), 2.0 * cap, &mut twice)?;
+        op::adds(sequence, &twice.as_view(), -cap, &mut capped)?;
+        Ok(capped)
+    };
+    let (mut open, mut active) = (tensor()?, tensor()?);
+    op::sigmoid(sequence, &gate.as_view(), &mut open)?;
+    op::mul(sequence, &cap(gate.as_view(), caps[0])?.as_view(), &open.as_view(), &mut active)?;
+    let mut up = cap(up.as_view(), caps[1])?;
+    if let Some(Clamp { limit, at: ClampAt::After }) = activation.clamp {
+        clamp(&mut active, None, limit)?;
+        clamp(&mut up, Some(-limit), limit)?;
+    }
+    let mut product = tensor()?;
+    op::mul(sequence, &active.as_view(), &up.as_view(), &mut product)?;
+    op::cast(sequence, &product.as_view(), out)
 }
 
 fn composed(
@@ -96,7 +147,7 @@ fn composed(
 
     let (mut active, mut step) = (tensor()?, tensor()?);
     match activation.function {
-        ActivationFn::Silu => op::silu(sequence, &gate, &mut active)?,
+        ActivationFn::Silu | ActivationFn::Softcapped { .. } => op::silu(sequence, &gate, &mut active)?,
         ActivationFn::Relu2 => {
             op::relu(sequence, &gate, &mut step)?;
             op::mul(sequence, &step.as_view(), &step.as_view(), &mut active)?;

@@ -95,6 +95,9 @@ pub(super) fn experts(
             sequence.purpose("latent projection");
             latent = sequence.tensor(dtype, &[tokens, width])?;
             op::mm(sequence, &x, &weight.transpose()?, CubeMath::KeepDType, &mut latent)?;
+            if let Some(eps) = spec.experts().latent_norm {
+                latent = normed(sequence, latent.as_view(), weights.require(Part::LatentNorm)?, eps)?;
+            }
             latent.as_view()
         }
     };
@@ -147,6 +150,19 @@ fn weighted_input<'s>(
     weighted.reshape(&[tokens * top_k, width])
 }
 
+/// `x / rms(x) * gamma` over the last dimension of a matrix.
+fn normed<'s>(
+    sequence: &'s Sequence<'_>,
+    x: TensorView<'_>,
+    gamma: TensorView<'_>,
+    eps: f64,
+) -> Result<TensorViewMut<'s>> {
+    let (rows, width) = (size(x.dim(0)), size(x.dim(1)));
+    let (mut y, mut factors) = (sequence.tensor(x.dtype(), &[rows, width])?, sequence.tensor(DType::F32, &[rows, 1])?);
+    op::rms_norm(sequence, &x, &gamma, eps, &mut y, &mut factors)?;
+    Ok(y)
+}
+
 /// The experts' projections and activation. What they give takes the place of what they were given.
 fn mlp(
     sequence: &Sequence<'_>,
@@ -177,6 +193,15 @@ fn mlp(
 
     sequence.purpose("down");
     product(active.as_view(), (Part::W2, Part::W2Bias), rows)?;
+    if let Some(eps) = experts.row_norm {
+        sequence.purpose("norm of the experts' outputs");
+        let width = experts.width();
+        let (mut scaled, mut factors) =
+            (sequence.tensor(dtype, &[count, width])?, sequence.tensor(DType::F32, &[count, 1])?);
+        op::mul(sequence, &rows.as_view(), &weights.require(Part::RowNorm)?, &mut scaled)?;
+        let ones = all_ones(sequence, dtype, &[width])?;
+        op::rms_norm(sequence, &scaled.as_view(), &ones.as_view(), eps, rows, &mut factors)?;
+    }
     mark(sequence, probe, "down")
 }
 

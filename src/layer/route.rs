@@ -171,7 +171,12 @@ impl<'a> Route<'a, '_> {
                 op::addmm(self.sequence, &bias, &x.view(), &weight, factors, CubeMath::KeepDType, &mut logits)?;
             }
         }
-        Ok(logits)
+        if self.router.logit_scale == 1.0 {
+            return Ok(logits);
+        }
+        let mut scaled = self.tensor(dtype, &[self.tokens, self.experts])?;
+        op::muls(self.sequence, &logits.as_view(), self.router.logit_scale, &mut scaled)?;
+        Ok(scaled)
     }
 
     /// Scores `[T, R]`, each step rounded to the type of the scores.

@@ -17,6 +17,10 @@ pub(super) fn defaults(model_type: &str) -> Value {
             json!({"expert_selection_fn": "softmax", "first_k_dense_replace": 0, "norm_topk_prob": true, "num_shared_experts": 0, "shared_expert_combination_strategy": "average"})
         }
         "dbrx" => json!({"moe_normalize_expert_weights": 1.0}),
+        "muse_spark_text" => {
+            json!({"output_multiplier": 0.1767766952966369, "post_norm_eps": 1e-8, "rms_norm_eps": 1e-5, "routed_scaling_factor": 1.0})
+        }
+        "inkling2_text" => json!({"mlp_gate_softcap": 4.0, "mlp_up_softcap": 25.0, "route_scale": 8.0}),
         "phimoe" => json!({"router_jitter_noise": 0.01}),
         "gpt_oss" => json!({"swiglu_alpha": 1.702, "swiglu_limit": 7.0}),
         "glm4_moe" | "glm4v_moe_text" => {

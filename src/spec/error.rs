@@ -74,6 +74,9 @@ pub enum SpecError {
     /// Experts that give back their input or a function of it, of another width than the layer's output.
     #[error("copy or constant experts beside latent projections; legal is one of the two")]
     LatentCopies,
+    /// A norm of a latent projection that is not there.
+    #[error("a norm of the latent projection in a layer without one; legal is both or no norm")]
+    NoLatent,
     /// The sparse mixer, which makes a weight from who was chosen before, beside another choice than the best.
     #[error(
         "weights of the sparse mixer beside a choice by bias, groups or a table; legal is a plain choice of the best"

@@ -15,6 +15,13 @@ pub enum ActivationFn {
     },
     /// Gated `relu(gate)^2 * up`; without a gate `relu(up)^2`.
     Relu2,
+    /// `cap(gate, g) * sigmoid(gate) * cap(up, u)` in fp32, with `cap(x, c) = c * tanh(x / c)`; always gated.
+    Softcapped {
+        /// The cap `g` on the gate.
+        gate: f64,
+        /// The cap `u` on up.
+        up: f64,
+    },
 }
 
 /// Where a clamp stands.
@@ -83,6 +90,16 @@ impl Activation {
                 return Err(SpecError::NoGate { what: "the gpt-oss activation" });
             }
         }
+        if let ActivationFn::Softcapped { gate, up } = self.function {
+            for (field, value) in [("gate cap", gate), ("up cap", up)] {
+                if !(value.is_finite() && value > 0.0) {
+                    return Err(SpecError::NotPositive { field, value });
+                }
+            }
+            if !self.gated {
+                return Err(SpecError::NoGate { what: "the soft-capped activation" });
+            }
+        }
         match self.clamp {
             Some(_) if !self.gated => Err(SpecError::NoGate { what: "a clamp" }),
             Some(Clamp { limit, .. }) if !(limit.is_finite() && limit > 0.0) => {
@@ -120,6 +137,11 @@ pub struct ExpertSpec {
     pub output_norm: Option<f64>,
     /// Width `L` at which the experts work, between a projection before them and one behind them; `None` for `H`.
     pub latent: Option<usize>,
+    /// The eps of an RMS norm, with a weight `[L]`, of what the projection before them gives; `None` for no norm.
+    pub latent_norm: Option<f64>,
+    /// The eps of an RMS norm without a weight of each expert's output times a weight `[L]`, ahead of the routing weight;
+    /// `None` for neither.
+    pub row_norm: Option<f64>,
 }
 
 impl ExpertSpec {
@@ -137,6 +159,8 @@ impl ExpertSpec {
             constant: 0,
             output_norm: None,
             latent: None,
+            latent_norm: None,
+            row_norm: None,
         }
     }
 

@@ -25,6 +25,8 @@ const DEEPSEEK_V3: Family = Family {
     on_input: false,
     copies: None,
     latent: None,
+    expert_norms: None,
+    logit_scale: None,
     shared: Shared::Count { fields: &["n_shared_experts", "num_shared_experts"], width: None },
     shared_gate: false,
     shared_mean: None,
@@ -400,6 +402,28 @@ pub(super) static FAMILIES: &[Family] = &[
         ..QWEN
     },
     Family {
+        names: &["muse_spark_text"],
+        groups: None,
+        norm: Norm::Always(1e-15),
+        latent: Some("moe_hidden_size"),
+        expert_norms: Some(["rms_norm_eps", "post_norm_eps"]),
+        logit_scale: Some("output_multiplier"),
+        shared: Shared::None,
+        layers: Layers::All,
+        ..DEEPSEEK_V3
+    },
+    Family {
+        names: &["inkling2_text"],
+        groups: None,
+        norm: Norm::Always(1e-20),
+        scale: Some("route_scale"),
+        act: Act::Softcapped("mlp_gate_softcap", "mlp_up_softcap"),
+        shared: Shared::None,
+        layers: Layers::All,
+        interleaved: true,
+        ..DEEPSEEK_V3
+    },
+    Family {
         names: &["jamba"],
         router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
         norm: Norm::Never,
@@ -413,8 +437,6 @@ pub(super) static FAMILIES: &[Family] = &[
 pub(super) const OFF_AXES: &[(&str, &str)] = &[
     ("gemma4_text", "a router on normalised activations with a factor for each expert"),
     ("inkling_text", "shared experts weighted together with the routed ones"),
-    ("inkling2_text", "soft caps on gate and up projections"),
-    ("muse_spark_text", "a projection and norm before the experts"),
     ("sarvam_moe", "a router that was not read"),
     ("zaya", "a router of several layers with state"),
 ];
@@ -444,7 +466,9 @@ pub(super) const WRAPPERS: &[Wrapper] = &[
     wrapper("dots3_note"),
     wrapper("glm4v_moe"),
     wrapper("glm5_next"),
+    wrapper("inkling2"),
     wrapper("llama4"),
+    wrapper("muse_spark"),
     Wrapper { text_type: Some("minimax_m3_vl_text"), ..wrapper("minimax_m3_vl") },
     wrapper("mistral_large4"),
     wrapper("qwen3_5_moe"),

@@ -61,6 +61,8 @@ pub(super) enum Act {
     PerLayer(&'static str, &'static str),
     /// Squared ReLU without a gate.
     Relu2,
+    /// SwiGLU with soft caps on gate and up, in two fields.
+    Softcapped(&'static str, &'static str),
 }
 
 /// The shared expert.
@@ -108,6 +110,11 @@ pub(super) struct Family {
     pub(super) copies: Option<&'static str>,
     /// Field of the experts' own width.
     pub(super) latent: Option<&'static str>,
+    /// Fields of the eps of the norms of the experts' input, which is that of the layer's norms, and of their outputs; the
+    /// weights of both are stored less 1.
+    pub(super) expert_norms: Option<[&'static str; 2]>,
+    /// Field of the factor on the logits.
+    pub(super) logit_scale: Option<&'static str>,
     pub(super) shared: Shared,
     /// Whether the shared expert is weighted by a logistic function of the token.
     pub(super) shared_gate: bool,
@@ -281,6 +288,10 @@ impl Family {
         experts.copy = number(self.copies, MAX_EXPERTS)?;
         experts.output_norm = self.output_norm.map(|field| fields.not_negative(field)).transpose()?;
         experts.latent = Some(number(self.latent, MAX_WIDTH)?).filter(|width| *width > 0);
+        if let Some([latent, rows]) = self.expert_norms {
+            experts.latent_norm = Some(fields.not_negative(latent)?);
+            experts.row_norm = Some(fields.not_negative(rows)?);
+        }
         Ok(experts)
     }
 
@@ -298,6 +309,9 @@ impl Family {
                 fields.only(&[("hidden_act", Only::OneOf(&["silu", "swigluoai"]))])?;
                 let alpha = fields.positive(alpha)?;
                 Activation::new(ActivationFn::GptOss { alpha }).clamped(fields.positive(limit)?, ClampAt::Before)
+            }
+            Act::Softcapped(gate, up) => {
+                Activation::new(ActivationFn::Softcapped { gate: fields.positive(gate)?, up: fields.positive(up)? })
             }
             Act::Relu2 => {
                 fields.only(&[("mlp_hidden_act", Only::Text("relu2"))])?;
@@ -352,6 +366,9 @@ impl Family {
             } else {
                 router.scale = scale;
             }
+        }
+        if let Some(field) = self.logit_scale {
+            router.logit_scale = fields.positive(field)?;
         }
         router.choice = self.choice(fields)?;
         Ok(router)

@@ -34,8 +34,13 @@ impl MoeSpec {
                 return Err(SpecError::LatentCopies);
             }
         }
-        if let Some(eps) = experts.output_norm.filter(|eps| !(eps.is_finite() && *eps >= 0.0)) {
-            return Err(SpecError::Epsilon { value: eps });
+        for eps in [experts.output_norm, experts.latent_norm, experts.row_norm].into_iter().flatten() {
+            if !(eps.is_finite() && eps >= 0.0) {
+                return Err(SpecError::Epsilon { value: eps });
+            }
+        }
+        if experts.latent_norm.is_some() && experts.latent.is_none() {
+            return Err(SpecError::NoLatent);
         }
         if let Some(shared) = shared {
             in_range("shared.intermediate", shared.intermediate, MAX_WIDTH)?;

@@ -35,6 +35,7 @@ pub(crate) const LAYERS: &[&str] = &[
     "backbone.layers",
     "model.backbone.layers",
     "transformer.blocks",
+    "model.llm.layers",
 ];
 
 /// The block of a mixture inside a layer, with its dot; in some it is the layer itself.
@@ -76,7 +77,11 @@ pub(crate) const CHOICE_BIAS: &[&str] = &[
 pub(crate) const TABLE: &[&str] = &["gate.tid2eid"];
 
 /// The projections to and from the experts' own width.
-pub(crate) const LATENT: [&[&str]; 2] = [&["fc1_latent_proj.weight"], &["fc2_latent_proj.weight"]];
+pub(crate) const LATENT: [&[&str]; 2] =
+    [&["fc1_latent_proj.weight", "pre_expert_proj.weight"], &["fc2_latent_proj.weight", "post_expert_proj.weight"]];
+
+/// The weights of the norms behind the first of these, and of each expert's output; both are stored less 1.
+pub(crate) const EXPERT_NORMS: [&[&str]; 2] = [&["pre_expert_norm.weight"], &["experts.post_expert_norm.weight"]];
 
 /// Gate, up and down of one expert, behind `experts.N.` or the name of a shared expert.
 pub(crate) const PROJECTIONS: &[[&str; 3]] = &[

@@ -42,11 +42,15 @@ pub enum Part {
     ExpertScale,
     /// Weight of the norm of the layer's output `[H]`.
     OutputNorm,
+    /// Weight of the norm behind the projection to the experts' width `[L]`.
+    LatentNorm,
+    /// Weight that multiplies each expert's output ahead of its norm `[L]`.
+    RowNorm,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Router,
         Self::LogitBias,
         Self::ChoiceBias,
@@ -65,6 +69,8 @@ impl Part {
         Self::ConstantV,
         Self::ExpertScale,
         Self::OutputNorm,
+        Self::LatentNorm,
+        Self::RowNorm,
     ];
 
     /// Its name for people.
@@ -88,6 +94,8 @@ impl Part {
             Self::ConstantV => "the constant experts' constants",
             Self::ExpertScale => "the experts' factors on their weights",
             Self::OutputNorm => "the weight of the output's norm",
+            Self::LatentNorm => "the weight of the norm of the experts' input",
+            Self::RowNorm => "the weight of the norm of the experts' outputs",
         }
     }
 
@@ -120,6 +128,8 @@ impl MoeSpec {
             Part::ChoiceBias => when(router.choice_bias, &[experts.routed()]),
             Part::ExpertScale => when(router.expert_scale, &[experts.routed()]),
             Part::OutputNorm => when(experts.output_norm.is_some(), &[hidden]),
+            Part::LatentNorm => when(experts.latent_norm.is_some(), &[width]),
+            Part::RowNorm => when(experts.row_norm.is_some(), &[width]),
             Part::ExpertTable => match router.choice {
                 super::Choice::Table { vocab } => Some(vec![vocab, router.top_k]),
                 _ => None,

@@ -145,6 +145,8 @@ pub struct RouterSpec {
     pub logits: Precision,
     /// Whether a bias `[R]` is added to the logits.
     pub logit_bias: bool,
+    /// Multiplies the logits, their bias included.
+    pub logit_scale: f64,
     /// Score function.
     pub score: Score,
     /// Type the score function is computed in, each step rounded to it.
@@ -177,6 +179,7 @@ impl RouterSpec {
         Self {
             logits: Precision::F32,
             logit_bias: false,
+            logit_scale: 1.0,
             score,
             scores: Precision::F32,
             choice_bias: false,
@@ -232,7 +235,8 @@ impl RouterSpec {
                 }
             }
         }
-        for (field, value) in [("scale", self.scale), ("output_scale", self.output_scale)] {
+        let factors = [("logit_scale", self.logit_scale), ("scale", self.scale), ("output_scale", self.output_scale)];
+        for (field, value) in factors {
             if !(value.is_finite() && value > 0.0) {
                 return Err(SpecError::NotPositive { field, value });
             }

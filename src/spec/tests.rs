@@ -419,6 +419,33 @@ fn the_sparse_mixer_chooses_two() {
 }
 
 #[test]
+fn caps_and_norms_that_are_none() {
+    let new = |change: &dyn Fn(&mut ExpertSpec)| {
+        let mut experts = ExpertSpec::new(8, 16, 16);
+        change(&mut experts);
+        MoeSpec::new(RouterSpec::new(Score::Softmax, 2), experts, None)
+    };
+    let caps = |gate, up| Activation::new(ActivationFn::Softcapped { gate, up });
+    assert!(new(&|experts| experts.activation = caps(4.0, 25.0)).is_ok());
+    for activation in [caps(0.0, 1.0), caps(1.0, f64::NAN)] {
+        let error = new(&|experts| experts.activation = activation);
+        assert!(matches!(error, Err(SpecError::NotPositive { .. })), "{error:?}");
+    }
+    let error = new(&|experts| experts.activation = caps(1.0, 1.0).ungated());
+    assert!(matches!(error, Err(SpecError::NoGate { .. })), "{error:?}");
+    assert_eq!(new(&|experts| experts.latent_norm = Some(1e-5)), Err(SpecError::NoLatent));
+    assert!(new(&|experts| (experts.latent, experts.latent_norm) = (Some(8), Some(1e-5))).is_ok());
+    for eps in [-1.0, f64::INFINITY] {
+        let error = new(&|experts| experts.row_norm = Some(eps));
+        assert!(matches!(error, Err(SpecError::Epsilon { .. })), "{error:?}");
+    }
+    let mut router = RouterSpec::new(Score::Softmax, 2);
+    router.logit_scale = 0.0;
+    let error = MoeSpec::new(router, ExpertSpec::new(8, 16, 16), None);
+    assert!(matches!(error, Err(SpecError::NotPositive { field: "logit_scale", .. })), "{error:?}");
+}
+
+#[test]
 fn experts_without_weights_beside_latent_projections() {
     for (copy, constant) in [(1, 0), (0, 1)] {
         let experts = ExpertSpec { copy, constant, latent: Some(8), ..ExpertSpec::new(8, 16, 16) };

@@ -95,6 +95,7 @@ fn routers() -> Vec<RouterSpec> {
             }
         }
         routers.push(with!(router(score); expert_scale: true, norm: Normalise::Sum { eps: 0.0 }));
+        routers.push(with!(router(score); logit_scale: 0.18, logit_bias: true, choice_bias: true));
         routers.push(with!(router(score); weigh: Weigh::SparseMixer { jitter: 0.2 }));
         for top_k in [1, EXPERTS] {
             routers.push(with!(router(score); top_k));
@@ -156,6 +157,7 @@ fn experts() -> Vec<(ExpertSpec, Option<SharedSpec>)> {
     let plain = ExpertSpec::new(EXPERTS, HIDDEN, INNER);
     let gpt_oss = Activation::new(ActivationFn::GptOss { alpha: 1.702 });
     let relu2 = Activation::new(ActivationFn::Relu2);
+    let softcapped = Activation::new(ActivationFn::Softcapped { gate: 0.7, up: 1.5 });
     let activations = [
         Activation::SWIGLU,
         Activation::SWIGLU.clamped(0.4, ClampAt::Before),
@@ -167,6 +169,9 @@ fn experts() -> Vec<(ExpertSpec, Option<SharedSpec>)> {
         relu2.ungated(),
         relu2.clamped(0.4, ClampAt::Before),
         relu2.clamped(0.1, ClampAt::After),
+        softcapped,
+        softcapped.clamped(0.4, ClampAt::Before),
+        softcapped.clamped(0.2, ClampAt::After),
     ];
     let mut all = Vec::new();
     for activation in activations {
@@ -182,6 +187,8 @@ fn experts() -> Vec<(ExpertSpec, Option<SharedSpec>)> {
     all.push((with!(plain; bias: true, weight_on_input: true), None));
     all.push((with!(plain; latent: Some(20)), Some(SharedSpec::new(32))));
     all.push((with!(plain; latent: Some(20), bias: true, activation: relu2.ungated()), None));
+    all.push((with!(plain; latent: Some(20), latent_norm: Some(1e-5), row_norm: Some(1e-8)), None));
+    all.push((with!(plain; row_norm: Some(1e-6), bias: true), Some(SharedSpec::new(24))));
     for (zero, copy, constant) in [(3, 0, 0), (0, 3, 0), (2, 4, 0), (0, 0, 3), (2, 2, 5)] {
         all.push((with!(plain; zero, copy, constant), None));
         all.push((with!(plain; zero, copy, constant, bias: true), Some(SharedSpec::new(24))));

@@ -107,6 +107,15 @@ pub(crate) fn kinds() -> Vec<Kind> {
             experts,
             None,
         ),
+        (
+            "norms_and_soft_caps",
+            with(sigmoid, |router| router.logit_scale = 0.4),
+            with(experts, |experts| {
+                (experts.latent, experts.latent_norm, experts.row_norm) = (Some(16), Some(1e-5), Some(1e-8));
+                experts.activation = Activation::new(ActivationFn::Softcapped { gate: 0.5, up: 0.8 });
+            }),
+            None,
+        ),
         ("sigmoid_scores_as_they_are", RouterSpec::new(Score::Sigmoid, 4), experts, None),
     ];
     let kind = |((name, router, experts, shared), dtype)| Kind {

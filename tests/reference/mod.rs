@@ -56,7 +56,9 @@ impl Layer {
 
     /// What weights are made of, `[R]`.
     pub(crate) fn scores(&self, x: &[f64]) -> Vec<f64> {
-        let logits = plus(product(self.part(Part::Router), x), self.part(Part::LogitBias));
+        let scale = self.spec.router().logit_scale;
+        let mut logits = plus(product(self.part(Part::Router), x), self.part(Part::LogitBias));
+        logits.iter_mut().for_each(|logit| *logit *= scale);
         match self.spec.router().score {
             Score::Softmax => softmax(&logits),
             Score::Sigmoid => logits.into_iter().map(sigmoid).collect(),
@@ -150,7 +152,10 @@ impl Layer {
         let experts = self.spec.experts();
         let (width, inner) = (experts.width(), experts.intermediate);
         let first = experts.activation.width(inner);
-        let entered = if experts.latent.is_some() { product(self.part(Part::LatentIn), x) } else { x.to_vec() };
+        let mut entered = if experts.latent.is_some() { product(self.part(Part::LatentIn), x) } else { x.to_vec() };
+        if let Some(eps) = experts.latent_norm {
+            rms_norm(&mut entered, self.part(Part::LatentNorm), eps);
+        }
         let mut out = vec![0.0; width];
         for &(expert, weight) in chosen {
             let part = |part: Part, each: usize| match self.part(part) {
@@ -172,7 +177,12 @@ impl Layer {
                 let x = by(before, &entered);
                 let both = plus(product(part(Part::W13, first * width), &x), part(Part::W13Bias, first));
                 let active = activate(&experts.activation, &both);
-                plus(product(part(Part::W2, width * inner), &active), part(Part::W2Bias, width))
+                let mut y = plus(product(part(Part::W2, width * inner), &active), part(Part::W2Bias, width));
+                if let Some(eps) = experts.row_norm {
+                    y.iter_mut().zip(self.part(Part::RowNorm)).for_each(|(y, weight)| *y *= weight);
+                    rms_norm(&mut y, &vec![1.0; width], eps);
+                }
+                y
             };
             let after = if expert >= experts.num { weight } else { after };
             out.iter_mut().zip(y).for_each(|(out, y)| *out += after * y);
@@ -189,9 +199,7 @@ impl Layer {
             out.iter_mut().zip(y).for_each(|(out, y)| *out = (*out + gate * y) * mean);
         }
         if let Some(eps) = experts.output_norm {
-            let mean = out.iter().map(|value| value * value).sum::<f64>() / out.len() as f64;
-            let gamma = self.part(Part::OutputNorm);
-            out.iter_mut().zip(gamma).for_each(|(out, gamma)| *out *= gamma / (mean + eps).sqrt());
+            rms_norm(&mut out, self.part(Part::OutputNorm), eps);
         }
         out
     }
@@ -205,6 +213,12 @@ impl Layer {
         };
         tokens.flat_map(of).collect()
     }
+}
+
+/// `x / rms(x) * gamma`.
+fn rms_norm(x: &mut [f64], gamma: &[f64], eps: f64) {
+    let mean = x.iter().map(|value| value * value).sum::<f64>() / x.len() as f64;
+    x.iter_mut().zip(gamma).for_each(|(x, gamma)| *x *= gamma / (mean + eps).sqrt());
 }
 
 /// The weights of the sparse mixer, choice by choice.
@@ -231,13 +245,18 @@ fn activate(activation: &Activation, both: &[f64]) -> Vec<f64> {
         ActivationFn::Silu => value * sigmoid(value),
         ActivationFn::GptOss { alpha } => value * sigmoid(alpha * value),
         ActivationFn::Relu2 => value.max(0.0).powi(2),
+        ActivationFn::Softcapped { gate, .. } => gate * (value / gate).tanh() * sigmoid(value),
         other => panic!("{other:?} has no formula here"),
     };
     if !activation.gated {
         return up.iter().map(|&up| function(up)).collect();
     }
     let shift = if let ActivationFn::GptOss { .. } = activation.function { 1.0 } else { 0.0 };
-    let pairs = gate.iter().zip(up).map(|(&gate, &up)| (gate.min(before), up.clamp(-before, before)));
+    let cap = |up: f64| match activation.function {
+        ActivationFn::Softcapped { up: cap, .. } => cap * (up / cap).tanh(),
+        _ => up,
+    };
+    let pairs = gate.iter().zip(up).map(|(&gate, &up)| (gate.min(before), cap(up.clamp(-before, before))));
     pairs.map(|(gate, up)| function(gate).min(after) * (up.clamp(-after, after) + shift)).collect()
 }
 

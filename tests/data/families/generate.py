@@ -58,6 +58,7 @@ FAMILIES = {
     "hunyuan_v1_moe": dict(num_experts=8, moe_topk=2),
     "hy_v3": dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, num_shared_experts=1),
     "hy_v4": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, swiglu_limit=0.5),
+    "inkling2_text": dict(vocab_size=200064, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, mlp_gate_softcap=0.5, mlp_up_softcap=0.75, route_scale=1.5),
     "jamba": dict(num_experts=8, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1, attn_layer_period=1, attn_layer_offset=0, use_mamba_kernels=False),
     "kimi_linear": dict(**mla, num_local_experts=8, num_experts_per_tok=2, moe_intermediate_size=16),
     "kolibri1": dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=True),
@@ -73,6 +74,7 @@ FAMILIES = {
     "mistral4": dict(head_dim=16, **mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_group=4, topk_group=2),
     "mistral_large4_text": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_group=4, topk_group=2),
     "mixtral": dict(num_local_experts=8, num_experts_per_tok=2),
+    "muse_spark_text": dict(num_local_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, moe_hidden_size=24),
     "nemotron_h": dict(layers_block_type=["attention", "moe", "moe"], n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, moe_shared_expert_intermediate_size=20, n_shared_experts=1, norm_topk_prob=True, routed_scaling_factor=2.0, n_group=1, topk_group=1),
     "nemotron_h_latent": dict(model="nemotron_h", layers_block_type=["attention", "moe", "moe"], n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, moe_shared_expert_intermediate_size=20, n_shared_experts=1, moe_latent_size=24, n_group=1, topk_group=1),
     "olmoe": dict(num_experts=6, num_experts_per_tok=2, norm_topk_prob=False),
@@ -90,7 +92,7 @@ FAMILIES = {
 CLASSES = {"step3p5": ("step3p7", "Step3p7TextModel"), "deepseek_ocr2_text": ("deepseek_ocr2", "DeepseekOcr2TextModel")}
 BLOCK = re.compile(r"(?:layers|blocks)\.(\d+)\.(mlp|ffn|block_sparse_moe|feed_forward|moe|mixer)$")
 # Parts of a layer that are not of its mixture.
-OTHERS = re.compile(r"attn|attention|(?<!post_mlp_layer)norm|conv|mamba|hyper|mlps\.|attn_hc|ffn_hc|hc_|input_mixer|alpha|beta")
+OTHERS = re.compile(r"attn|attention|(?<!post_mlp_layer)(?<!_expert_)norm|conv|mamba|hyper|mlps\.|attn_hc|ffn_hc|hc_|input_mixer|alpha|beta")
 
 
 def built(name, settings):
