@@ -21,6 +21,8 @@ pub(crate) mod names;
 mod part;
 mod router;
 #[cfg(test)]
+mod spec_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::SpecError;
