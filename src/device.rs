@@ -10,6 +10,7 @@ use ascend_sys::{FunctionId, MissingFunction, Table, aclError, aclnnStatus, aclr
 use crate::cann::{Cann, vendor_error};
 use crate::error::{Error, Result, VendorError};
 use crate::holdings::{Freed, Holdings};
+use crate::layer::PlanCache;
 use crate::sync::{Kept, lock};
 
 /// Checks a vendor call: `call!(bound.aclrtFree(address))`. The call itself is unsafe, so the macro stands in an
@@ -41,6 +42,7 @@ pub(crate) struct DeviceInner {
     fault: OnceLock<(i32, &'static str)>,
     kept: Kept,
     pub(crate) holdings: Mutex<Holdings>,
+    pub(crate) router_plans: Mutex<PlanCache>,
     pub(crate) in_use: AtomicU64,
     pub(crate) peak: AtomicU64,
     check_group_lists: AtomicBool,
@@ -170,6 +172,7 @@ impl DeviceInner {
             fault: OnceLock::new(),
             kept: Kept::default(),
             holdings: Mutex::default(),
+            router_plans: Mutex::default(),
             in_use: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             check_group_lists: AtomicBool::new(false),

@@ -31,6 +31,7 @@ mod weights;
 pub use forward::{LayerInput, LayerOutput, Pass, RoutedOutput};
 pub use memory::{ChunkPlan, MemoryPlan};
 pub use probe::{Probe, Step};
+pub(crate) use router::PlanCache;
 pub use router::{RouterMethod, RouterPlan};
 pub use weights::WeightSource;
 

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::op::{self, FusedTopK, GatingTopK, Normalisation};
 use crate::scratch::PlannedCall;
 use crate::spec::{Choice, FloatType, GroupFill, GroupScore, MoeSpec, Normalise, Precision, RouterSpec, Score, Weigh};
+use crate::sync::lock;
 
 use super::LayerOptions;
 
@@ -68,8 +69,13 @@ pub struct RouterPlan {
     pub gating: GatingTopK,
 }
 
+/// The plans that a device made, by what they depend on: they hold as long as its libraries do.
+#[derive(Default)]
+pub(crate) struct PlanCache(Vec<((RouterSpec, [usize; 2], FloatType), RouterPlan)>);
+
 impl RouterPlan {
-    /// Maps the router of a layer to operators that the device's libraries have.
+    /// Maps the router of a layer to operators that the device's libraries have. A device does so once for each router, and
+    /// remembers the plan.
     ///
     /// The fused operators' facts: ops-transformer 8.5.0 to 9.1.0, moe/moe_gating_top_k, moe/moe_gating_top_k_softmax_v2
     /// and moe/moe_fused_topk.
@@ -78,6 +84,16 @@ impl RouterPlan {
     /// What the composition of single operators is refused with, where no better way can be taken:
     /// [`Error::MissingOperator`], [`Error::Rule`] or [`Error::Vendor`].
     pub fn new(device: &Device, spec: &MoeSpec, options: LayerOptions) -> Result<Self> {
+        let key = (*spec.router(), [spec.experts().routed(), spec.experts().hidden], options.dtype);
+        if let Some((_, known)) = lock(&device.0.router_plans).0.iter().find(|(known, _)| *known == key) {
+            return Ok(known.clone());
+        }
+        let plan = Self::make(device, spec, options)?;
+        lock(&device.0.router_plans).0.push((key, plan.clone()));
+        Ok(plan)
+    }
+
+    fn make(device: &Device, spec: &MoeSpec, options: LayerOptions) -> Result<Self> {
         let (router, model) = (spec.router(), options.dtype);
         let mut rejected = Vec::new();
         for method in RouterMethod::ALL {

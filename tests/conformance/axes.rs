@@ -34,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .collect();
     trials.push(trial("in_process::axes::plans_are_the_best_ways", plans_are_the_best_ways));
     trials.push(trial("in_process::axes::narrow_steps", narrow_steps));
+    trials.push(trial("in_process::axes::plans_are_remembered", plans_are_remembered));
     trials
 }
 
@@ -276,6 +277,25 @@ fn plans_are_the_best_ways() {
     ] {
         assert_eq!((of(spec, dtype, old), of(spec, dtype, new)), (in_old, in_new), "{spec:?} {dtype}");
     }
+}
+
+/// A device asks CANN about a router once.
+fn plans_are_remembered() {
+    let rig = Rig::simulated(|_| {});
+    let moe =
+        |top_k| MoeSpec::new(with!(router(Score::Softmax); top_k), ExpertSpec::new(EXPERTS, HIDDEN, 8), None).unwrap();
+    let plan = |spec: &MoeSpec, dtype| {
+        let calls = || rig.cann.table().calls(ascend_sys::FunctionId::aclnnMoeGatingTopKGetWorkspaceSize);
+        let before = calls();
+        let plan = ascend_moe::layer::RouterPlan::new(&rig.device, spec, LayerOptions::new(dtype)).unwrap();
+        (plan, calls() - before)
+    };
+    let (first, asked) = plan(&moe(4), FloatType::F32);
+    assert_eq!(asked, 1);
+    assert_eq!(plan(&moe(4), FloatType::F32), (first, 0));
+    assert_eq!(plan(&moe(5), FloatType::F32).1, 1);
+    assert_eq!(plan(&moe(4), FloatType::Bf16).1, 1);
+    rig.close();
 }
 
 /// Steps in the model's type are rounded to it, those in float32 are not.
