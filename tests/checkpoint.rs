@@ -236,3 +236,64 @@ fn checkpoints_cross_threads() {
     crosses::<TensorFile>();
     crosses::<CheckpointError>();
 }
+
+/// The tensors of a checkpoint under other names, and experts in one tensor each, give the same weights: DeepSeek's own
+/// names, Hugging Face's fused ones, and those of serving engines.
+#[test]
+fn every_storage_gives_the_same_weights() {
+    let original = Checkpoint::open(data("deepseek-v3")).unwrap();
+    let tensors = || original.tensors().map(|t| Tensor::new(t.name, &t.dtype.to_string(), t.shape, t.bytes.to_vec()));
+    let parts = |checkpoint: &Checkpoint, layer: usize| -> Vec<Vec<u8>> {
+        let weights = checkpoint.layer_weights(layer).unwrap();
+        let spec = *weights.spec();
+        let fill = |part| {
+            let elements = spec.elements(part);
+            filled(elements, FloatType::F32, |t, dst| weights.fill(part, 0..spec.experts().num, t, dst))
+        };
+        Part::ALL.into_iter().map(fill).collect()
+    };
+    let same = |what: &str, tensors: &[Tensor]| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(data("deepseek-v3").join("config.json"), dir.path().join("config.json")).unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), support::safetensors(tensors)).unwrap();
+        let stored = Checkpoint::open(dir.path()).unwrap();
+        for &layer in original.moe_layers() {
+            assert!(parts(&stored, layer) == parts(&original, layer), "{what}, layer {layer}");
+        }
+    };
+    same("as it is", &tensors().collect::<Vec<_>>());
+
+    let native = |name: &str| {
+        let pairs = [
+            ("model.layers.", "layers."),
+            (".mlp.", ".ffn."),
+            ("gate.e_score_correction_bias", "gate.bias"),
+            ("gate_proj", "w1"),
+            ("up_proj", "w3"),
+            ("down_proj", "w2"),
+        ];
+        pairs.into_iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+    };
+    same("DeepSeek's names", &tensors().map(|t| Tensor { name: native(&t.name), ..t }).collect::<Vec<_>>());
+
+    // `[E, 2I, H]` and `[E, H, I]`.
+    let fused = |[gate_up, down]: [&str; 2]| -> Vec<Tensor> {
+        let mut all: Vec<Tensor> = tensors().filter(|t| !t.name.contains(".mlp.experts.")).collect();
+        for &layer in original.moe_layers() {
+            let block = format!("model.layers.{layer}.mlp.");
+            let of = |parts: &[&str]| -> Vec<u8> {
+                let names = (0..16).flat_map(|expert| parts.iter().map(move |part| (expert, *part)));
+                names
+                    .flat_map(|(expert, part)| {
+                        original.tensor(&format!("{block}experts.{expert}.{part}_proj.weight")).unwrap().bytes.to_vec()
+                    })
+                    .collect()
+            };
+            all.push(Tensor::new(&format!("{block}{gate_up}"), "F32", &[16, 64, 64], of(&["gate", "up"])));
+            all.push(Tensor::new(&format!("{block}{down}"), "F32", &[16, 64, 32], of(&["down"])));
+        }
+        all
+    };
+    same("Hugging Face's fused names", &fused(["experts.gate_up_proj", "experts.down_proj"]));
+    same("the names of serving engines", &fused(["experts.w13_weight", "experts.w2_weight"]));
+}
