@@ -247,6 +247,7 @@ impl<'a> Finder<'a> {
             (Part::SharedGate, names::SHARED_GATE),
             (Part::ExpertScale, names::EXPERT_SCALE),
             (Part::OutputNorm, names::OUTPUT_NORM),
+            (Part::RouterNorm, names::ROUTER_NORM),
         ] {
             if let Some(shape) = spec.shape(part) {
                 let name = self.first(candidates);

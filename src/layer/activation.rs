@@ -4,7 +4,7 @@
 //! |---|---|
 //! | SwiGLU | `SwiGlu` |
 //! | SwiGLU or gpt-oss with a clamp before it | `ClippedSwiglu` |
-//! | every other | `Clamp`, `Silu`, `Relu`, `Sigmoid`, `Mul`, each rounding to the layer's type |
+//! | every other | `Clamp`, `Silu`, `Gelu`, `Relu`, `Sigmoid`, `Mul`, each rounding to the layer's type |
 
 use ascend_sys::OperatorId;
 
@@ -70,6 +70,7 @@ fn composed(
     if !activation.gated {
         return match activation.function {
             ActivationFn::Silu => op::silu(sequence, &first, out),
+            ActivationFn::GeluTanh => op::gelu(sequence, &first, out),
             _ => {
                 let mut positive = tensor()?;
                 op::relu(sequence, &first, &mut positive)?;
@@ -97,6 +98,7 @@ fn composed(
     let (mut active, mut step) = (tensor()?, tensor()?);
     match activation.function {
         ActivationFn::Silu => op::silu(sequence, &gate, &mut active)?,
+        ActivationFn::GeluTanh => op::gelu(sequence, &gate, &mut active)?,
         ActivationFn::Relu2 => {
             op::relu(sequence, &gate, &mut step)?;
             op::mul(sequence, &step.as_view(), &step.as_view(), &mut active)?;

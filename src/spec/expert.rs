@@ -15,6 +15,9 @@ pub enum ActivationFn {
     },
     /// Gated `relu(gate)^2 * up`; without a gate `relu(up)^2`.
     Relu2,
+    /// Gated `gelu(gate) * up`; without a gate `gelu(up)`: the Gaussian error linear unit by its `tanh` approximation,
+    /// `gelu(g) = g / 2 * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3)))`.
+    GeluTanh,
 }
 
 /// Where a clamp stands.

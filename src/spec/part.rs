@@ -42,11 +42,13 @@ pub enum Part {
     ExpertScale,
     /// Weight of the norm of the layer's output `[H]`.
     OutputNorm,
+    /// Weight of the norm of the router's input `[H]`.
+    RouterNorm,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Router,
         Self::LogitBias,
         Self::ChoiceBias,
@@ -65,6 +67,7 @@ impl Part {
         Self::ConstantV,
         Self::ExpertScale,
         Self::OutputNorm,
+        Self::RouterNorm,
     ];
 
     /// Its name for people.
@@ -88,6 +91,7 @@ impl Part {
             Self::ConstantV => "the constant experts' constants",
             Self::ExpertScale => "the experts' factors on their weights",
             Self::OutputNorm => "the weight of the output's norm",
+            Self::RouterNorm => "the weight of the norm of the router's input",
         }
     }
 
@@ -103,7 +107,15 @@ impl Part {
 
     /// Whether a router without experts needs it.
     pub const fn of_router(self) -> bool {
-        matches!(self, Self::Router | Self::LogitBias | Self::ChoiceBias | Self::ExpertTable | Self::ExpertScale)
+        matches!(
+            self,
+            Self::Router
+                | Self::LogitBias
+                | Self::ChoiceBias
+                | Self::ExpertTable
+                | Self::ExpertScale
+                | Self::RouterNorm
+        )
     }
 }
 
@@ -120,6 +132,7 @@ impl MoeSpec {
             Part::ChoiceBias => when(router.choice_bias, &[experts.routed()]),
             Part::ExpertScale => when(router.expert_scale, &[experts.routed()]),
             Part::OutputNorm => when(experts.output_norm.is_some(), &[hidden]),
+            Part::RouterNorm => when(router.input_norm.is_some(), &[hidden]),
             Part::ExpertTable => match router.choice {
                 super::Choice::Table { vocab } => Some(vec![vocab, router.top_k]),
                 _ => None,
