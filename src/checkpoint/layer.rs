@@ -253,6 +253,7 @@ impl<'a> Finder<'a> {
             (Part::OutputNorm, names::OUTPUT_NORM),
             (Part::LatentNorm, names::EXPERT_NORMS[0]),
             (Part::RowNorm, names::EXPERT_NORMS[1]),
+            (Part::RouterNorm, names::ROUTER_NORM),
         ] {
             if let Some(shape) = spec.shape(part) {
                 let name = self.first(candidates);

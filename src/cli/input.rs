@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use ascend_moe::checkpoint::{CheckpointError, HostTensor, TensorFile};
+use ascend_moe::layer::Pass;
 use ascend_moe::spec::{Choice, MoeSpec};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -33,8 +34,8 @@ impl Input {
         }
     }
 
-    /// Finds everything that can be wrong for a layer, and gives its number of tokens.
-    pub(crate) fn check(&self, layer: usize, spec: &MoeSpec) -> Result<usize> {
+    /// Finds everything that can be wrong for a layer, and gives the pass it asks for.
+    pub(crate) fn check(&self, layer: usize, spec: &MoeSpec) -> Result<Pass> {
         let hidden = spec.experts().hidden;
         match self {
             Self::File(_) => {
@@ -42,7 +43,9 @@ impl Input {
                 self.reference(layer, &x.shape)?;
                 let tokens = x.data.len() / hidden.max(1);
                 self.token_ids(layer, spec, tokens)?;
-                Ok(tokens)
+                let pass = Pass::from(tokens);
+                let own = self.router_input(layer, &x.shape)?.is_some();
+                Ok(if own { pass.with_router_input() } else { pass })
             }
             Self::Random { tokens, .. } => {
                 let most = MAX_RANDOM / hidden.max(1);
@@ -51,7 +54,7 @@ impl Input {
                         "{tokens} tokens of {hidden} random values; legal is up to {most} tokens, {MAX_RANDOM} values"
                     );
                 }
-                Ok(*tokens)
+                Ok(Pass::from(*tokens))
             }
         }
     }
@@ -113,14 +116,23 @@ impl Input {
 
     /// The output `[T, H]` that the layer should have, finite, where the file tells it.
     pub(crate) fn reference(&self, layer: usize, shape: &[usize]) -> Result<Option<HostTensor>> {
+        self.beside(&format!("layers.{layer}.mlp.output"), shape)
+    }
+
+    /// What the router of a layer sees in place of the activations `[T, H]`, finite, where the file tells it.
+    pub(crate) fn router_input(&self, layer: usize, shape: &[usize]) -> Result<Option<HostTensor>> {
+        self.beside(&format!("layers.{layer}.mlp.router_input"), shape)
+    }
+
+    /// A tensor of the shape of the activations, finite, where the file has it.
+    fn beside(&self, name: &str, shape: &[usize]) -> Result<Option<HostTensor>> {
         let Self::File(file) = self else { return Ok(None) };
-        let name = format!("layers.{layer}.mlp.output");
-        let Some(tensor) = found(file, &name)? else { return Ok(None) };
+        let Some(tensor) = found(file, name)? else { return Ok(None) };
         if tensor.shape != shape {
             let (file, found) = (file.path().display(), &tensor.shape);
             bail!("{file}: tensor `{name}` has shape {found:?}; its input has {shape:?}");
         }
-        finite(file, &name, &tensor, shape.last().copied().unwrap_or(0))?;
+        finite(file, name, &tensor, shape.last().copied().unwrap_or(0))?;
         Ok(Some(tensor))
     }
 }

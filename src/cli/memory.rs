@@ -3,7 +3,7 @@
 use std::fs;
 
 use ascend_moe::Device;
-use ascend_moe::layer::{LayerOptions, MoeLayer};
+use ascend_moe::layer::{LayerOptions, MoeLayer, Pass};
 use ascend_moe::spec::MoeSpec;
 
 use super::failure::Failure;
@@ -17,7 +17,7 @@ pub(crate) struct Announced {
     pub(crate) chunk: usize,
 }
 
-/// Device bytes of a layer and a pass of `tokens`, in chunks whose scratch keeps to a limit where there is one.
+/// Device bytes of a layer and a pass, in chunks whose scratch keeps to a limit where there is one.
 ///
 /// The simulator keeps device memory in the host's, which its device may exceed: a host that runs out ends processes
 /// without a word, so what is asked for is held against what the host has.
@@ -25,10 +25,11 @@ pub(crate) fn announce(
     device: &Device,
     spec: &MoeSpec,
     options: LayerOptions,
-    tokens: usize,
+    pass: Pass,
     limit: Option<u64>,
 ) -> Result<Announced, Failure> {
-    let plan = MoeLayer::chunk_plan(device, spec, options, tokens, limit.unwrap_or(u64::MAX))?;
+    let tokens = pass.tokens;
+    let plan = MoeLayer::chunk_plan(device, spec, options, pass, limit.unwrap_or(u64::MAX))?;
     let (bytes, chunk) = (plan.memory.device_bytes(), plan.chunk.max(tokens.min(1)));
     let info = device.memory_info()?;
     if bytes > info.free {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ascend_moe::checkpoint::{Checkpoint, HostLayer, HostTensor};
-use ascend_moe::layer::{LayerInput, LayerOptions, MoeLayer, Probe};
+use ascend_moe::layer::{LayerInput, LayerOptions, MoeLayer, Pass, Probe};
 use ascend_moe::spec::FloatType;
 use ascend_moe::{Cann, Device, Stream, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,7 +21,7 @@ use super::{Outcome, print, print_json};
 /// A layer to run.
 struct Job<'c> {
     source: HostLayer<'c>,
-    tokens: usize,
+    pass: Pass,
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
@@ -37,9 +37,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
     let device = cann.device(0)?;
     let announced = jobs
         .iter()
-        .map(|Job { source, tokens }| {
+        .map(|Job { source, pass }| {
             let (spec, limit) = (source.spec(), args.scratch_limit);
-            memory::announce(&device, spec, options, *tokens, limit).map_err(|f| f.in_layer(source.index()))
+            memory::announce(&device, spec, options, *pass, limit).map_err(|f| f.in_layer(source.index()))
         })
         .collect::<Result<Vec<_>, _>>()?;
 
@@ -81,20 +81,20 @@ fn jobs<'c>(args: &RunArgs, checkpoint: &'c Checkpoint, input: &Input) -> Result
                 return Err(Failure::input(format_args!("layer {layer} is asked for twice; legal is each layer once")));
             }
             let source = checkpoint.layer_weights(layer)?;
-            let tokens = input.check(layer, source.spec())?;
-            Ok(Job { source, tokens })
+            let pass = input.check(layer, source.spec())?;
+            Ok(Job { source, pass })
         })
         .collect()
 }
 
 fn one_layer(
     device: &Device,
-    Job { source, tokens }: &Job<'_>,
+    Job { source, pass }: &Job<'_>,
     input: &Input,
     options: LayerOptions,
     announced: Announced,
 ) -> Result<(LayerReport, Results), Failure> {
-    let (layer, spec) = (source.index(), source.spec());
+    let (layer, spec, tokens) = (source.index(), source.spec(), &pass.tokens);
     let (hidden, experts, top_k) = (spec.experts().hidden, spec.experts().num, spec.router().top_k);
     let x = input.activations(layer, hidden)?;
     // Of no tokens nothing can be compared.
@@ -110,9 +110,15 @@ fn one_layer(
     })?;
     bar.finish_and_clear();
     let on_device = Tensor::from_f32(device, options.dtype, &x.data, &x.shape)?;
+    let router_input = input.router_input(layer, &x.shape)?;
+    let seen_on_device =
+        router_input.map(|seen| Tensor::from_f32(device, options.dtype, &seen.data, &seen.shape)).transpose()?;
     let ids_on_device =
         input.token_ids(layer, spec, *tokens)?.map(|ids| Tensor::from_slice(device, &ids, &[ids.len()])).transpose()?;
     let mut on_stream = LayerInput::from(on_device.view());
+    if let Some(seen) = &seen_on_device {
+        on_stream = on_stream.with_router_input(seen.view());
+    }
     if let Some(ids) = &ids_on_device {
         on_stream = on_stream.with_token_ids(ids.view());
     }

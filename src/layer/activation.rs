@@ -5,7 +5,7 @@
 //! | SwiGLU | `SwiGlu` |
 //! | SwiGLU or gpt-oss with a clamp before it | `ClippedSwiglu` |
 //! | soft-capped | `Muls`, `Sigmoid`, `Adds`, `Mul` in fp32, `Cast`: `tanh(x)` is `2 * sigmoid(2x) - 1` |
-//! | every other | `Clamp`, `Silu`, `Relu`, `Sigmoid`, `Mul`, each rounding to the layer's type |
+//! | every other | `Clamp`, `Silu`, `Gelu`, `Relu`, `Sigmoid`, `Mul`, each rounding to the layer's type |
 
 use ascend_sys::OperatorId;
 
@@ -121,6 +121,7 @@ fn composed(
     if !activation.gated {
         return match activation.function {
             ActivationFn::Silu => op::silu(sequence, &first, out),
+            ActivationFn::GeluTanh => op::gelu(sequence, &first, out),
             _ => {
                 let mut positive = tensor()?;
                 op::relu(sequence, &first, &mut positive)?;
@@ -148,6 +149,7 @@ fn composed(
     let (mut active, mut step) = (tensor()?, tensor()?);
     match activation.function {
         ActivationFn::Silu | ActivationFn::Softcapped { .. } => op::silu(sequence, &gate, &mut active)?,
+        ActivationFn::GeluTanh => op::gelu(sequence, &gate, &mut active)?,
         ActivationFn::Relu2 => {
             op::relu(sequence, &gate, &mut step)?;
             op::mul(sequence, &step.as_view(), &step.as_view(), &mut active)?;

@@ -20,6 +20,9 @@ use crate::tensor::{Tensor, TensorView, TensorViewMut};
 pub struct LayerInput<'a> {
     /// Device, the layer's dtype, `[T, H]`, contiguous; T may be 0.
     pub x: TensorView<'a>,
+    /// Device, the layer's dtype, `[T, H]`, contiguous: what the router sees in place of x, as in layers whose experts get a
+    /// norm of it. `None` for x.
+    pub router_input: Option<TensorView<'a>>,
     /// Device, i32 or i64 `[T]`, each in `0..vocab`: where experts are chosen by token id, and only there. They are read by
     /// the device, which does not check them; the simulator reports one that is out of range.
     pub token_ids: Option<TensorView<'a>>,
@@ -30,11 +33,17 @@ pub struct LayerInput<'a> {
 
 impl<'a> From<TensorView<'a>> for LayerInput<'a> {
     fn from(x: TensorView<'a>) -> Self {
-        Self { x, token_ids: None, valid_tokens: None }
+        Self { x, router_input: None, token_ids: None, valid_tokens: None }
     }
 }
 
 impl<'a> LayerInput<'a> {
+    /// The same with an input of the router's own.
+    pub fn with_router_input(mut self, router_input: TensorView<'a>) -> Self {
+        self.router_input = Some(router_input);
+        self
+    }
+
     /// The same with token ids.
     pub fn with_token_ids(mut self, token_ids: TensorView<'a>) -> Self {
         self.token_ids = Some(token_ids);
@@ -55,7 +64,8 @@ impl<'a> LayerInput<'a> {
     /// Some of its tokens; real ones all.
     pub(super) fn rows(&self, rows: std::ops::Range<usize>) -> Result<Self> {
         let token_ids = self.token_ids.map(|ids| ids.rows(rows.clone())).transpose()?;
-        Ok(Self { x: self.x.rows(rows)?, token_ids, valid_tokens: None })
+        let router_input = self.router_input.map(|x| x.rows(rows.clone())).transpose()?;
+        Ok(Self { x: self.x.rows(rows)?, router_input, token_ids, valid_tokens: None })
     }
 
     /// Tokens, where everything fits a layer.
@@ -68,6 +78,15 @@ impl<'a> LayerInput<'a> {
             [tokens, width] if width == hidden as i64 => size(tokens),
             _ => return Err(Error::shape("x", format_args!("{:?}", x.shape()), format_args!("[tokens, {hidden}]"))),
         };
+        if let Some(seen) = &self.router_input {
+            if seen.dtype() != dtype {
+                return Err(Error::dtype("router input", seen.dtype(), dtype));
+            }
+            if seen.shape() != x.shape() {
+                let (found, legal) = (format_args!("{:?}", seen.shape()), format_args!("[{tokens}, {hidden}]"));
+                return Err(Error::shape("router input", found, legal));
+            }
+        }
         match (spec.router().choice, &self.token_ids) {
             (Choice::Table { .. }, None) => self.require_token_ids().map(drop)?,
             (Choice::Table { .. }, Some(ids)) => {
@@ -163,6 +182,8 @@ pub(super) fn bytes_of(view: &TensorView<'_>) -> usize {
 pub struct Pass {
     /// Tokens.
     pub tokens: usize,
+    /// Whether [`LayerInput::router_input`] is given: it takes memory of the caller's, and no scratch.
+    pub router_input: bool,
     /// Whether [`LayerInput::valid_tokens`] is given.
     pub padded: bool,
     /// Whether the shared expert, where there is one, runs on a second stream ([`MoeLayer::forward_overlapped`]).
@@ -175,11 +196,16 @@ pub struct Pass {
 
 impl From<usize> for Pass {
     fn from(tokens: usize) -> Self {
-        Self { tokens, padded: false, overlapped: false, routed: None, chunk: false }
+        Self { tokens, router_input: false, padded: false, overlapped: false, routed: None, chunk: false }
     }
 }
 
 impl Pass {
+    /// The same with an input of the router's own.
+    pub const fn with_router_input(self) -> Self {
+        Self { router_input: true, ..self }
+    }
+
     /// The same with a number of real tokens on the device.
     pub const fn padded(self) -> Self {
         Self { padded: true, ..self }
@@ -192,7 +218,8 @@ impl Pass {
 
     /// A pass of tokens that were routed elsewhere to `top_k` experts each, with weights of type `weights`.
     pub const fn routed(tokens: usize, top_k: usize, weights: FloatType) -> Self {
-        Self { tokens, padded: false, overlapped: false, routed: Some((top_k, weights)), chunk: false }
+        let routed = Some((top_k, weights));
+        Self { tokens, router_input: false, padded: false, overlapped: false, routed, chunk: false }
     }
 
     /// The same as one of several chunks.

@@ -19,7 +19,7 @@ use crate::tensor::{TensorView, TensorViewMut};
 pub struct MemoryPlan {
     /// Device: the weights.
     pub weights: u64,
-    /// Device: the input, 64-bit token ids where experts are chosen by them, the number of real tokens where it is given, the
+    /// Device: the input, that of the router where it has its own, 64-bit token ids where experts are chosen by them, the number of real tokens where it is given, the
     /// outputs of one pass of the greatest number of tokens, and what the shared expert gives on a stream of its own.
     pub in_out: u64,
     /// Device: temporary tensors and the largest operator workspace; one for all layers on a stream.
@@ -75,9 +75,11 @@ struct Planned {
 
 impl Planned {
     fn new(spec: &MoeSpec, options: LayerOptions, router: &RouterPlan, pass: Pass) -> Result<Self> {
-        let Pass { tokens, padded, overlapped, routed, .. } = pass;
+        let Pass { tokens, router_input, padded, overlapped, routed, .. } = pass;
         let (dtype, hidden) = (DType::from(options.dtype), spec.experts().hidden);
         let mut input = LayerInput::from(TensorView::planned(dtype, &[tokens, hidden])?);
+        let seen = || TensorView::planned(dtype, &[tokens, hidden]);
+        input.router_input = router_input.then(seen).transpose()?;
         if let (Choice::Table { .. }, None) = (spec.router().choice, routed) {
             input.token_ids = Some(TensorView::planned(DType::I64, &[tokens])?);
         }
@@ -94,7 +96,8 @@ impl Planned {
     /// Device bytes.
     fn bytes(&self) -> u64 {
         let Self { input, outputs, shared } = self;
-        let inputs = [Some(input.x), input.token_ids, input.valid_tokens, shared.as_ref().map(TensorViewMut::as_view)];
+        let shared = shared.as_ref().map(TensorViewMut::as_view);
+        let inputs = [Some(input.x), input.router_input, input.token_ids, input.valid_tokens, shared];
         let inputs = inputs.into_iter().flatten().map(|view| bytes_of(&view));
         inputs.chain(outputs.bytes()).map(|bytes| allocation(bytes as u64)).fold(0, u64::saturating_add)
     }
@@ -187,8 +190,9 @@ fn greatest_chunk(
 }
 
 impl MoeLayer {
-    /// How a pass of `tokens` is cut so that temporary tensors and workspaces take at most `scratch_limit` device bytes, and
-    /// what the layer then needs: known before it is loaded.
+    /// How a pass is cut so that temporary tensors and workspaces take at most `scratch_limit` device bytes, and
+    /// what the layer then needs: known before it is loaded. Of the pass, its number of tokens counts and whether the router
+    /// has an input of its own: what comes in chunks is neither padded nor overlapped nor routed elsewhere.
     ///
     /// # Errors
     /// [`Error::Shape`] where not even one token keeps to the limit, and those of [`memory_plan`](Self::memory_plan).
@@ -196,15 +200,17 @@ impl MoeLayer {
         device: &Device,
         spec: &MoeSpec,
         options: LayerOptions,
-        tokens: usize,
+        pass: impl Into<Pass>,
         scratch_limit: u64,
     ) -> Result<ChunkPlan> {
+        let Pass { tokens, router_input, .. } = pass.into();
+        let whole = Pass { router_input, ..tokens.into() };
         let router = RouterPlan::new(device, spec, options)?;
         let (chunk, scratch) = greatest_chunk(tokens, scratch_limit, |pass| {
             let [scratch, _] = footprints(device, spec, options, &router, pass)?;
             Ok(scratch)
         })?;
-        let memory = sum(spec, options, &router, tokens.into(), [scratch, Footprint::default()])?;
+        let memory = sum(spec, options, &router, whole, [scratch, Footprint::default()])?;
         Ok(ChunkPlan { tokens, chunk, memory })
     }
 

@@ -4,6 +4,7 @@
 //!
 //! | step | operators |
 //! |---|---|
+//! | norm of the router's input, where it has one | `RmsNorm`, `Muls` |
 //! | router logits | `Cast` where types differ, `Mm`, or `Addmm` where logits have a bias |
 //! | choice and weights | `MoeGatingTopK`, or a composition: see [`RouterPlan`] |
 //! | expand | `MoeInitRoutingV3`, unquantised, dropless |

@@ -1,4 +1,4 @@
-//! The router as operator calls: logits, scores, choice, weights. The same code runs and plans.
+//! The router as operator calls: a norm of its input, logits, scores, choice, weights. The same code runs and plans.
 //!
 //! Everything stays on the device. What each step rounds is [`RouterSpec`]'s; a step that says nothing is in fp32.
 
@@ -10,7 +10,9 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{self, AddmmFactors, CubeMath, ScatterReduce, SoftmaxOver};
 use crate::scratch::{PlannedCall, Sequence};
-use crate::spec::{Choice, GroupFill, GroupScore, GroupSpec, MoeSpec, Normalise, Part, RouterSpec, Score, Weigh};
+use crate::spec::{
+    Choice, GroupFill, GroupScore, GroupSpec, InputNorm, MoeSpec, Normalise, Part, RouterSpec, Score, Weigh,
+};
 use crate::tensor::{TensorView, TensorViewMut};
 
 /// Softplus is the identity above this, where the difference is below fp32's resolution (PyTorch's default).
@@ -53,7 +55,16 @@ pub(super) fn route(
     chosen: &mut TensorViewMut<'_>,
 ) -> Result<()> {
     let route = Route { sequence, router, plan, tokens: size(input.x.dim(0)), experts: experts(weights)? };
-    let logits = route.logits(weights, input.x)?;
+    let normed;
+    let x = input.router_input.unwrap_or(input.x);
+    let x = match router.input_norm {
+        None => x,
+        Some(norm) => {
+            normed = route.norm(weights, x, norm)?;
+            normed.as_view()
+        }
+    };
+    let logits = route.logits(weights, x)?;
     match plan.method {
         RouterMethod::Fused => {
             sequence.purpose("choice and weights");
@@ -155,6 +166,20 @@ impl<'a> Route<'a, '_> {
         let mut wide = self.tensor(dtype, &[rows, cols])?;
         op::cast(self.sequence, &x, &mut wide)?;
         Ok(Maybe::Made(wide))
+    }
+
+    /// The norm of the router's input, `[T, H]` in its type.
+    fn norm(&self, weights: &WeightViews<'_>, x: TensorView<'_>, norm: InputNorm) -> Result<TensorViewMut<'a>> {
+        self.sequence.purpose("norm of the input");
+        let (gamma, shape) = (weights.require(Part::RouterNorm)?, [self.tokens, size(x.dim(1))]);
+        let (mut normed, mut factors) = (self.tensor(x.dtype(), &shape)?, self.tensor(DType::F32, &[self.tokens, 1])?);
+        op::rms_norm(self.sequence, &x, &gamma, norm.eps, &mut normed, &mut factors)?;
+        if norm.scale == 1.0 {
+            return Ok(normed);
+        }
+        let mut scaled = self.tensor(x.dtype(), &shape)?;
+        op::muls(self.sequence, &normed.as_view(), norm.scale, &mut scaled)?;
+        Ok(scaled)
     }
 
     /// `x . W^T`, plus a bias where there is one, `[T, R]` in the type of the logits.

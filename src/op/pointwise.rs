@@ -50,7 +50,7 @@ maps! {
     silu Silu;
     /// `out = max(x, 0)` (`aclnnRelu`). * `x`: f32, f16, bf16, i32 or i64, any strides.
     relu Relu;
-    /// The Gaussian error linear unit (`aclnnGelu`). * `x`: f32, f16 or bf16, any strides.
+    /// The Gaussian error linear unit by its tanh approximation (`aclnnGelu`). * `x`: f32, f16 or bf16, any strides.
     gelu Gelu;
 }
 

@@ -99,6 +99,9 @@ pub(super) fn defaults(model_type: &str) -> Value {
         "deepseek_ocr2_text" | "unlimited_ocr_text" => {
             json!({"first_k_dense_replace": 1, "n_shared_experts": 2, "routed_scaling_factor": 1.0})
         }
+        "gemma4_text" => {
+            json!({"enable_moe_block": false, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6})
+        }
         _ => json!({}),
     }
 }

@@ -22,6 +22,9 @@ pub enum ActivationFn {
         /// The cap `u` on up.
         up: f64,
     },
+    /// Gated `gelu(gate) * up`; without a gate `gelu(up)`: the Gaussian error linear unit by its `tanh` approximation,
+    /// `gelu(g) = g / 2 * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3)))`.
+    GeluTanh,
 }
 
 /// Where a clamp stands.

@@ -10,6 +10,7 @@ const MODEL: Precision = Precision::Model;
 const DEEPSEEK_V3: Family = Family {
     names: &["deepseek_v3", "deepseek_v32", "kimi_k2"],
     router: RouterSpec::new(Score::Sigmoid, 0),
+    router_norm: None,
     bias: Bias::Always,
     groups: Some((GroupScore::Top2Sum, GroupFill::NegInf)),
     norm: Norm::Flag(1e-20),
@@ -431,11 +432,21 @@ pub(super) static FAMILIES: &[Family] = &[
         layers: Layers::Period(("expert_layer_period", 2), ("expert_layer_offset", 1)),
         ..MIXTRAL
     },
+    Family {
+        names: &["gemma4_text"],
+        router: RouterSpec { logits: MODEL, expert_scale: true, ..RouterSpec::new(Score::Softmax, 0) },
+        router_norm: Some("rms_norm_eps"),
+        num: &["num_experts"],
+        top_k: &["top_k_experts"],
+        inner: &["moe_intermediate_size"],
+        act: Act::GeluTanh("hidden_activation"),
+        layers: Layers::Enabled,
+        ..MIXTRAL
+    },
 ];
 
 /// Families that are known, and what about them is not on the axes.
 pub(super) const OFF_AXES: &[(&str, &str)] = &[
-    ("gemma4_text", "a router on normalised activations with a factor for each expert"),
     ("inkling_text", "shared experts weighted together with the routed ones"),
     ("sarvam_moe", "a router that was not read"),
     ("zaya", "a router of several layers with state"),
@@ -464,6 +475,7 @@ pub(super) const WRAPPERS: &[Wrapper] = &[
     wrapper("aria"),
     wrapper("deepseek_ocr2"),
     wrapper("dots3_note"),
+    wrapper("gemma4"),
     wrapper("glm4v_moe"),
     wrapper("glm5_next"),
     wrapper("inkling2"),

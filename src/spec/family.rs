@@ -7,8 +7,8 @@
 use super::config::{Fields, Only, shown};
 use super::layers::Layers;
 use super::{
-    Activation, ActivationFn, Choice, ClampAt, ExpertSpec, GroupFill, GroupScore, GroupSpec, MAX_EXPERTS, MAX_WIDTH,
-    MoeSpec, Normalise, Precision, RouterSpec, SharedSpec, SpecError, Weigh,
+    Activation, ActivationFn, Choice, ClampAt, ExpertSpec, GroupFill, GroupScore, GroupSpec, InputNorm, MAX_EXPERTS,
+    MAX_WIDTH, MoeSpec, Normalise, Precision, RouterSpec, SharedSpec, SpecError, Weigh,
 };
 
 /// The fields that say whether weights are normalised.
@@ -63,6 +63,8 @@ pub(super) enum Act {
     Relu2,
     /// SwiGLU with soft caps on gate and up, in two fields.
     Softcapped(&'static str, &'static str),
+    /// GELU by its `tanh` approximation, which a field must name.
+    GeluTanh(&'static str),
 }
 
 /// The shared expert.
@@ -86,6 +88,8 @@ pub(super) struct Family {
     pub(super) names: &'static [&'static str],
     /// Its router, but for the parts below.
     pub(super) router: RouterSpec,
+    /// Field of the eps of a norm of the router's input, whose result is multiplied by `H^-0.5`.
+    pub(super) router_norm: Option<&'static str>,
     pub(super) bias: Bias,
     /// How groups of experts are compared, where fields say how many there are.
     pub(super) groups: Option<(GroupScore, GroupFill)>,
@@ -227,10 +231,14 @@ impl Family {
             fields.only(&[(field, Only::Text(score))])?;
             fields.seen(field);
         }
-        let experts = self.experts(fields)?;
-        let router = self.router(fields)?;
-        let shared = self.shared(fields, &experts)?;
         let kinds = self.layers.read(fields, num_layers, self.hashed)?;
+        if kinds.is_empty() {
+            // A dense model of a family that also has mixtures need not say how large these are.
+            return Ok(Layout { moe: Vec::new(), rule: self.layers.rule() });
+        }
+        let experts = self.experts(fields)?;
+        let router = self.router(fields, experts.hidden)?;
+        let shared = self.shared(fields, &experts)?;
         let limits = match self.act {
             Act::PerLayer(routed, shared) => [fields.limits(routed)?, fields.limits(shared)?],
             _ => [Vec::new(), Vec::new()],
@@ -317,11 +325,18 @@ impl Family {
                 fields.only(&[("mlp_hidden_act", Only::Text("relu2"))])?;
                 Activation::new(ActivationFn::Relu2).ungated()
             }
+            Act::GeluTanh(field) => {
+                fields.only(&[(field, Only::Text("gelu_pytorch_tanh"))])?;
+                Activation::new(ActivationFn::GeluTanh)
+            }
         })
     }
 
-    fn router(&self, fields: &Fields<'_>) -> Result<RouterSpec, SpecError> {
+    fn router(&self, fields: &Fields<'_>, hidden: usize) -> Result<RouterSpec, SpecError> {
         let mut router = self.router;
+        if let Some(field) = self.router_norm {
+            router.input_norm = Some(InputNorm { eps: fields.not_negative(field)?, scale: (hidden as f64).powf(-0.5) });
+        }
         // Whether 0 or too many is left to the rule between top-k and experts.
         router.top_k = fields.size_of(self.top_k, 0..=MAX_EXPERTS)?;
         router.choice_bias = match self.bias {

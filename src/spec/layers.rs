@@ -24,6 +24,8 @@ pub(super) enum Layers {
     Blocks,
     /// Those that `moe_layers_enum` lists.
     Listed,
+    /// All where `enable_moe_block` says so, else none.
+    Enabled,
 }
 
 /// Fields that a list of the kinds of all layers is made from.
@@ -54,6 +56,7 @@ impl Layers {
             Self::Interleaved => "`moe_layers` and `interleave_moe_layer_step`",
             Self::Blocks => "`layers_block_type`",
             Self::Listed => "`moe_layers_enum`",
+            Self::Enabled => "`enable_moe_block`",
         }
     }
 
@@ -145,6 +148,13 @@ impl Layers {
         let all = 0..num_layers;
         Ok(match self {
             Self::All => all.collect(),
+            Self::Enabled => {
+                if fields.flag("enable_moe_block")? {
+                    all.collect()
+                } else {
+                    Vec::new()
+                }
+            }
             Self::From(first) => all.skip(first).collect(),
             Self::FirstDense(field) => {
                 let first = fields.size(field, 0..=MAX_LAYERS)?;

@@ -32,4 +32,4 @@ pub use model::{MAX_LAYERS, ModelSpec};
 pub use moe::{MAX_EXPERTS, MAX_LAYER_ELEMENTS, MAX_WIDTH, MoeSpec};
 pub use names::TensorNames;
 pub use part::Part;
-pub use router::{Choice, GroupFill, GroupScore, GroupSpec, Normalise, Precision, RouterSpec, Score, Weigh};
+pub use router::{Choice, GroupFill, GroupScore, GroupSpec, InputNorm, Normalise, Precision, RouterSpec, Score, Weigh};

@@ -42,7 +42,7 @@ pub(crate) const LAYERS: &[&str] = &[
 pub(crate) const BLOCKS: &[&str] = &["mlp.", "ffn.", "block_sparse_moe.", "feed_forward.", "moe.", "mixer.", ""];
 
 /// What belongs to the mixture where its block is the layer itself.
-pub(crate) const MEMBERS: &[&str] = &["experts.", "gate.", "shared_experts."];
+pub(crate) const MEMBERS: &[&str] = &["experts.", "gate.", "router.", "shared_experts."];
 
 /// The router weight inside a block.
 pub(crate) const ROUTER: &[&str] = &[
@@ -52,7 +52,11 @@ pub(crate) const ROUTER: &[&str] = &[
     "gate.wg.weight",
     "router.classifier.weight",
     "router.gate.weight",
+    "router.proj.weight",
 ];
+
+/// The weight of the norm of the router's input.
+pub(crate) const ROUTER_NORM: &[&str] = &["router.scale"];
 
 /// The bias on the logits.
 pub(crate) const LOGIT_BIAS: &[&str] = &["router.bias", "gate.bias"];
@@ -110,7 +114,7 @@ pub(crate) const STACKED: &[[&str; 3]] = &[
 pub(crate) const FLAT: &[[&str; 3]] = &[["experts.mlp.w1", "experts.mlp.v1", "experts.mlp.w2"]];
 
 /// Factors on the weights of the chosen experts.
-pub(crate) const EXPERT_SCALE: &[&str] = &["router_scale"];
+pub(crate) const EXPERT_SCALE: &[&str] = &["router_scale", "router.per_expert_scale"];
 
 /// The weight of the norm of the layer's output.
 pub(crate) const OUTPUT_NORM: &[&str] = &["post_mlp_layernorm.weight", "^post_mlp_layernorm.weight"];

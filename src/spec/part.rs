@@ -46,11 +46,13 @@ pub enum Part {
     LatentNorm,
     /// Weight that multiplies each expert's output ahead of its norm `[L]`.
     RowNorm,
+    /// Weight of the norm of the router's input `[H]`.
+    RouterNorm,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Router,
         Self::LogitBias,
         Self::ChoiceBias,
@@ -71,6 +73,7 @@ impl Part {
         Self::OutputNorm,
         Self::LatentNorm,
         Self::RowNorm,
+        Self::RouterNorm,
     ];
 
     /// Its name for people.
@@ -96,6 +99,7 @@ impl Part {
             Self::OutputNorm => "the weight of the output's norm",
             Self::LatentNorm => "the weight of the norm of the experts' input",
             Self::RowNorm => "the weight of the norm of the experts' outputs",
+            Self::RouterNorm => "the weight of the norm of the router's input",
         }
     }
 
@@ -111,7 +115,15 @@ impl Part {
 
     /// Whether a router without experts needs it.
     pub const fn of_router(self) -> bool {
-        matches!(self, Self::Router | Self::LogitBias | Self::ChoiceBias | Self::ExpertTable | Self::ExpertScale)
+        matches!(
+            self,
+            Self::Router
+                | Self::LogitBias
+                | Self::ChoiceBias
+                | Self::ExpertTable
+                | Self::ExpertScale
+                | Self::RouterNorm
+        )
     }
 }
 
@@ -130,6 +142,7 @@ impl MoeSpec {
             Part::OutputNorm => when(experts.output_norm.is_some(), &[hidden]),
             Part::LatentNorm => when(experts.latent_norm.is_some(), &[width]),
             Part::RowNorm => when(experts.row_norm.is_some(), &[width]),
+            Part::RouterNorm => when(router.input_norm.is_some(), &[hidden]),
             Part::ExpertTable => match router.choice {
                 super::Choice::Table { vocab } => Some(vec![vocab, router.top_k]),
                 _ => None,

@@ -1,4 +1,4 @@
-//! The axes of a router: logits, scores, choice, weights, in this order.
+//! The axes of a router: a norm of its input, logits, scores, choice, weights, in this order.
 //!
 //! Notation: `l = x . Wg^T` are the router's logits of a token, `R` experts it knows (routed ones and those without
 //! weights), of which `k` are chosen. Formulas are those of the modelling code of transformers 5.23.
@@ -117,6 +117,16 @@ pub enum Normalise {
     },
 }
 
+/// An RMS norm of what the router sees: `x / sqrt(mean(x^2) + eps) * w * scale` with a weight `w` `[H]`, rounded to the type the
+/// model runs in before the scale and behind it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InputNorm {
+    /// Added to the mean of the squares.
+    pub eps: f64,
+    /// Multiplies the result.
+    pub scale: f64,
+}
+
 /// In what a step is computed, relative to the type the model runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -141,6 +151,8 @@ impl Precision {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct RouterSpec {
+    /// A norm of its input, before all else; `None` for none.
+    pub input_norm: Option<InputNorm>,
     /// Type of both operands of the logits' product.
     pub logits: Precision,
     /// Whether a bias `[R]` is added to the logits.
@@ -177,6 +189,7 @@ impl RouterSpec {
     /// A plain top-k router in `float32`: no bias, no groups, no normalisation, scale 1. Set fields to differ.
     pub const fn new(score: Score, top_k: usize) -> Self {
         Self {
+            input_norm: None,
             logits: Precision::F32,
             logit_bias: false,
             logit_scale: 1.0,
@@ -235,7 +248,16 @@ impl RouterSpec {
                 }
             }
         }
-        let factors = [("logit_scale", self.logit_scale), ("scale", self.scale), ("output_scale", self.output_scale)];
+        let InputNorm { eps, scale } = self.input_norm.unwrap_or(InputNorm { eps: 0.0, scale: 1.0 });
+        if !(eps.is_finite() && eps >= 0.0) {
+            return Err(SpecError::Epsilon { value: eps });
+        }
+        let factors = [
+            ("input_norm.scale", scale),
+            ("logit_scale", self.logit_scale),
+            ("scale", self.scale),
+            ("output_scale", self.output_scale),
+        ];
         for (field, value) in factors {
             if !(value.is_finite() && value > 0.0) {
                 return Err(SpecError::NotPositive { field, value });

@@ -404,6 +404,58 @@ fn fields_in_an_object_of_their_own() {
     assert!(matches!(refused(&without(dbrx(), "ffn_config")), SpecError::Missing { field: "ffn_config", .. }));
 }
 
+fn gemma() -> Value {
+    json!({
+        "model_type": "gemma4_text", "dtype": "bfloat16", "num_hidden_layers": 30, "hidden_size": 2816,
+        "intermediate_size": 2112, "moe_intermediate_size": 704, "num_experts": 128, "top_k_experts": 8,
+        "enable_moe_block": true, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6
+    })
+}
+
+#[test]
+fn a_router_with_a_norm_of_its_own() {
+    let model = read(&gemma());
+    assert_eq!(model.moe_layers(), (0..30).collect::<Vec<_>>());
+    let router = RouterSpec {
+        input_norm: Some(InputNorm { eps: 1e-6, scale: 2816_f64.powf(-0.5) }),
+        logits: Precision::Model,
+        norm: Normalise::Sum { eps: 0.0 },
+        expert_scale: true,
+        ..RouterSpec::new(Score::Softmax, 8)
+    };
+    let activation = Activation::new(ActivationFn::GeluTanh);
+    let experts = ExpertSpec { activation, ..ExpertSpec::new(128, 2816, 704) };
+    let expected = MoeSpec::new(router, experts, None).unwrap();
+    assert_eq!(model.moe(29), Some(&expected));
+    assert_eq!(expected.shape(Part::RouterNorm), Some(vec![2816]));
+    assert_eq!(expected.part_type(Part::RouterNorm, FloatType::Bf16), FloatType::Bf16);
+    let wrapped = json!({"model_type": "gemma4", "dtype": "bfloat16", "text_config": gemma(), "vision_config": {}});
+    assert_eq!(read(&wrapped).moe(29), Some(&expected));
+    // What its class takes for fields that are not written.
+    assert_eq!(moe(&without(without(gemma(), "rms_norm_eps"), "hidden_activation")), expected);
+
+    // A dense model does not say how large a mixture would be.
+    let dense = without(without(without(gemma(), "num_experts"), "top_k_experts"), "moe_intermediate_size");
+    for dense in [with(dense.clone(), "enable_moe_block", json!(false)), without(dense, "enable_moe_block")] {
+        assert_eq!(refused(&dense), SpecError::NoMoeLayer { num_layers: 30, rule: "`enable_moe_block`" });
+    }
+    for field in ["num_experts", "top_k_experts", "moe_intermediate_size"] {
+        assert!(
+            matches!(refused(&with(gemma(), field, json!(null))), SpecError::Missing { field: f, .. } if f == field)
+        );
+    }
+    let erf = refused(&with(gemma(), "hidden_activation", json!("gelu")));
+    assert!(matches!(erf, SpecError::Unsupported { field: "hidden_activation", .. }), "{erf:?}");
+
+    let normed = |eps, scale| {
+        MoeSpec::new(RouterSpec { input_norm: Some(InputNorm { eps, scale }), ..router }, experts, None).unwrap_err()
+    };
+    assert_eq!(normed(-1.0, 1.0), SpecError::Epsilon { value: -1.0 });
+    for value in [0.0, -1.0, f64::INFINITY] {
+        assert_eq!(normed(0.0, value), SpecError::NotPositive { field: "input_norm.scale", value });
+    }
+}
+
 #[test]
 fn the_sparse_mixer_chooses_two() {
     let phi = with(mixtral(), "model_type", json!("phimoe"));

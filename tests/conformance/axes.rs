@@ -2,8 +2,8 @@
 
 use ascend_moe::layer::{LayerInput, LayerOptions, MoeLayer, RouterMethod, WeightSource as _};
 use ascend_moe::spec::{
-    Activation, ActivationFn, Choice, ClampAt, ExpertSpec, FloatType, GroupFill, GroupScore, GroupSpec, MoeSpec,
-    Normalise, Precision, RouterSpec, Score, SharedSpec, Weigh,
+    Activation, ActivationFn, Choice, ClampAt, ExpertSpec, FloatType, GroupFill, GroupScore, GroupSpec, InputNorm,
+    MoeSpec, Normalise, Precision, RouterSpec, Score, SharedSpec, Weigh,
 };
 use ascend_moe::{Release, Tensor};
 use libtest_mimic::Trial;
@@ -97,6 +97,9 @@ fn routers() -> Vec<RouterSpec> {
         }
         routers.push(with!(router(score); expert_scale: true, norm: Normalise::Sum { eps: 0.0 }));
         routers.push(with!(router(score); logit_scale: 0.18, logit_bias: true, choice_bias: true));
+        for scale in [1.0, 0.3] {
+            routers.push(with!(router(score); input_norm: Some(InputNorm { eps: 0.1, scale }), expert_scale: true));
+        }
         routers.push(with!(router(score); weigh: Weigh::SparseMixer { jitter: 0.2 }));
         for top_k in [1, EXPERTS] {
             routers.push(with!(router(score); top_k));
@@ -134,7 +137,13 @@ fn every_router(release: Release) {
         let router = ascend_moe::layer::Router::load(&rig.stream, &source, LayerOptions::new(FloatType::F32)).unwrap();
         let x = Tensor::from_slice(&rig.device, &input.x, &[TOKENS, HIDDEN]).unwrap();
         let token_ids = Tensor::from_slice(&rig.device, &input.ids, &[TOKENS]).unwrap();
-        let given = LayerInput::from(x.view()).with_token_ids(token_ids.view());
+        // A router that sees something else than the experts takes no notice of what these see.
+        let other = Tensor::zeros(&rig.device, x.dtype(), &[TOKENS, HIDDEN]).unwrap();
+        let given = match spec.input_norm {
+            None => LayerInput::from(x.view()),
+            Some(_) => LayerInput::from(other.view()).with_router_input(x.view()),
+        };
+        let given = given.with_token_ids(token_ids.view());
         let (ids, weights) = router.route(&rig.stream, given).unwrap();
         let ids: Vec<i32> = ids.to_vec(&rig.stream).unwrap();
         let weights = weights.to_f32(&rig.stream).unwrap();
@@ -159,6 +168,7 @@ fn experts() -> Vec<(ExpertSpec, Option<SharedSpec>)> {
     let gpt_oss = Activation::new(ActivationFn::GptOss { alpha: 1.702 });
     let relu2 = Activation::new(ActivationFn::Relu2);
     let softcapped = Activation::new(ActivationFn::Softcapped { gate: 0.7, up: 1.5 });
+    let gelu = Activation::new(ActivationFn::GeluTanh);
     let activations = [
         Activation::SWIGLU,
         Activation::SWIGLU.clamped(0.4, ClampAt::Before),
@@ -173,6 +183,9 @@ fn experts() -> Vec<(ExpertSpec, Option<SharedSpec>)> {
         softcapped,
         softcapped.clamped(0.4, ClampAt::Before),
         softcapped.clamped(0.2, ClampAt::After),
+        gelu,
+        gelu.ungated(),
+        gelu.clamped(0.4, ClampAt::Before),
     ];
     let mut all = Vec::new();
     for activation in activations {
@@ -241,6 +254,7 @@ fn plans_are_the_best_ways() {
     use RouterMethod::{Composed, Fused, FusedChoice, FusedSigmoid, FusedSoftmax};
     let sigmoid = with!(router(Score::Sigmoid); choice_bias: true, norm: Normalise::Sum { eps: 1e-20 });
     let softmax = with!(router(Score::Softmax); norm: Normalise::Sum { eps: 0.0 });
+    let input_norm = Some(InputNorm { eps: 1e-6, scale: 0.125 });
     let of = |spec: RouterSpec, dtype, release| {
         let rig = Rig::simulated(|config| config.release = release);
         let moe = MoeSpec::new(spec, ExpertSpec::new(EXPERTS, HIDDEN, 8), None).unwrap();
@@ -271,6 +285,7 @@ fn plans_are_the_best_ways() {
         (with!(sigmoid; scores: Precision::Model), FloatType::Bf16, Composed, Composed),
         (with!(sigmoid; weight_math: Precision::Model), FloatType::Bf16, FusedChoice, FusedChoice),
         (router(Score::SqrtSoftplus), FloatType::F32, Composed, Composed),
+        (with!(softmax; input_norm), FloatType::F32, FusedSoftmax, Fused),
         (router(Score::Logits), FloatType::F32, Composed, Composed),
         (with!(softmax; choice: Choice::EachGroup { n_group: 4 }), FloatType::F32, Composed, Composed),
         (with!(softmax; choice: Choice::Table { vocab: VOCAB }), FloatType::F32, Composed, Composed),

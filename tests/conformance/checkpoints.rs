@@ -48,6 +48,7 @@ pub(crate) fn activations(layer: &MoeLayer, values: &[f32]) -> Tensor {
 /// What was recorded, on the device: activations, and token ids where experts are chosen by them.
 pub(crate) struct Given {
     pub(crate) x: Tensor,
+    router_input: Option<Tensor>,
     ids: Option<Tensor>,
 }
 
@@ -55,11 +56,15 @@ impl Given {
     pub(crate) fn new(layer: &MoeLayer, recorded: &Recorded) -> Self {
         let ids = || Tensor::from_slice(layer.device(), &recorded.token_ids, &[recorded.tokens]).unwrap();
         let by_id = matches!(layer.spec().router().choice, Choice::Table { .. });
-        Self { x: activations(layer, &recorded.input), ids: by_id.then(ids) }
+        let router_input = recorded.router_input.as_deref().map(|seen| activations(layer, seen));
+        Self { x: activations(layer, &recorded.input), router_input, ids: by_id.then(ids) }
     }
 
     pub(crate) fn input(&self) -> LayerInput<'_> {
-        let input = LayerInput::from(self.x.view());
+        let mut input = LayerInput::from(self.x.view());
+        if let Some(seen) = &self.router_input {
+            input = input.with_router_input(seen.view());
+        }
         match &self.ids {
             Some(ids) => input.with_token_ids(ids.view()),
             None => input,

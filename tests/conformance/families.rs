@@ -35,8 +35,9 @@ fn family(rig: &Rig, dir: &Path) {
     let due = || recorded.output.iter().map(|&value| f64::from(value));
 
     let reference = Layer::of(&checkpoint.layer_weights(index).unwrap());
-    let plain: Vec<f32> =
-        reference.forward(&recorded.input, Some(&recorded.token_ids)).into_iter().map(|value| value as f32).collect();
+    let seen = recorded.router_input.as_ref().unwrap_or(&recorded.input);
+    let plain = reference.forward_seeing(&recorded.input, seen, Some(&recorded.token_ids));
+    let plain: Vec<f32> = plain.into_iter().map(|value| value as f32).collect();
     assert_near(&plain, due(), 3e-5, "the formulas in f64");
 
     let pass = |dtype: FloatType| {

@@ -70,6 +70,8 @@ pub(crate) struct Recorded {
     pub(crate) tokens: usize,
     pub(crate) hidden: usize,
     pub(crate) input: Vec<f32>,
+    /// What the router saw where that was something else, `[tokens, hidden]`.
+    pub(crate) router_input: Option<Vec<f32>>,
     pub(crate) output: Vec<f32>,
     /// `[tokens]`.
     pub(crate) token_ids: Vec<i64>,
@@ -81,15 +83,25 @@ impl Recorded {
         let [input, output] = ["input", "output"].map(|end| file.values(&format!("layers.{layer}.mlp.{end}")).unwrap());
         let [tokens, hidden] = input.shape[..] else { panic!("recorded input of shape {:?}", input.shape) };
         assert_eq!(output.shape, input.shape);
+        let router_input = file.values(&format!("layers.{layer}.mlp.router_input")).ok().map(|seen| {
+            assert_eq!(seen.shape, input.shape);
+            seen.data
+        });
         let (_, token_ids) = file.integers("input_ids").unwrap();
-        Self { tokens, hidden, input: input.data, output: output.data, token_ids }
+        Self { tokens, hidden, input: input.data, router_input, output: output.data, token_ids }
     }
 
     /// The first tokens, over and over where more are wanted.
     pub(crate) fn repeated(&self, tokens: usize) -> Self {
         let repeat = |values: &[f32]| values.iter().copied().cycle().take(tokens * self.hidden).collect();
-        let token_ids = self.token_ids.iter().copied().cycle().take(tokens).collect();
-        Self { tokens, hidden: self.hidden, input: repeat(&self.input), output: repeat(&self.output), token_ids }
+        Self {
+            tokens,
+            hidden: self.hidden,
+            input: repeat(&self.input),
+            router_input: self.router_input.as_deref().map(repeat),
+            output: repeat(&self.output),
+            token_ids: self.token_ids.iter().copied().cycle().take(tokens).collect(),
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Layers of every kind: each router that is mapped in a way of its own, and each thing that experts can have beside it.
 
-use ascend_moe::layer::{LayerInput, LayerOptions, MoeLayer};
+use ascend_moe::layer::{LayerInput, LayerOptions, MoeLayer, Pass};
 use ascend_moe::spec::{
-    Activation, ActivationFn, Choice, ClampAt, ExpertSpec, FloatType, GroupFill, GroupScore, GroupSpec, MoeSpec,
-    Normalise, Precision, RouterSpec, Score, SharedSpec, Weigh,
+    Activation, ActivationFn, Choice, ClampAt, ExpertSpec, FloatType, GroupFill, GroupScore, GroupSpec, InputNorm,
+    MoeSpec, Normalise, Precision, RouterSpec, Score, SharedSpec, Weigh,
 };
 use ascend_moe::{Device, Stream, Tensor};
 
@@ -117,6 +117,15 @@ pub(crate) fn kinds() -> Vec<Kind> {
             None,
         ),
         ("sigmoid_scores_as_they_are", RouterSpec::new(Score::Sigmoid, 4), experts, None),
+        (
+            "router_input_and_its_norm",
+            with(plain, |router| {
+                (router.norm, router.expert_scale) = (Normalise::Sum { eps: 0.0 }, true);
+                (router.logits, router.input_norm) = (Precision::Model, Some(InputNorm { eps: 1e-6, scale: 0.5 }));
+            }),
+            with(experts, |experts| experts.activation = Activation::new(ActivationFn::GeluTanh)),
+            Some(shared),
+        ),
     ];
     let kind = |((name, router, experts, shared), dtype)| Kind {
         name,
@@ -129,6 +138,16 @@ pub(crate) fn kinds() -> Vec<Kind> {
 impl Kind {
     pub(crate) fn by_id(&self) -> bool {
         matches!(self.spec.router().choice, Choice::Table { .. })
+    }
+
+    /// Whether passes give the router an input of its own: where it has a norm of its own.
+    fn has_router_input(&self) -> bool {
+        self.spec.router().input_norm.is_some()
+    }
+
+    /// A pass with what this kind is given.
+    pub(crate) fn pass(&self, pass: impl Into<Pass>) -> Pass {
+        if self.has_router_input() { pass.into().with_router_input() } else { pass.into() }
     }
 
     pub(crate) fn options(&self) -> LayerOptions {
@@ -148,10 +167,13 @@ impl Kind {
     pub(crate) fn given(&self, device: &Device, tokens: usize, seed: u64) -> Given {
         let hidden = self.spec.experts().hidden;
         let x = random(seed.wrapping_mul(77), tokens * hidden, 1.5);
+        let seen = random(seed.wrapping_mul(77) + 5, tokens * hidden, 1.5);
+        let seen = || Tensor::from_f32(device, self.dtype, &seen, &[tokens, hidden]).unwrap();
         let ids: Vec<i64> = (0..tokens).map(|token| ((token * 7 + seed as usize * 3) % VOCAB) as i64).collect();
         let valid = Self::valid(tokens, seed);
         Given {
             x: Tensor::from_f32(device, self.dtype, &x, &[tokens, hidden]).unwrap(),
+            router_input: self.has_router_input().then(seen),
             ids: self.by_id().then(|| Tensor::from_slice(device, &ids, &[tokens]).unwrap()),
             valid: Some(Tensor::from_slice(device, &[valid], &[1]).unwrap()),
         }
@@ -166,6 +188,7 @@ impl Kind {
 /// The tensors of a pass's input.
 pub(crate) struct Given {
     pub(crate) x: Tensor,
+    pub(crate) router_input: Option<Tensor>,
     pub(crate) ids: Option<Tensor>,
     pub(crate) valid: Option<Tensor>,
 }
@@ -179,6 +202,9 @@ impl Given {
 
     pub(crate) fn input(&self) -> LayerInput<'_> {
         let mut input = LayerInput::from(self.x.view());
+        if let Some(seen) = &self.router_input {
+            input = input.with_router_input(seen.view());
+        }
         if let Some(ids) = &self.ids {
             input = input.with_token_ids(ids.view());
         }
@@ -200,7 +226,12 @@ impl Given {
             _ => to.view_mut().copy_from_host(stream, &from.to_vec::<i64>(stream).unwrap()),
         };
         bytes(&other.x, &mut self.x).unwrap();
-        for (from, to) in [(&other.ids, &mut self.ids), (&other.valid, &mut self.valid)] {
+        let pairs = [
+            (&other.router_input, &mut self.router_input),
+            (&other.ids, &mut self.ids),
+            (&other.valid, &mut self.valid),
+        ];
+        for (from, to) in pairs {
             if let (Some(from), Some(to)) = (from, to) {
                 bytes(from, to).unwrap();
             }

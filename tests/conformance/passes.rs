@@ -66,7 +66,8 @@ fn forward(stream: &Stream, layer: &MoeLayer, given: &Given) -> Bits {
 /// Told before anything is allocated; reached by loading and one pass, whatever the pass, and not exceeded by further ones.
 fn plan_is_the_peak(rig: &Rig, kind: &Kind) {
     let overlapped = Pass::from(TOKENS).overlapped();
-    for pass in [Pass::from(0), TOKENS.into(), Pass::from(TOKENS).padded(), overlapped, overlapped.padded()] {
+    let passes = [Pass::from(0), TOKENS.into(), Pass::from(TOKENS).padded(), overlapped, overlapped.padded()];
+    for pass in passes.map(|pass| kind.pass(pass)) {
         let [stream, side] = [0, 1].map(|_| Stream::new(&rig.device).unwrap());
         let plan = MoeLayer::memory_plan(&rig.device, &kind.spec, kind.options(), pass).unwrap();
         assert_eq!(rig.device.bytes_in_use(), 0, "a plan holds nothing");
@@ -101,7 +102,7 @@ fn routed_plan_is_the_peak(rig: &Rig, kind: &Kind) {
         let plan = MoeLayer::memory_plan(&rig.device, &kind.spec, kind.options(), pass).unwrap();
         rig.device.reset_peak_bytes();
         let layer = kind.layer(&stream);
-        let given = Given { ids: None, ..kind.given(&rig.device, tokens, 3).unpadded() };
+        let given = Given { router_input: None, ids: None, ..kind.given(&rig.device, tokens, 3).unpadded() };
         let ids: Vec<i32> = (0..tokens * top_k).map(|slot| (slot * 5 % kind.spec.experts().num) as i32).collect();
         let ids = Tensor::from_slice(&rig.device, &ids, &[tokens, top_k]).unwrap();
         let weights = vec![0.5; tokens * top_k];
@@ -290,10 +291,11 @@ fn weights_are_replaced(rig: &Rig, kind: &Kind) {
 /// The greatest chunk that keeps to a limit gives the bits of the whole, within what was announced.
 fn chunks_within_a_limit(rig: &Rig, kind: &Kind) {
     const TOKENS: usize = 200;
-    let plan = |limit| MoeLayer::chunk_plan(&rig.device, &kind.spec, kind.options(), TOKENS, limit);
+    let pass = kind.pass(TOKENS);
+    let plan = |limit| MoeLayer::chunk_plan(&rig.device, &kind.spec, kind.options(), pass, limit);
     let whole = plan(u64::MAX).unwrap();
     assert_eq!((whole.chunk, whole.chunks()), (TOKENS, 1));
-    assert_eq!(whole.memory, MoeLayer::memory_plan(&rig.device, &kind.spec, kind.options(), TOKENS).unwrap());
+    assert_eq!(whole.memory, MoeLayer::memory_plan(&rig.device, &kind.spec, kind.options(), pass).unwrap());
     let full = whole.memory.scratch.allocation();
     let least: u64 = match plan(1000) {
         Err(Error::Shape { what: "scratch limit", legal, .. }) => {

@@ -54,10 +54,18 @@ impl Layer {
         self.parts.get(&part).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// What the logits are made of, `[H]`.
+    fn normed(&self, x: &[f64]) -> Vec<f64> {
+        let Some(norm) = self.spec.router().input_norm else { return x.to_vec() };
+        let mean = x.iter().map(|value| value * value).sum::<f64>() / x.len() as f64;
+        let factor = norm.scale / (mean + norm.eps).sqrt();
+        x.iter().zip(self.part(Part::RouterNorm)).map(|(value, weight)| value * weight * factor).collect()
+    }
+
     /// What weights are made of, `[R]`.
     pub(crate) fn scores(&self, x: &[f64]) -> Vec<f64> {
         let scale = self.spec.router().logit_scale;
-        let mut logits = plus(product(self.part(Part::Router), x), self.part(Part::LogitBias));
+        let mut logits = plus(product(self.part(Part::Router), &self.normed(x)), self.part(Part::LogitBias));
         logits.iter_mut().for_each(|logit| *logit *= scale);
         match self.spec.router().score {
             Score::Softmax => softmax(&logits),
@@ -206,12 +214,17 @@ impl Layer {
 
     /// What tokens `[T, H]` get.
     pub(crate) fn forward(&self, x: &[f32], token_ids: Option<&[i64]>) -> Vec<f64> {
-        let tokens = x.chunks(self.spec.experts().hidden).enumerate();
-        let of = |(token, x): (usize, &[f32])| {
-            let x: Vec<f64> = x.iter().map(|&value| value.into()).collect();
-            self.token(&x, &self.route(&x, token_ids.map(|ids| ids[token])))
+        self.forward_seeing(x, x, token_ids)
+    }
+
+    /// The same where the router sees other values than the experts, `[T, H]` too.
+    pub(crate) fn forward_seeing(&self, x: &[f32], seen: &[f32], token_ids: Option<&[i64]>) -> Vec<f64> {
+        let hidden = self.spec.experts().hidden;
+        let wide = |values: &[f32]| values.iter().map(|&value| value.into()).collect::<Vec<f64>>();
+        let of = |(token, (x, seen)): (usize, (&[f32], &[f32]))| {
+            self.token(&wide(x), &self.route(&wide(seen), token_ids.map(|ids| ids[token])))
         };
-        tokens.flat_map(of).collect()
+        x.chunks(hidden).zip(seen.chunks(hidden)).enumerate().flat_map(of).collect()
     }
 }
 
@@ -246,6 +259,10 @@ fn activate(activation: &Activation, both: &[f64]) -> Vec<f64> {
         ActivationFn::GptOss { alpha } => value * sigmoid(alpha * value),
         ActivationFn::Relu2 => value.max(0.0).powi(2),
         ActivationFn::Softcapped { gate, .. } => gate * (value / gate).tanh() * sigmoid(value),
+        ActivationFn::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (value + 0.044715 * value.powi(3));
+            0.5 * value * (1.0 + inner.tanh())
+        }
         other => panic!("{other:?} has no formula here"),
     };
     if !activation.gated {

@@ -128,6 +128,26 @@ fn inputs_that_do_not_fit() {
     let padded = by_score.forward_chunked(&rig.stream, other.input(), 4, &mut output);
     shape_error(padded, "valid tokens", "given", "none in a pass of chunks");
 
+    // What the router sees is of the activations' type and shape, whatever the router.
+    for wrong in [[5, 48], [6, 47]] {
+        let wrong = Tensor::zeros(&rig.device, DType::Bf16, &wrong).unwrap();
+        let found = format!("{:?}", wrong.shape());
+        shape_error(
+            forward(&by_score, plain_input().with_router_input(wrong.view())),
+            "router input",
+            &found,
+            "[6, 48]",
+        );
+        let routed = by_score.router().route(&rig.stream, plain_input().with_router_input(wrong.view()));
+        shape_error(routed, "router input", &found, "[6, 48]");
+    }
+    let refused = forward(&by_score, plain_input().with_router_input(single.view()));
+    assert!(matches!(refused, Err(Error::DType { what: "router input", .. })), "{refused:?}");
+    let beside = Rig::new();
+    let elsewhere = Tensor::zeros(&beside.device, DType::Bf16, &[6, 48]).unwrap();
+    let refused = forward(&by_score, plain_input().with_router_input(elsewhere.view()));
+    assert!(matches!(refused, Err(Error::WrongDevice { .. })), "{refused:?}");
+
     // Routed elsewhere.
     let weights = Tensor::zeros(&rig.device, DType::F32, &[6, 2]).unwrap();
     let experts = |shape: &[usize]| Tensor::zeros(&rig.device, DType::I32, shape).unwrap();

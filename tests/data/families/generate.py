@@ -4,7 +4,7 @@
 
 Needs torch, transformers (5.24 wrote what is here) and safetensors. Each folder has `config.json` as `save_pretrained` writes
 it, `model.safetensors` with the tensors of one layer under the names `save_pretrained` gives them, and
-`activations.safetensors` with that layer's input and output. Weights are random; what is not of the mixture is left out.
+`activations.safetensors` with that layer's input and output, and what its router sees where that is something else. Weights are random; what is not of the mixture is left out.
 """
 
 import importlib
@@ -45,6 +45,7 @@ FAMILIES = {
     "exaone_moe": dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, num_shared_experts=1, first_k_dense_replace=1),
     "flex_olmo": dict(num_experts=6, num_experts_per_tok=2, norm_topk_prob=True),
     "flint": dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=True),
+    "gemma4_text": dict(num_experts=8, top_k_experts=2, moe_intermediate_size=16, enable_moe_block=True, hidden_size_per_layer_input=0, layer_types=["full_attention"]*3),
     "glm4_moe": dict(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, first_k_dense_replace=1, routed_scaling_factor=1.5, norm_topk_prob=True),
     "glm4_moe_lite": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=2, routed_scaling_factor=1.8),
     "glm4v_moe_text": dict(head_dim=16, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2], partial_rotary_factor=0.5), n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, first_k_dense_replace=1),
@@ -114,11 +115,19 @@ def recorded(name, model):
     flat = lambda x: x.detach().reshape(-1, x.shape[-1]).contiguous().clone()
     for path, module in model.named_modules():
         block = BLOCK.search(path)
+        # The mixture of these stands between norms of the layer: its router and its experts are given different things.
+        if name.startswith("gemma4") and (part := re.search(r"layers\.(\d+)\.(router|experts)$", path)):
+
+            def keep_part(_, args, out, layer=int(part.group(1)), is_router=part.group(2) == "router"):
+                kept = {"router_input": flat(args[0])} if is_router else {"input": flat(args[0]), "output": flat(out)}
+                found.setdefault(layer, {}).update(kept)
+
+            module.register_forward_hook(keep_part)
         if block and hasattr(module, "experts"):
 
             def keep(_, args, kwargs, out, layer=int(block.group(1))):
                 x = args[0] if args else next(iter(kwargs.values()))
-                found[layer] = [flat(x), flat(out[0] if isinstance(out, tuple) else out)]
+                found[layer] = {"input": flat(x), "output": flat(out[0] if isinstance(out, tuple) else out)}
 
             module.register_forward_hook(keep, with_kwargs=True)
         shared = re.search(r"layers\.(\d+)\.shared_mlp$", path)
@@ -128,7 +137,7 @@ def recorded(name, model):
     with torch.no_grad():
         model(input_ids=ids, use_cache=False)
     for layer, out in beside.items():
-        found[layer][1] = found[layer][1] + out
+        found[layer]["output"] = found[layer]["output"] + out
     return ids[0].contiguous(), found
 
 
@@ -143,6 +152,9 @@ def write(name, settings):
                 values.normal_(0, values.shape[-1] ** -0.5)
             if "bias" in path and any(part in path for part in ("score", "expert", "gate", "router")):
                 values.normal_(0, 0.3)
+            # Ones otherwise, and what a norm gives would be the same to the norm behind it.
+            if path.endswith(("router.scale", "per_expert_scale", "pre_feedforward_layernorm_2.weight")):
+                values.uniform_(0.5, 1.5)
     ids, found = recorded(name, model)
     # The first mixture where experts are chosen by token id, else the last.
     layer = min(found) if name == "deepseek_v4" else max(found)
@@ -156,7 +168,7 @@ def write(name, settings):
     inside = re.compile(rf"(?:layers|blocks)\.{layer}\.")
     kept = {k: v.contiguous() for k, v in tensors.items() if inside.search(k) and not OTHERS.search(k)}
     save_file(kept, os.path.join(folder, "model.safetensors"))
-    activations = {f"layers.{layer}.mlp.input": found[layer][0], f"layers.{layer}.mlp.output": found[layer][1]}
+    activations = {f"layers.{layer}.mlp.{what}": values for what, values in found[layer].items()}
     save_file({**activations, "input_ids": ids}, os.path.join(folder, "activations.safetensors"))
     print(name, "layer", layer, sorted(kept)[:4], flush=True)
 

@@ -62,8 +62,8 @@ maps! {
     SIGMOID Sigmoid MAP, &FLOAT_MAP, "ops-nn, activation/sigmoid (docs)", DTYPES_DOUBTFUL;
     SILU Silu MAP, &FLOAT_MAP, "ops-nn, activation/swish (docs)", DTYPES_DOUBTFUL;
     RELU Relu MAP, &NUMBER_MAP, "ops-nn, activation/relu (docs)", DTYPES_DOUBTFUL;
-    GELU Gelu MAP, &FLOAT_MAP, "ops-nn, activation/gelu (docs)", "Whether the kernel computes the error function or its tanh \
-        approximation was not seen; here it is the tanh approximation.";
+    GELU Gelu MAP, &FLOAT_MAP, "ops-nn, activation/gelu (docs)", "The documents give the tanh approximation, which is computed here; the kernel \
+        itself was not seen.";
 }
 
 /// `aclnnSoftplus`: `out = ln(1 + exp(beta * self)) / beta`, or self where `beta * self > threshold`.
