@@ -158,8 +158,8 @@ impl Region<'_> {
     fn narrowed(mut self, axis: usize, range: Range<usize>) -> Result<Self> {
         self.require_nd("range")?;
         let (Some(&count), Some(&stride)) = (self.desc.shape.get(axis), self.desc.strides.get(axis)) else {
-            let (found, legal) = (format_args!("axis {axis}"), format_args!("below {}", self.desc.rank()));
-            return Err(Error::shape("range", found, legal));
+            let legal = format!("below {}", self.desc.rank());
+            return Err(Error::shape("range", format_args!("axis {axis}"), legal));
         };
         let legal = range.start <= range.end && i64::try_from(range.end).is_ok_and(|end| end <= count);
         if !legal {

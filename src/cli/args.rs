@@ -55,10 +55,10 @@ pub(crate) struct RunArgs {
     #[arg(long = "layer", value_name = "N")]
     pub(crate) layers: Vec<usize>,
 
-    /// Safetensors with `layers.N.mlp.input` [T,H] for each layer, or one `hidden_states` [T,H], and `input_ids` [T] for
-    /// layers that choose experts by token id; the router sees `layers.N.mlp.router_input` [T,H] where that is there,
-    /// else what the experts see; where it also holds `layers.N.mlp.output` [T,H], the result is compared with it: it is right where no difference is more than 3e-5
-    /// (f32), 4e-3 (f16) or 2e-2 (bf16) of the largest value
+    /// Safetensors with `layers.N.mlp.input` [T,H] for each layer, or one `hidden_states` [T,H], and `input_ids` [T]
+    /// for layers that choose experts by token id; the router sees `layers.N.mlp.router_input` [T,H] where that is
+    /// there, else what the experts see; where it also holds `layers.N.mlp.output` [T,H], the result is compared with
+    /// it: it is right where no difference is more than 3e-5 (f32), 4e-3 (f16) or 2e-2 (bf16) of the largest value
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
 

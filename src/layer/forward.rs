@@ -20,8 +20,8 @@ use crate::tensor::{Tensor, TensorView, TensorViewMut};
 pub struct LayerInput<'a> {
     /// Device, the layer's dtype, `[T, H]`, contiguous; T may be 0.
     pub x: TensorView<'a>,
-    /// Device, the layer's dtype, `[T, H]`, contiguous: what the router sees in place of x, as in layers whose experts get a
-    /// norm of it. `None` for x.
+    /// Device, the layer's dtype, `[T, H]`, contiguous: what the router sees in place of x, as in layers whose experts
+    /// get a norm of it. `None` for x.
     pub router_input: Option<TensorView<'a>>,
     /// Device, i32 or i64 `[T]`, each in `0..vocab`: where experts are chosen by token id, and only there. They are read by
     /// the device, which does not check them; the simulator reports one that is out of range.
@@ -83,8 +83,8 @@ impl<'a> LayerInput<'a> {
                 return Err(Error::dtype("router input", seen.dtype(), dtype));
             }
             if seen.shape() != x.shape() {
-                let (found, legal) = (format_args!("{:?}", seen.shape()), format_args!("[{tokens}, {hidden}]"));
-                return Err(Error::shape("router input", found, legal));
+                let found = format!("{:?}", seen.shape());
+                return Err(Error::shape("router input", found, format_args!("[{tokens}, {hidden}]")));
             }
         }
         match (spec.router().choice, &self.token_ids) {

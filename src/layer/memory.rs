@@ -19,8 +19,9 @@ use crate::tensor::{TensorView, TensorViewMut};
 pub struct MemoryPlan {
     /// Device: the weights.
     pub weights: u64,
-    /// Device: the input, that of the router where it has its own, 64-bit token ids where experts are chosen by them, the number of real tokens where it is given, the
-    /// outputs of one pass of the greatest number of tokens, and what the shared expert gives on a stream of its own.
+    /// Device: the input, that of the router where it has its own, 64-bit token ids where experts are chosen by them,
+    /// the number of real tokens where it is given, the outputs of one pass of the greatest number of tokens, and what
+    /// the shared expert gives on a stream of its own.
     pub in_out: u64,
     /// Device: temporary tensors and the largest operator workspace; one for all layers on a stream.
     pub scratch: Footprint,
@@ -190,8 +191,8 @@ fn greatest_chunk(
 }
 
 impl MoeLayer {
-    /// How a pass is cut so that temporary tensors and workspaces take at most `scratch_limit` device bytes, and
-    /// what the layer then needs: known before it is loaded. Of the pass, its number of tokens counts and whether the router
+    /// How a pass is cut so that temporary tensors and workspaces take at most `scratch_limit` device bytes, and what
+    /// the layer then needs: known before it is loaded. Of the pass, its number of tokens counts and whether the router
     /// has an input of its own: what comes in chunks is neither padded nor overlapped nor routed elsewhere.
     ///
     /// # Errors

@@ -117,8 +117,8 @@ pub enum Normalise {
     },
 }
 
-/// An RMS norm of what the router sees: `x / sqrt(mean(x^2) + eps) * w * scale` with a weight `w` `[H]`, rounded to the type the
-/// model runs in before the scale and behind it.
+/// An RMS norm of what the router sees: `x / sqrt(mean(x^2) + eps) * w * scale` with a weight `w` `[H]`, rounded to the
+/// type the model runs in before the scale and behind it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InputNorm {
     /// Added to the mean of the squares.

@@ -205,3 +205,22 @@ fn no_tokens_and_one() {
     let (report, _) = run(&path).arguments(&["--layer", "1"]).report(0);
     assert_eq!((&report["layers"][0]["tokens"], &report["layers"][0]["comparison"]["ok"]), (&1.into(), &true.into()));
 }
+
+/// What a router sees in place of the experts' input has its shape; a layer that had it gives something else without
+/// it.
+#[test]
+fn inputs_of_a_router() {
+    let seen = |shape: &[usize]| {
+        Tensor::new("layers.1.mlp.router_input", "F32", shape, bytes(&vec![0.5; shape.iter().product()]))
+    };
+    refused(|tensors| tensors.push(seen(&[1, 64])), &["layers.1.mlp.router_input", "[1, 64]"]);
+
+    let gemma = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families/gemma4_text");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    fs::copy(gemma.join("activations.safetensors"), &path).unwrap();
+    let tool = || Tool::simulate(&gemma).option("--layer", "2").option("--input", &path);
+    tool().ends(0);
+    rewrite(&path, |tensors| tensors.retain(|tensor| !tensor.name.ends_with("router_input")));
+    tool().ends(1);
+}

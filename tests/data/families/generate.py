@@ -4,7 +4,8 @@
 
 Needs torch, transformers (5.24 wrote what is here) and safetensors. Each folder has `config.json` as `save_pretrained` writes
 it, `model.safetensors` with the tensors of one layer under the names `save_pretrained` gives them, and
-`activations.safetensors` with that layer's input and output, and what its router sees where that is something else. Weights are random; what is not of the mixture is left out.
+`activations.safetensors` with that layer's input and output, and what its router sees where that is
+something else. Weights are random; what is not of the mixture is left out.
 """
 
 import importlib
