@@ -20,6 +20,7 @@ const DEEPSEEK_V3: Family = Family {
     num: &["n_routed_experts", "num_local_experts", "num_experts"],
     top_k: &["num_experts_per_tok", "num_experts_per_token", "experts_per_token"],
     inner: &["moe_intermediate_size"],
+    dense_inner: None,
     act: Act::Silu,
     expert_bias: false,
     on_input: false,
@@ -400,6 +401,17 @@ pub(super) static FAMILIES: &[Family] = &[
         ..QWEN
     },
     Family {
+        names: &["inkling_text"],
+        router: RouterSpec { weight_scale: true, weights: MODEL, ..RouterSpec::new(Score::Sigmoid, 0) },
+        groups: None,
+        norm: Norm::Always(0.0),
+        scale: Some("route_scale"),
+        dense_inner: Some("dense_intermediate_size"),
+        shared: Shared::Weighted(&["n_shared_experts"]),
+        layers: Layers::FirstDense("dense_mlp_idx"),
+        ..DEEPSEEK_V3
+    },
+    Family {
         names: &["jamba"],
         router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
         norm: Norm::Never,
@@ -412,7 +424,6 @@ pub(super) static FAMILIES: &[Family] = &[
 /// Families that are known, and what about them is not on the axes.
 pub(super) const OFF_AXES: &[(&str, &str)] = &[
     ("gemma4_text", "a router on normalised activations with a factor for each expert"),
-    ("inkling_text", "shared experts weighted together with the routed ones"),
     ("inkling2_text", "soft caps on gate and up projections"),
     ("muse_spark_text", "a projection and norm before the experts"),
     ("sarvam_moe", "a router that was not read"),

@@ -10,7 +10,7 @@ pub enum Part {
     Router,
     /// Bias on the logits `[R]`.
     LogitBias,
-    /// Bias on the scores for the choice `[R]`.
+    /// Bias on the scores for the choice `[R]`, without those that every token gets.
     ChoiceBias,
     /// Experts by token id `[vocab, k]`, 32-bit integers.
     ExpertTable,
@@ -42,11 +42,13 @@ pub enum Part {
     ExpertScale,
     /// Weight of the norm of the layer's output `[H]`.
     OutputNorm,
+    /// Factor on all weights of chosen experts `[1]`.
+    WeightScale,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Router,
         Self::LogitBias,
         Self::ChoiceBias,
@@ -65,6 +67,7 @@ impl Part {
         Self::ConstantV,
         Self::ExpertScale,
         Self::OutputNorm,
+        Self::WeightScale,
     ];
 
     /// Its name for people.
@@ -88,6 +91,7 @@ impl Part {
             Self::ConstantV => "the constant experts' constants",
             Self::ExpertScale => "the experts' factors on their weights",
             Self::OutputNorm => "the weight of the output's norm",
+            Self::WeightScale => "the factor on the experts' weights",
         }
     }
 
@@ -103,7 +107,15 @@ impl Part {
 
     /// Whether a router without experts needs it.
     pub const fn of_router(self) -> bool {
-        matches!(self, Self::Router | Self::LogitBias | Self::ChoiceBias | Self::ExpertTable | Self::ExpertScale)
+        matches!(
+            self,
+            Self::Router
+                | Self::LogitBias
+                | Self::ChoiceBias
+                | Self::ExpertTable
+                | Self::ExpertScale
+                | Self::WeightScale
+        )
     }
 }
 
@@ -117,8 +129,9 @@ impl MoeSpec {
         match part {
             Part::Router => Some(vec![experts.routed(), hidden]),
             Part::LogitBias => when(router.logit_bias, &[experts.routed()]),
-            Part::ChoiceBias => when(router.choice_bias, &[experts.routed()]),
+            Part::ChoiceBias => when(router.choice_bias, &[experts.routed().saturating_sub(router.always)]),
             Part::ExpertScale => when(router.expert_scale, &[experts.routed()]),
+            Part::WeightScale => when(router.weight_scale, &[1]),
             Part::OutputNorm => when(experts.output_norm.is_some(), &[hidden]),
             Part::ExpertTable => match router.choice {
                 super::Choice::Table { vocab } => Some(vec![vocab, router.top_k]),
@@ -145,7 +158,7 @@ impl MoeSpec {
     pub fn part_type(&self, part: Part, model: FloatType) -> FloatType {
         match part {
             Part::Router | Part::LogitBias => self.router().logits.resolve(model),
-            Part::ExpertScale => self.router().weight_math.resolve(model),
+            Part::ExpertScale | Part::WeightScale => self.router().weight_math.resolve(model),
             Part::ChoiceBias | Part::ConstantAlpha1 | Part::ConstantAlpha2 | Part::ConstantV => FloatType::F32,
             Part::W13Bias | Part::W2Bias if model == FloatType::Bf16 => FloatType::F32,
             _ => model,

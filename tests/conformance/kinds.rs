@@ -107,6 +107,12 @@ pub(crate) fn kinds() -> Vec<Kind> {
             experts,
             None,
         ),
+        (
+            "experts_that_every_token_gets",
+            with(sigmoid, |router| (router.always, router.weight_scale) = (2, true)),
+            experts,
+            Some(shared),
+        ),
         ("sigmoid_scores_as_they_are", RouterSpec::new(Score::Sigmoid, 4), experts, None),
     ];
     let kind = |((name, router, experts, shared), dtype)| Kind {

@@ -58,6 +58,7 @@ FAMILIES = {
     "hunyuan_v1_moe": dict(num_experts=8, moe_topk=2),
     "hy_v3": dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, num_shared_experts=1),
     "hy_v4": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, swiglu_limit=0.5),
+    "inkling_text": dict(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=2, route_scale=2.5, swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=8, d_rel=4, rel_extent=16, sliding_window_size=16),
     "jamba": dict(num_experts=8, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1, attn_layer_period=1, attn_layer_offset=0, use_mamba_kernels=False),
     "kimi_linear": dict(**mla, num_local_experts=8, num_experts_per_tok=2, moe_intermediate_size=16),
     "kolibri1": dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=True),
@@ -141,6 +142,8 @@ def write(name, settings):
                 values.normal_(0, values.shape[-1] ** -0.5)
             if "bias" in path and any(part in path for part in ("score", "expert", "gate", "router")):
                 values.normal_(0, 0.3)
+            if path.endswith("gate.global_scale"):
+                values.fill_(1.25)
     ids, found = recorded(name, model)
     # The first mixture where experts are chosen by token id, else the last.
     layer = min(found) if name == "deepseek_v4" else max(found)
