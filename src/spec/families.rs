@@ -441,10 +441,12 @@ pub(super) struct Wrapper {
     pub(super) text_type: Option<&'static str>,
     /// Whether fused weights are `[in, out]` here though those of the text model alone are not.
     pub(super) transposed: bool,
+    /// Whether gate and up stand in turn in fused weights here though not in those of the text model alone.
+    pub(super) interleaved: bool,
 }
 
 const fn wrapper(name: &'static str) -> Wrapper {
-    Wrapper { name, text_type: None, transposed: false }
+    Wrapper { name, text_type: None, transposed: false, interleaved: false }
 }
 
 /// Model types that wrap a text model as `text_config`.
@@ -455,6 +457,7 @@ pub(super) const WRAPPERS: &[Wrapper] = &[
     wrapper("dots3_note"),
     wrapper("glm4v_moe"),
     wrapper("glm5_next"),
+    Wrapper { interleaved: true, ..wrapper("inkling_mm_model") },
     wrapper("llama4"),
     Wrapper { text_type: Some("minimax_m3_vl_text"), ..wrapper("minimax_m3_vl") },
     wrapper("mistral_large4"),

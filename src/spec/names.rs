@@ -28,6 +28,7 @@ impl TensorNames {
 pub(crate) const LAYERS: &[&str] = &[
     "model.layers",
     "model.language_model.layers",
+    "model.llm.layers",
     "language_model.model.layers",
     "model.text_model.layers",
     "thinker.model.layers",

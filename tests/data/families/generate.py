@@ -58,6 +58,7 @@ FAMILIES = {
     "hunyuan_v1_moe": dict(num_experts=8, moe_topk=2),
     "hy_v3": dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, num_shared_experts=1),
     "hy_v4": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, swiglu_limit=0.5),
+    "inkling_mm_model": dict(text_config=dict(**COMMON, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=2, route_scale=2.5, swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=8, d_rel=4, rel_extent=16, sliding_window_size=16)),
     "inkling_text": dict(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=2, route_scale=2.5, swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=8, d_rel=4, rel_extent=16, sliding_window_size=16),
     "jamba": dict(num_experts=8, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1, attn_layer_period=1, attn_layer_offset=0, use_mamba_kernels=False),
     "kimi_linear": dict(**mla, num_local_experts=8, num_experts_per_tok=2, moe_intermediate_size=16),
@@ -98,7 +99,12 @@ def built(name, settings):
     settings = dict(settings)
     model_type = settings.pop("model", name)
     common = {k: v for k, v in COMMON.items() if model_type != "dbrx" or not re.search("hidden|head|position|eps|intermediate", k)}
-    config = CONFIG_MAPPING[model_type](**{**common, **settings})
+    config = CONFIG_MAPPING[model_type](**(settings if "text_config" in settings else {**common, **settings}))
+    if name == "inkling_mm_model":
+        inkling = importlib.import_module("transformers.models.inkling.modeling_inkling")
+        # Not of the mixture, and large whatever its configuration.
+        inkling.InklingVisionModel = inkling.InklingAudioModel = type("Tower", (inkling.InklingPreTrainedModel,), {})
+        return inkling.InklingForConditionalGeneration(config)
     if name in CLASSES:
         module, model = CLASSES[name]
         return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), model)(config)
