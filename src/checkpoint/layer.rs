@@ -250,6 +250,7 @@ impl<'a> Finder<'a> {
             (Part::LatentOut, names::LATENT[1]),
             (Part::SharedGate, names::SHARED_GATE),
             (Part::ExpertScale, names::EXPERT_SCALE),
+            (Part::WeightScale, names::WEIGHT_SCALE),
             (Part::OutputNorm, names::OUTPUT_NORM),
             (Part::LatentNorm, names::EXPERT_NORMS[0]),
             (Part::RowNorm, names::EXPERT_NORMS[1]),
@@ -296,36 +297,56 @@ impl<'a> Finder<'a> {
         Ok((name, tensor))
     }
 
-    /// The routed experts, from whichever storage is there.
+    /// The routed experts, from whichever storage is there, and behind them those that every token gets.
     fn experts(&mut self) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+        let always = self.spec.router().always;
+        let mut experts = self.chosen(self.spec.experts().num.saturating_sub(always))?;
+        if always > 0 {
+            experts.extend(self.always(always)?);
+        }
+        Ok(experts)
+    }
+
+    /// So many experts that tokens choose among.
+    fn chosen(&mut self, count: usize) -> Result<Vec<Mlp<'a>>, CheckpointError> {
         let experts = *self.spec.experts();
         let fused = names::FUSED.iter().find(|[gate_up, _]| self.is_there(gate_up));
-        if let Some([gate_up, down]) = fused.filter(|_| experts.activation.gated) {
-            return self.fused(gate_up, down);
+        if let Some(fused) = fused.filter(|_| experts.activation.gated) {
+            return self.fused(fused, count);
         }
         if let Some(stacked) = names::STACKED.iter().find(|[_, up, _]| self.is_there(up)) {
-            return self.stacked(stacked);
+            return self.stacked(stacked, count);
         }
         if let Some(flat) = names::FLAT.iter().find(|[_, up, _]| self.is_there(up)) {
-            return self.flat(flat);
+            return self.flat(flat, count);
         }
         let one = |finder: &mut Self, expert: usize| {
             let prefix = format!("{}experts.{expert}.", finder.block);
             finder.mlp(&prefix, experts.width(), experts.intermediate, &experts.activation)
         };
-        (0..experts.num).map(|expert| one(self, expert)).collect()
+        (0..count).map(|expert| one(self, expert)).collect()
     }
 
-    /// Gate and up of all experts in one tensor, down in another.
-    fn fused(&mut self, gate_up: &str, down: &str) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+    /// So many experts that every token gets.
+    fn always(&mut self, count: usize) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+        let fused = names::ALWAYS_FUSED.iter().find(|[gate_up, _]| self.is_there(gate_up));
+        if let Some(fused) = fused.filter(|_| self.spec.experts().activation.gated) {
+            return self.fused(fused, count);
+        }
+        let there = names::ALWAYS_STACKED.iter().find(|[_, up, _]| self.is_there(up));
+        self.stacked(there.or(names::ALWAYS_STACKED.first()).unwrap_or(&[""; 3]), count)
+    }
+
+    /// Gate and up of `count` experts in one tensor, down in another.
+    fn fused(&mut self, [gate_up, down]: &[&str; 2], count: usize) -> Result<Vec<Mlp<'a>>, CheckpointError> {
         let experts = *self.spec.experts();
         let (inner, width) = (experts.intermediate, experts.width());
-        let both = self.stack(gate_up, 2 * inner, width)?;
-        let down = self.stack(down, width, inner)?;
+        let both = self.stack(gate_up, count, 2 * inner, width)?;
+        let down = self.stack(down, count, width, inner)?;
         let [gate_up_bias, down_bias] = names::FUSED_BIASES.first().copied().unwrap_or_default();
         let biases = if experts.bias {
-            let both = self.matrix(format!("{}{gate_up_bias}", self.block), &[experts.num, 2 * inner])?;
-            Some((both, self.matrix(format!("{}{down_bias}", self.block), &[experts.num, width])?))
+            let both = self.matrix(format!("{}{gate_up_bias}", self.block), &[count, 2 * inner])?;
+            Some((both, self.matrix(format!("{}{down_bias}", self.block), &[count, width])?))
         } else {
             None
         };
@@ -345,7 +366,7 @@ impl<'a> Finder<'a> {
             col_stride: step,
             ..matrix
         };
-        Ok((0..experts.num)
+        Ok((0..count)
             .map(|expert| Mlp {
                 gate: Some(rows(both(expert), 0)),
                 up: rows(both(expert), second),
@@ -357,12 +378,12 @@ impl<'a> Finder<'a> {
             .collect())
     }
 
-    /// Each projection of all experts in a tensor.
-    fn stacked(&mut self, [gate, up, down]: &[&str; 3]) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+    /// Each projection of `count` experts in a tensor.
+    fn stacked(&mut self, [gate, up, down]: &[&str; 3], count: usize) -> Result<Vec<Mlp<'a>>, CheckpointError> {
         let experts = *self.spec.experts();
         let (inner, width) = (experts.intermediate, experts.width());
-        let gates = if experts.activation.gated { Some(self.stack(gate, inner, width)?) } else { None };
-        let (ups, downs) = (self.stack(up, inner, width)?, self.stack(down, width, inner)?);
+        let gates = if experts.activation.gated { Some(self.stack(gate, count, inner, width)?) } else { None };
+        let (ups, downs) = (self.stack(up, count, inner, width)?, self.stack(down, count, width, inner)?);
         let one = |expert| Mlp {
             gate: gates.as_ref().map(|gates| gates(expert)),
             up: ups(expert),
@@ -371,14 +392,14 @@ impl<'a> Finder<'a> {
             up_bias: None,
             down_bias: None,
         };
-        Ok((0..experts.num).map(one).collect())
+        Ok((0..count).map(one).collect())
     }
 
-    /// Each projection of all experts in a matrix `[E * I, L]`, down turned.
-    fn flat(&mut self, names: &[&str; 3]) -> Result<Vec<Mlp<'a>>, CheckpointError> {
+    /// Each projection of `count` experts in a matrix `[E * I, L]`, down turned.
+    fn flat(&mut self, names: &[&str; 3], count: usize) -> Result<Vec<Mlp<'a>>, CheckpointError> {
         let experts = *self.spec.experts();
         let (inner, width) = (experts.intermediate, experts.width());
-        let mut all = |name: &str| self.matrix(format!("{}{name}", self.block), &[experts.num * inner, width]);
+        let mut all = |name: &str| self.matrix(format!("{}{name}", self.block), &[count * inner, width]);
         let [gates, ups, downs] = [all(names[0])?, all(names[1])?, all(names[2])?];
         let of = |all: Matrix<'a>, expert: usize| Matrix { rows: inner, first: expert * inner * width, ..all };
         let one = |expert| Mlp {
@@ -389,21 +410,23 @@ impl<'a> Finder<'a> {
             up_bias: None,
             down_bias: None,
         };
-        Ok((0..experts.num).map(one).collect())
+        Ok((0..count).map(one).collect())
     }
 
-    /// Matrices `[rows, cols]` of all experts in one tensor, stored so or as `[cols, rows]`. Experts without weights may have
+    /// Matrices `[rows, cols]` of `count` experts in one tensor, stored so or as `[cols, rows]`. Experts without weights may have
     /// rows there, which nothing uses.
     fn stack(
         &mut self,
         name: &str,
+        count: usize,
         rows: usize,
         cols: usize,
     ) -> Result<impl Fn(usize) -> Matrix<'a> + use<'a>, CheckpointError> {
         let experts = self.spec.experts();
         let name = format!("{}{name}", self.block);
         let (tensor, dtype) = self.float(&name)?;
-        let count = if tensor.shape.first() == Some(&experts.routed()) { experts.routed() } else { experts.num };
+        let with_idle = count + experts.routed().saturating_sub(experts.num);
+        let count = if tensor.shape.first() == Some(&with_idle) { with_idle } else { count };
         let (plain, turned) = ([count, rows, cols], [count, cols, rows]);
         let is_turned = tensor.shape == turned && (tensor.shape != plain || self.names.transposed());
         if !is_turned {

@@ -95,7 +95,7 @@ fn one_layer(
     announced: Announced,
 ) -> Result<(LayerReport, Results), Failure> {
     let (layer, spec, tokens) = (source.index(), source.spec(), &pass.tokens);
-    let (hidden, experts, top_k) = (spec.experts().hidden, spec.experts().num, spec.router().top_k);
+    let (hidden, experts, top_k) = (spec.experts().hidden, spec.experts().num, spec.router().choices());
     let x = input.activations(layer, hidden)?;
     // Of no tokens nothing can be compared.
     let reference = if *tokens > 0 { input.reference(layer, &x.shape)? } else { None };

@@ -113,7 +113,8 @@ impl<'a> LayerInput<'a> {
 pub struct LayerOutput {
     /// Device, the layer's dtype, `[T, H]`.
     pub output: Tensor,
-    /// Device, i32 `[T, k]`: the chosen experts, the best first.
+    /// Device, i32 `[T, k]`, with `k` of [`RouterSpec::choices`](crate::spec::RouterSpec::choices): the chosen experts, the best
+    /// first, then those that every token gets.
     pub expert_ids: Tensor,
     /// Device, the type the router works in, `[T, k]`: their weights in the same order.
     pub expert_weights: Tensor,
@@ -300,7 +301,7 @@ impl MoeLayer {
     /// Runs the experts for tokens that the caller routed.
     ///
     /// * `x`: device, the layer's dtype, `[T, H]`, contiguous.
-    /// * `ids`: device, i32 `[T, k]`, each in `0..R`. They are read by the device, which does not check them; the
+    /// * `ids`: device, i32 `[T, k]`, each in `0..R`, those that every token gets among them. They are read by the device, which does not check them; the
     ///   simulator reports one that is out of range.
     /// * `weights`: device, `[T, k]`; the layer's dtype, or fp32.
     ///
@@ -375,11 +376,11 @@ impl MoeLayer {
     }
 
     fn allocate(&self, tokens: usize, new: impl Fn(DType, &[usize]) -> Result<Tensor>) -> Result<LayerOutput> {
-        let (experts, top_k) = (self.spec().experts(), self.spec().router().top_k);
+        let (experts, choices) = (self.spec().experts(), self.spec().router().choices());
         Ok(LayerOutput {
             output: new(self.dtype().into(), &[tokens, experts.hidden])?,
-            expert_ids: new(DType::I32, &[tokens, top_k])?,
-            expert_weights: new(self.router.plan.gate_dtype(), &[tokens, top_k])?,
+            expert_ids: new(DType::I32, &[tokens, choices])?,
+            expert_weights: new(self.router.plan.gate_dtype(), &[tokens, choices])?,
             expert_counts: new(DType::I64, &[experts.num])?,
             shared: None,
         })
@@ -462,16 +463,17 @@ impl Router {
     ///
     /// Takes a [`TensorView`] of the activations, or a [`LayerInput`] with more.
     ///
-    /// Gives expert ids, i32 `[T, k]`, and their weights `[T, k]` in the type the router works in, the best expert first.
+    /// Gives expert ids, i32 `[T, k]`, and their weights `[T, k]` in the type the router works in, the best expert first, those
+    /// that every token gets last.
     ///
     /// # Errors
     /// Those of [`MoeLayer::forward`].
     pub fn route<'a>(&self, stream: &Stream, input: impl Into<LayerInput<'a>>) -> Result<(Tensor, Tensor)> {
         let input = input.into();
         let tokens = input.check(&self.spec, self.options.dtype.into())?;
-        let top_k = self.spec.router().top_k;
+        let choices = self.spec.router().choices();
         // SAFETY: the router writes every element, or fails and nobody gets the tensors.
-        let new = |dtype| unsafe { Tensor::uninit(&self.device, dtype, &[tokens, top_k]) };
+        let new = |dtype| unsafe { Tensor::uninit(&self.device, dtype, &[tokens, choices]) };
         let (mut ids, mut chosen) = (new(DType::I32)?, new(self.plan.gate_dtype())?);
         if tokens > 0 {
             let (ids, chosen) = (&mut ids.view_mut(), &mut chosen.view_mut());

@@ -86,7 +86,7 @@ impl Planned {
         }
         input.valid_tokens = padded.then(|| TensorView::planned(DType::I32, &[1])).transpose()?;
         let (top_k, gate) =
-            routed.map_or((spec.router().top_k, router.gate_dtype()), |(top_k, dtype)| (top_k, dtype.into()));
+            routed.map_or((spec.router().choices(), router.gate_dtype()), |(top_k, dtype)| (top_k, dtype.into()));
         Ok(Self {
             input,
             outputs: Outputs::planned(spec, dtype, gate, tokens, top_k)?,

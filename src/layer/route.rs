@@ -30,10 +30,10 @@ pub(super) fn planned_calls(
 ) -> Result<Vec<PlannedCall>> {
     let sequence = device.plan();
     let weights = WeightShapes::new(spec, options, Part::of_router)?.planned()?;
-    let top_k = spec.router().top_k;
+    let choices = spec.router().choices();
     let x = TensorView::planned(options.dtype.into(), &[PLANNED_TOKENS, spec.experts().hidden])?;
-    let mut ids = TensorViewMut::planned(DType::I32, &[PLANNED_TOKENS, top_k])?;
-    let mut chosen = TensorViewMut::planned(plan.gate_dtype(), &[PLANNED_TOKENS, top_k])?;
+    let mut ids = TensorViewMut::planned(DType::I32, &[PLANNED_TOKENS, choices])?;
+    let mut chosen = TensorViewMut::planned(plan.gate_dtype(), &[PLANNED_TOKENS, choices])?;
     let mut input = LayerInput::from(x);
     if let Choice::Table { .. } = spec.router().choice {
         input.token_ids = Some(TensorView::planned(DType::I32, &[PLANNED_TOKENS])?);
@@ -44,7 +44,8 @@ pub(super) fn planned_calls(
 
 /// Logits, choice and weights of at least one token.
 ///
-/// * `ids`: out, i32 `[T, k]`; `chosen`: out, [`RouterPlan::gate`] `[T, k]`, in the same order.
+/// * `ids`: out, i32 `[T, k]`; `chosen`: out, [`RouterPlan::gate`] `[T, k]`, in the same order; `k` are all
+///   [choices](RouterSpec::choices).
 pub(super) fn route(
     sequence: &Sequence<'_>,
     router: &RouterSpec,
@@ -113,7 +114,7 @@ pub(super) fn route(
     }
     if let Some(rounded) = plan.round_weights {
         sequence.purpose("rounding of the weights");
-        let mut narrow = sequence.tensor(rounded.into(), &[route.tokens, router.top_k])?;
+        let mut narrow = sequence.tensor(rounded.into(), &[route.tokens, router.choices()])?;
         op::cast(sequence, &chosen.as_view(), &mut narrow)?;
         op::cast(sequence, &narrow.as_view(), chosen)?;
     }
@@ -233,7 +234,7 @@ impl<'a> Route<'a, '_> {
         Ok(scores)
     }
 
-    /// Chosen experts `[T, k]`, from fp32 scores `[T, R]`.
+    /// Chosen experts, and behind them those that every token gets, `[T, k + always]`, from fp32 scores `[T, R]`.
     fn choose(
         &self,
         weights: &WeightViews<'_>,
@@ -242,16 +243,18 @@ impl<'a> Route<'a, '_> {
         ids: &mut TensorViewMut<'_>,
     ) -> Result<()> {
         let (sequence, tokens, top_k) = (self.sequence, self.tokens, self.router.top_k);
+        let candidates = self.experts.saturating_sub(self.router.always);
         sequence.purpose("choice");
         if let Choice::Table { .. } = self.router.choice {
             let (table, tokens) = (weights.require(Part::ExpertTable)?, input.require_token_ids()?);
             return op::embedding(sequence, &table, &tokens, ids);
         }
+        let scores = scores.narrow(1, 0..candidates)?;
         let mut biased;
         let scores = match weights.get(Part::ChoiceBias) {
             None => scores,
             Some(bias) => {
-                biased = self.tensor(DType::F32, &[tokens, self.experts])?;
+                biased = self.tensor(DType::F32, &[tokens, candidates])?;
                 op::add(sequence, &scores, &bias, 1.0, &mut biased)?;
                 biased.as_view()
             }
@@ -276,7 +279,13 @@ impl<'a> Route<'a, '_> {
             }
             _ => self.top_k(scores, top_k, 1, best.reborrow())?,
         }
-        op::cast(sequence, &best.as_view(), ids)
+        op::cast(sequence, &best.as_view(), &mut ids.reborrow().narrow(1, 0..top_k)?)?;
+        if candidates == self.experts {
+            return Ok(());
+        }
+        let mut last = self.tensor(DType::I32, &[self.router.always])?;
+        op::arange(sequence, candidates as f64, self.experts as f64, 1.0, &mut last)?;
+        op::copy(sequence, &last.as_view(), &mut ids.reborrow().narrow(1, top_k..self.router.choices())?)
     }
 
     /// Indices of the `k` greatest along a dimension.
@@ -334,7 +343,7 @@ impl<'a> Route<'a, '_> {
 
     /// Scores of the chosen experts, in the type that weights are computed in.
     fn gather(&self, scores: TensorView<'_>, ids: TensorView<'_>) -> Result<TensorViewMut<'a>> {
-        let shape = [self.tokens, self.router.top_k];
+        let shape = [self.tokens, self.router.choices()];
         let mut picked = self.tensor(scores.dtype(), &shape)?;
         op::gather(self.sequence, &scores, 1, &ids, &mut picked)?;
         let dtype = DType::from(self.router.weight_math.resolve(self.plan.input));
@@ -399,9 +408,9 @@ impl<'a> Route<'a, '_> {
         chosen: &mut TensorViewMut<'_>,
     ) -> Result<()> {
         self.sequence.purpose("weights");
-        let factors = weights.get(Part::ExpertScale);
+        let (factors, factor) = (weights.get(Part::ExpertScale), weights.get(Part::WeightScale));
         let picked = self.gather(scores, ids)?;
-        let (sequence, dtype, shape) = (self.sequence, picked.dtype(), [self.tokens, self.router.top_k]);
+        let (sequence, dtype, shape) = (self.sequence, picked.dtype(), [self.tokens, self.router.choices()]);
         let step = |x: TensorViewMut<'a>, run: &dyn Fn(&TensorView<'_>, &mut TensorViewMut<'_>) -> Result<()>| {
             let mut out = self.tensor(dtype, &shape)?;
             run(&x.as_view(), &mut out)?;
@@ -433,9 +442,12 @@ impl<'a> Route<'a, '_> {
         if self.router.scale != 1.0 {
             weights = step(weights, &|x, out| op::muls(sequence, x, self.router.scale, out))?;
         }
+        if let Some(factor) = factor {
+            weights = step(weights, &|x, out| op::mul(sequence, x, &factor, out))?;
+        }
         if let Some(factors) = factors {
             let factors = factors.reshape(&[self.experts, 1])?;
-            let mut own = self.tensor(dtype, &[self.tokens, self.router.top_k, 1])?;
+            let mut own = self.tensor(dtype, &[self.tokens, self.router.choices(), 1])?;
             op::embedding(sequence, &factors, &ids, &mut own)?;
             let own = own.reshape(&shape)?;
             weights = step(weights, &|x, out| op::mul(sequence, x, &own.as_view(), out))?;

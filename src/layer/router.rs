@@ -192,6 +192,12 @@ impl GatingTopK {
 
 /// Why a way would not compute exactly what the router says.
 fn inexact(router: &RouterSpec, model: FloatType, method: RouterMethod) -> Option<&'static str> {
+    if router.always > 0 && method != RouterMethod::Composed {
+        return Some("the operator gives a token no experts besides the best");
+    }
+    if router.weight_scale && !matches!(method, RouterMethod::FusedChoice | RouterMethod::Composed) {
+        return Some("the operator has no learned factor on the weights");
+    }
     match method {
         RouterMethod::Fused | RouterMethod::FusedChoice => gating_inexact(router, model, method),
         RouterMethod::FusedSoftmax => softmax_inexact(router, model),

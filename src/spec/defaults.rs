@@ -95,6 +95,7 @@ pub(super) fn defaults(model_type: &str) -> Value {
         "laguna" => json!({"moe_routed_scaling_factor": 1.0, "shared_expert_intermediate_size": 512}),
         "granitemoeshared" | "granitemoe_swa" => json!({"shared_intermediate_size": 0}),
         "granitemoehybrid" => json!({"shared_intermediate_size": 1024}),
+        "inkling_text" => json!({"dense_mlp_idx": 0, "n_shared_experts": 2, "route_scale": 8.0}),
         "aria_text" => json!({"moe_num_shared_experts": 2}),
         "deepseek_ocr2_text" | "unlimited_ocr_text" => {
             json!({"first_k_dense_replace": 1, "n_shared_experts": 2, "routed_scaling_factor": 1.0})

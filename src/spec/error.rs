@@ -82,6 +82,14 @@ pub enum SpecError {
         "weights of the sparse mixer beside a choice by bias, groups or a table; legal is a plain choice of the best"
     )]
     MixedChoice,
+    /// Experts that every token gets, beside what leaves no place for them.
+    #[error(
+        "experts that every token gets (`always`) beside {what}; legal is a plain choice of the best, all experts with weights"
+    )]
+    AlwaysBeside {
+        /// What they stand beside.
+        what: &'static str,
+    },
     /// Experts taken in each group that do not come out even, or more than a group holds.
     #[error("top-k is {top_k} over {n_group} groups of {per_group} experts, the same number from each; legal is a \
              multiple of {n_group} up to {most}", most = n_group * per_group)]

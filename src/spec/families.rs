@@ -21,6 +21,7 @@ const DEEPSEEK_V3: Family = Family {
     num: &["n_routed_experts", "num_local_experts", "num_experts"],
     top_k: &["num_experts_per_tok", "num_experts_per_token", "experts_per_token"],
     inner: &["moe_intermediate_size"],
+    dense_inner: None,
     act: Act::Silu,
     expert_bias: false,
     on_input: false,
@@ -425,6 +426,17 @@ pub(super) static FAMILIES: &[Family] = &[
         ..DEEPSEEK_V3
     },
     Family {
+        names: &["inkling_text"],
+        router: RouterSpec { weight_scale: true, weights: MODEL, ..RouterSpec::new(Score::Sigmoid, 0) },
+        groups: None,
+        norm: Norm::Always(0.0),
+        scale: Some("route_scale"),
+        dense_inner: Some("dense_intermediate_size"),
+        shared: Shared::Weighted(&["n_shared_experts"]),
+        layers: Layers::FirstDense("dense_mlp_idx"),
+        ..DEEPSEEK_V3
+    },
+    Family {
         names: &["jamba"],
         router: RouterSpec { logits: MODEL, ..RouterSpec::new(Score::Softmax, 0) },
         norm: Norm::Never,
@@ -446,11 +458,8 @@ pub(super) static FAMILIES: &[Family] = &[
 ];
 
 /// Families that are known, and what about them is not on the axes.
-pub(super) const OFF_AXES: &[(&str, &str)] = &[
-    ("inkling_text", "shared experts weighted together with the routed ones"),
-    ("sarvam_moe", "a router that was not read"),
-    ("zaya", "a router of several layers with state"),
-];
+pub(super) const OFF_AXES: &[(&str, &str)] =
+    &[("sarvam_moe", "a router that was not read"), ("zaya", "a router of several layers with state")];
 
 /// Model types that keep the fields of the mixture in an object of their own, and its field: its fields count as those
 /// of the file.
@@ -463,10 +472,12 @@ pub(super) struct Wrapper {
     pub(super) text_type: Option<&'static str>,
     /// Whether fused weights are `[in, out]` here though those of the text model alone are not.
     pub(super) transposed: bool,
+    /// Whether gate and up stand in turn in fused weights here though not in those of the text model alone.
+    pub(super) interleaved: bool,
 }
 
 const fn wrapper(name: &'static str) -> Wrapper {
-    Wrapper { name, text_type: None, transposed: false }
+    Wrapper { name, text_type: None, transposed: false, interleaved: false }
 }
 
 /// Model types that wrap a text model as `text_config`.
@@ -479,6 +490,7 @@ pub(super) const WRAPPERS: &[Wrapper] = &[
     wrapper("glm4v_moe"),
     wrapper("glm5_next"),
     wrapper("inkling2"),
+    Wrapper { interleaved: true, ..wrapper("inkling_mm_model") },
     wrapper("llama4"),
     wrapper("muse_spark"),
     Wrapper { text_type: Some("minimax_m3_vl_text"), ..wrapper("minimax_m3_vl") },

@@ -80,6 +80,8 @@ pub(super) enum Shared {
     Width(&'static [&'static str]),
     /// One, as wide as a routed one.
     Always,
+    /// So many as a field says, as wide as routed ones and weighted together with them.
+    Weighted(&'static [&'static str]),
 }
 
 /// A model family: one row.
@@ -106,6 +108,8 @@ pub(super) struct Family {
     pub(super) num: &'static [&'static str],
     pub(super) top_k: &'static [&'static str],
     pub(super) inner: &'static [&'static str],
+    /// Field of the dense layers' width; where it is written, `intermediate_size` is an expert's.
+    pub(super) dense_inner: Option<&'static str>,
     pub(super) act: Act,
     /// Whether the experts' projections have biases.
     pub(super) expert_bias: bool,
@@ -178,6 +182,7 @@ const WATCHED: &[(&str, Only)] = &[
     ("moe_gate", Only::Text("topk")),
     ("moe_every_n_layer", Only::Number(1.0)),
     ("norm_expert_weight", Only::Flag(true)),
+    ("shared_expert_sink", Only::Flag(true)),
     ("shared_moe_mode", Only::Text("sigmoid")),
     ("router_dtype", Only::OneOf(&["fp32", "float32"])),
     ("norm_topk_prob", Only::Flag(true)),
@@ -189,7 +194,7 @@ const WATCHED: &[(&str, Only)] = &[
 const ABOUT: &[&str] = &["moe", "expert", "router", "routed", "routing", "topk", "swiglu"];
 
 /// Parts of names of fields that a forward pass does not depend on, though they are: what training adds, what serving
-/// distributes, the indexer of sparse attention, layers that predict further tokens.
+/// distributes, the indexer of sparse attention, layers that predict further tokens, the eps of a norm that no class has.
 const NO_ACCOUNT: &[&str] = &[
     "loss",
     "aux",
@@ -209,6 +214,7 @@ const NO_ACCOUNT: &[&str] = &[
     "init_std",
     "num_shared_expert",
     "use_mixed_mlp_moe",
+    "rms_norm_eps_moe_gate",
 ];
 
 /// What the fields of one model give: its specs by layer.
@@ -277,10 +283,17 @@ impl Family {
     }
 
     fn experts(&self, fields: &Fields<'_>) -> Result<ExpertSpec, SpecError> {
+        let inner = match self.dense_inner.and_then(|field| fields.get(field)) {
+            None => self.inner,
+            Some(_) => {
+                self.inner.iter().for_each(|field| fields.seen(field));
+                &["intermediate_size"]
+            }
+        };
         let mut experts = ExpertSpec::new(
-            fields.size_of(self.num, 1..=MAX_EXPERTS)?,
+            fields.size_of(self.num, 1..=MAX_EXPERTS)? + self.always(fields)?,
             fields.size_of(&["hidden_size", "d_model"], 1..=MAX_WIDTH)?,
-            fields.size_of(self.inner, 1..=MAX_WIDTH)?,
+            fields.size_of(inner, 1..=MAX_WIDTH)?,
         );
         experts.activation = self.activation(fields)?;
         experts.bias = self.expert_bias;
@@ -301,6 +314,14 @@ impl Family {
             experts.row_norm = Some(fields.not_negative(rows)?);
         }
         Ok(experts)
+    }
+
+    /// Experts that every token gets, weighted together with the others.
+    fn always(&self, fields: &Fields<'_>) -> Result<usize, SpecError> {
+        match self.shared {
+            Shared::Weighted(names) => fields.size_of(names, 1..=MAX_EXPERTS),
+            _ => Ok(0),
+        }
     }
 
     fn activation(&self, fields: &Fields<'_>) -> Result<Activation, SpecError> {
@@ -339,6 +360,7 @@ impl Family {
         }
         // Whether 0 or too many is left to the rule between top-k and experts.
         router.top_k = fields.size_of(self.top_k, 0..=MAX_EXPERTS)?;
+        router.always = self.always(fields)?;
         router.choice_bias = match self.bias {
             Bias::Never => false,
             Bias::Always => true,
@@ -437,7 +459,7 @@ impl Family {
     fn shared(&self, fields: &Fields<'_>, experts: &ExpertSpec) -> Result<Option<SharedSpec>, SpecError> {
         let inner = experts.intermediate;
         let width = match self.shared {
-            Shared::None => 0,
+            Shared::None | Shared::Weighted(_) => 0,
             Shared::Always => inner,
             Shared::Width(names) => {
                 // Where a count is written beside the width, it is of one.

@@ -68,7 +68,7 @@ impl ModelSpec {
             moe: layout.moe.into_iter().map(|(_, spec)| spec).collect(),
             names: TensorNames {
                 transposed: family.transposed || wrapper.is_some_and(|wrapper| wrapper.transposed),
-                interleaved: family.interleaved,
+                interleaved: family.interleaved || wrapper.is_some_and(|wrapper| wrapper.interleaved),
             },
         })
     }

@@ -46,6 +46,9 @@ impl MoeSpec {
             in_range("shared.intermediate", shared.intermediate, MAX_WIDTH)?;
             shared.activation.validate()?;
         }
+        if router.always > 0 && experts.routed() > experts.num {
+            return Err(SpecError::AlwaysBeside { what: "experts without weights" });
+        }
         router.validate(experts.routed())?;
         let spec = Self { router, experts, shared };
         let elements = spec.all_elements();

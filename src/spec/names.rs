@@ -28,6 +28,7 @@ impl TensorNames {
 pub(crate) const LAYERS: &[&str] = &[
     "model.layers",
     "model.language_model.layers",
+    "model.llm.layers",
     "language_model.model.layers",
     "model.text_model.layers",
     "thinker.model.layers",
@@ -110,11 +111,20 @@ pub(crate) const STACKED: &[[&str; 3]] = &[
     ["experts.gate_proj", "experts.up_proj", "experts.down_proj"],
 ];
 
+/// The same of those that every token gets, where these are apart from the others.
+pub(crate) const ALWAYS_FUSED: &[[&str; 2]] =
+    &[["shared_experts.shared_w13_weight", "shared_experts.shared_w2_weight"]];
+pub(crate) const ALWAYS_STACKED: &[[&str; 3]] =
+    &[["shared_experts.gate_proj", "shared_experts.up_proj", "shared_experts.down_proj"]];
+
 /// Gate, up and down of all experts, each two-dimensional with the experts one behind the other; down is `[in, out]`.
 pub(crate) const FLAT: &[[&str; 3]] = &[["experts.mlp.w1", "experts.mlp.v1", "experts.mlp.w2"]];
 
 /// Factors on the weights of the chosen experts.
 pub(crate) const EXPERT_SCALE: &[&str] = &["router_scale", "router.per_expert_scale"];
+
+/// The factor on all of them.
+pub(crate) const WEIGHT_SCALE: &[&str] = &["gate.global_scale"];
 
 /// The weight of the norm of the layer's output.
 pub(crate) const OUTPUT_NORM: &[&str] = &["post_mlp_layernorm.weight", "^post_mlp_layernorm.weight"];

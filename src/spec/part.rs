@@ -10,7 +10,7 @@ pub enum Part {
     Router,
     /// Bias on the logits `[R]`.
     LogitBias,
-    /// Bias on the scores for the choice `[R]`.
+    /// Bias on the scores for the choice `[R]`, without those that every token gets.
     ChoiceBias,
     /// Experts by token id `[vocab, k]`, 32-bit integers.
     ExpertTable,
@@ -48,11 +48,13 @@ pub enum Part {
     RowNorm,
     /// Weight of the norm of the router's input `[H]`.
     RouterNorm,
+    /// Factor on all weights of chosen experts `[1]`.
+    WeightScale,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Router,
         Self::LogitBias,
         Self::ChoiceBias,
@@ -74,6 +76,7 @@ impl Part {
         Self::LatentNorm,
         Self::RowNorm,
         Self::RouterNorm,
+        Self::WeightScale,
     ];
 
     /// Its name for people.
@@ -100,6 +103,7 @@ impl Part {
             Self::LatentNorm => "the weight of the norm of the experts' input",
             Self::RowNorm => "the weight of the norm of the experts' outputs",
             Self::RouterNorm => "the weight of the norm of the router's input",
+            Self::WeightScale => "the factor on the experts' weights",
         }
     }
 
@@ -123,6 +127,7 @@ impl Part {
                 | Self::ExpertTable
                 | Self::ExpertScale
                 | Self::RouterNorm
+                | Self::WeightScale
         )
     }
 }
@@ -137,8 +142,9 @@ impl MoeSpec {
         match part {
             Part::Router => Some(vec![experts.routed(), hidden]),
             Part::LogitBias => when(router.logit_bias, &[experts.routed()]),
-            Part::ChoiceBias => when(router.choice_bias, &[experts.routed()]),
+            Part::ChoiceBias => when(router.choice_bias, &[experts.routed().saturating_sub(router.always)]),
             Part::ExpertScale => when(router.expert_scale, &[experts.routed()]),
+            Part::WeightScale => when(router.weight_scale, &[1]),
             Part::OutputNorm => when(experts.output_norm.is_some(), &[hidden]),
             Part::LatentNorm => when(experts.latent_norm.is_some(), &[width]),
             Part::RowNorm => when(experts.row_norm.is_some(), &[width]),
@@ -168,7 +174,7 @@ impl MoeSpec {
     pub fn part_type(&self, part: Part, model: FloatType) -> FloatType {
         match part {
             Part::Router | Part::LogitBias => self.router().logits.resolve(model),
-            Part::ExpertScale => self.router().weight_math.resolve(model),
+            Part::ExpertScale | Part::WeightScale => self.router().weight_math.resolve(model),
             Part::ChoiceBias | Part::ConstantAlpha1 | Part::ConstantAlpha2 | Part::ConstantV => FloatType::F32,
             Part::W13Bias | Part::W2Bias if model == FloatType::Bf16 => FloatType::F32,
             _ => model,

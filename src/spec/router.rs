@@ -163,12 +163,15 @@ pub struct RouterSpec {
     pub score: Score,
     /// Type the score function is computed in, each step rounded to it.
     pub scores: Precision,
-    /// Whether a bias `[R]` is added to the scores for the choice. It never enters a weight.
+    /// Whether a bias `[R - always]` is added to the scores for the choice. It never enters a weight.
     pub choice_bias: bool,
     /// Among which experts the best are taken.
     pub choice: Choice,
     /// Experts per token, `k`.
     pub top_k: usize,
+    /// Experts that every token gets besides: the last so many of those with weights. They have logits and scores and no part
+    /// in the choice, nor in its bias; they are weighed with the chosen ones, behind which they stand.
+    pub always: usize,
     /// From what weights are made.
     pub weigh: Weigh,
     /// Normalisation of the weights.
@@ -177,6 +180,8 @@ pub struct RouterSpec {
     pub scale: f64,
     /// Whether weights are multiplied by a learned factor of their expert `[R]`, after the scale.
     pub expert_scale: bool,
+    /// Whether weights are multiplied by a learned factor of the layer `[1]`, after the scale.
+    pub weight_scale: bool,
     /// Type that sum, division and scale of the weights are each rounded to.
     pub weight_math: Precision,
     /// Type the weights are rounded to before they multiply an expert's input or output.
@@ -198,14 +203,21 @@ impl RouterSpec {
             choice_bias: false,
             choice: Choice::TopK,
             top_k,
+            always: 0,
             weigh: Weigh::Score,
             norm: Normalise::None,
             scale: 1.0,
             expert_scale: false,
+            weight_scale: false,
             weight_math: Precision::F32,
             weights: Precision::F32,
             output_scale: 1.0,
         }
+    }
+
+    /// Experts of a token with those that every token gets: the width of its ids and weights.
+    pub const fn choices(&self) -> usize {
+        self.top_k.saturating_add(self.always)
     }
 
     /// The limit to the best groups, where there is one.
@@ -217,7 +229,20 @@ impl RouterSpec {
     }
 
     pub(super) fn validate(&self, experts: usize) -> Result<(), SpecError> {
-        let top_k = self.top_k;
+        if self.always > 0 {
+            let max = experts.saturating_sub(1);
+            if self.always > max {
+                let value = self.always.to_string();
+                return Err(SpecError::OutOfRange { field: "always", value, min: 0, max });
+            }
+            if self.choice != Choice::TopK {
+                return Err(SpecError::AlwaysBeside { what: "a choice by groups or a table" });
+            }
+            if let Weigh::SparseMixer { .. } = self.weigh {
+                return Err(SpecError::AlwaysBeside { what: "weights of the sparse mixer" });
+            }
+        }
+        let (top_k, experts) = (self.top_k, experts.saturating_sub(self.always));
         if top_k == 0 || top_k > experts {
             return Err(SpecError::TopK { top_k, experts });
         }

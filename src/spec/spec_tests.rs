@@ -91,6 +91,27 @@ fn routers_built_from_code_that_are_impossible() {
         refused(&|router, experts| (router.top_k, experts.zero, experts.copy) = (16, 2, 1)),
         SpecError::TopK { top_k: 16, experts: 15 }
     );
+    // Those that every token gets do not, and one is left to choose.
+    assert_eq!(refused(&|router, _| router.always = 9), SpecError::TopK { top_k: 4, experts: 3 });
+    for always in [12, usize::MAX] {
+        let value = always.to_string();
+        let due = SpecError::OutOfRange { field: "always", value, min: 0, max: 11 };
+        assert_eq!(refused(&|router, _| router.always = always), due);
+    }
+    let beside = |change: &dyn Fn(&mut RouterSpec, &mut ExpertSpec)| {
+        let error = refused(&|router, experts| {
+            router.always = 2;
+            change(router, experts);
+        });
+        assert!(matches!(error, SpecError::AlwaysBeside { .. }), "{error}");
+    };
+    beside(&|_, experts| experts.zero = 1);
+    beside(&|_, experts| experts.copy = 1);
+    beside(&|_, experts| experts.constant = 1);
+    beside(&|router, _| router.choice = Choice::Table { vocab: 9 });
+    beside(&|router, _| router.choice = Choice::EachGroup { n_group: 2 });
+    beside(&|router, _| router.choice = Choice::Groups(GroupSpec::new(2, 1, GroupScore::Max)));
+    beside(&|router, _| router.weigh = Weigh::SparseMixer { jitter: 0.1 });
     assert_eq!(refused(&|_, experts| (experts.copy, experts.latent) = (1, Some(8))), SpecError::LatentCopies);
     let clamp = |limit| Activation::SWIGLU.clamped(limit, ClampAt::Before);
     for limit in [0.0, -1.0, f64::NAN, f64::INFINITY] {

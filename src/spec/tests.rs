@@ -558,6 +558,27 @@ fn floors_that_are_none() {
 }
 
 #[test]
+fn shared_experts_weighted_with_the_others() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/families/inkling_text/config.json");
+    let inkling: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let first = |config: &Value| *read(config).moe(0).unwrap();
+    let spec = first(&inkling);
+    let (router, experts) = (spec.router(), spec.experts());
+    assert_eq!((experts.num, router.top_k, router.always, router.choices()), (10, 2, 2, 4));
+    assert_eq!((router.scale, router.weight_scale, spec.shared()), (2.5, true, None));
+    let shapes = [Part::Router, Part::ChoiceBias, Part::WeightScale].map(|part| spec.shape(part).unwrap());
+    assert_eq!(shapes, [vec![10, 32], vec![8], vec![1]]);
+    // Beside the width of dense layers `intermediate_size` is an expert's.
+    assert_eq!((experts.intermediate, inkling["intermediate_size"].as_u64()), (16, Some(24)));
+    let apart = with(inkling.clone(), "dense_intermediate_size", json!(40));
+    assert_eq!(first(&apart).experts().intermediate, 24);
+    let sink = refused(&with(inkling.clone(), "shared_expert_sink", json!(false)));
+    assert!(matches!(sink, SpecError::Unsupported { field: "shared_expert_sink", .. }), "{sink}");
+    let none = refused(&with(inkling, "n_shared_experts", json!(0)));
+    assert!(matches!(none, SpecError::OutOfRange { field: "n_shared_experts", .. }), "{none}");
+}
+
+#[test]
 fn fields_that_contradict_each_other() {
     let conflicts = |config: &Value, names: [&str; 2]| match refused(config) {
         SpecError::Conflict { first, second, .. } => assert_eq!([first, second], names),

@@ -101,6 +101,13 @@ fn routers() -> Vec<RouterSpec> {
             routers.push(with!(router(score); input_norm: Some(InputNorm { eps: 0.1, scale }), expert_scale: true));
         }
         routers.push(with!(router(score); weigh: Weigh::SparseMixer { jitter: 0.2 }));
+        for (always, choice_bias) in [(1, false), (3, true)] {
+            let always =
+                with!(router(score); always, choice_bias, weight_scale: choice_bias, norm: Normalise::Sum { eps: 0.0 });
+            routers.push(always);
+            routers.push(with!(always; weigh: Weigh::Softmax, expert_scale: true, logit_bias: true, top_k: EXPERTS - always.always));
+        }
+        routers.push(with!(router(score); weight_scale: true));
         for top_k in [1, EXPERTS] {
             routers.push(with!(router(score); top_k));
         }
@@ -147,7 +154,7 @@ fn every_router(release: Release) {
         let (ids, weights) = router.route(&rig.stream, given).unwrap();
         let ids: Vec<i32> = ids.to_vec(&rig.stream).unwrap();
         let weights = weights.to_f32(&rig.stream).unwrap();
-        let k = spec.top_k;
+        let k = spec.choices();
         for (token, (x, id)) in input.rows().enumerate() {
             let due = reference.route(&x, Some(id));
             let found = &ids[token * k..][..k];
@@ -216,9 +223,13 @@ fn every_expert(release: Release) {
     let routers = [
         with!(router(Score::Sigmoid); choice_bias: true, norm: Normalise::Sum { eps: 1e-20 }, scale: 2.5),
         with!(router(Score::Softmax); output_scale: 1.5),
+        with!(router(Score::Sigmoid); choice_bias: true, norm: Normalise::Sum { eps: 0.0 }, always: 2),
     ];
     for (seed, (experts, shared)) in experts().into_iter().enumerate() {
         for router in routers {
+            if router.always > 0 && experts.routed() > experts.num {
+                continue;
+            }
             let spec = MoeSpec::new(router, experts, shared).unwrap();
             let source = Synthetic::new(spec, seed as u64);
             let due = Layer::of(&source).forward(&input.x, Some(&input.ids));
@@ -287,6 +298,8 @@ fn plans_are_the_best_ways() {
         (router(Score::SqrtSoftplus), FloatType::F32, Composed, Composed),
         (with!(softmax; input_norm), FloatType::F32, FusedSoftmax, Fused),
         (router(Score::Logits), FloatType::F32, Composed, Composed),
+        (with!(sigmoid; always: 2), FloatType::F32, Composed, Composed),
+        (with!(sigmoid; weight_scale: true), FloatType::F32, FusedChoice, FusedChoice),
         (with!(softmax; choice: Choice::EachGroup { n_group: 4 }), FloatType::F32, Composed, Composed),
         (with!(softmax; choice: Choice::Table { vocab: VOCAB }), FloatType::F32, Composed, Composed),
     ] {

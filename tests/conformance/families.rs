@@ -44,7 +44,7 @@ fn family(rig: &Rig, dir: &Path) {
         let layer = load(rig, &checkpoint, index, dtype);
         let result = layer.forward(&rig.stream, Given::new(&layer, &recorded).input()).unwrap();
         let ids: Vec<i32> = result.expert_ids.to_vec(&rig.stream).unwrap();
-        let mut chosen: Vec<Vec<i32>> = ids.chunks(layer.spec().router().top_k).map(<[i32]>::to_vec).collect();
+        let mut chosen: Vec<Vec<i32>> = ids.chunks(layer.spec().router().choices()).map(<[i32]>::to_vec).collect();
         chosen.iter_mut().for_each(|experts| experts.sort_unstable());
         (result.output.to_f32(&rig.stream).unwrap(), chosen)
     };

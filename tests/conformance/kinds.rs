@@ -116,6 +116,12 @@ pub(crate) fn kinds() -> Vec<Kind> {
             }),
             None,
         ),
+        (
+            "experts_that_every_token_gets",
+            with(sigmoid, |router| (router.always, router.weight_scale) = (2, true)),
+            experts,
+            Some(shared),
+        ),
         ("sigmoid_scores_as_they_are", RouterSpec::new(Score::Sigmoid, 4), experts, None),
         (
             "router_input_and_its_norm",

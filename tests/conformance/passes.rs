@@ -185,7 +185,7 @@ fn queues_and_nothing_else(rig: &Rig, kind: &Kind) {
 /// Tokens behind the real ones change nothing of these, and count nowhere.
 fn padding_reaches_nobody(rig: &Rig, kind: &Kind) {
     let layer = kind.layer(&rig.stream);
-    let (hidden, k) = (kind.spec.experts().hidden, kind.spec.router().top_k);
+    let (hidden, k) = (kind.spec.experts().hidden, kind.spec.router().choices());
     for seed in 0..6 {
         let given = kind.given(&rig.device, TOKENS, seed);
         let valid = given.valid.as_ref().unwrap().to_vec::<i32>(&rig.stream).unwrap()[0] as usize;

@@ -76,9 +76,10 @@ impl Layer {
         }
     }
 
-    /// What experts are chosen by, `[R]`.
+    /// What experts are chosen by, `[R]` without those that every token gets.
     pub(crate) fn choice(&self, scores: &[f64]) -> Vec<f64> {
-        plus(scores.to_vec(), self.part(Part::ChoiceBias))
+        let candidates = scores.len() - self.spec.router().always;
+        plus(scores[..candidates].to_vec(), self.part(Part::ChoiceBias))
     }
 
     /// The score of each group.
@@ -100,12 +101,15 @@ impl Layer {
         choice.iter().enumerate().map(|(expert, &c)| if kept(expert / size) { c } else { fill }).collect()
     }
 
-    /// Chosen experts, the best first, or as a table has them.
+    /// Chosen experts, the best first, or as a table has them; behind them those that every token gets.
     pub(crate) fn chosen(&self, choice: &[f64], token_id: Option<i64>) -> Vec<usize> {
         let router = self.spec.router();
         let k = router.top_k;
         match router.choice {
-            Choice::TopK => best(choice, k),
+            Choice::TopK => {
+                let last = choice.len()..choice.len() + router.always;
+                best(choice, k).into_iter().chain(last).collect()
+            }
             Choice::Groups(groups) => {
                 let scores = Self::group_scores(choice, groups.n_group, groups.score);
                 let kept = best(&scores, groups.topk_group);
@@ -144,7 +148,8 @@ impl Layer {
             other => panic!("{other:?} has no formula here"),
         };
         let factor = |expert: &usize| if router.expert_scale { factors[*expert] } else { 1.0 };
-        made.into_iter().zip(chosen).map(|(weight, e)| weight / divisor * router.scale * factor(e)).collect()
+        let scale = router.scale * if router.weight_scale { self.part(Part::WeightScale)[0] } else { 1.0 };
+        made.into_iter().zip(chosen).map(|(weight, e)| weight / divisor * scale * factor(e)).collect()
     }
 
     /// Chosen experts of a token `x` `[H]` and their weights.

@@ -61,6 +61,8 @@ FAMILIES = {
     "hy_v3": dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, num_shared_experts=1),
     "hy_v4": dict(**mla, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, swiglu_limit=0.5),
     "inkling2_text": dict(vocab_size=200064, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, mlp_gate_softcap=0.5, mlp_up_softcap=0.75, route_scale=1.5),
+    "inkling_mm_model": dict(text_config=dict(**COMMON, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=2, route_scale=2.5, swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=8, d_rel=4, rel_extent=16, sliding_window_size=16)),
+    "inkling_text": dict(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=2, route_scale=2.5, swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=8, d_rel=4, rel_extent=16, sliding_window_size=16),
     "jamba": dict(num_experts=8, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1, attn_layer_period=1, attn_layer_offset=0, use_mamba_kernels=False),
     "kimi_linear": dict(**mla, num_local_experts=8, num_experts_per_tok=2, moe_intermediate_size=16),
     "kolibri1": dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=True),
@@ -101,7 +103,12 @@ def built(name, settings):
     settings = dict(settings)
     model_type = settings.pop("model", name)
     common = {k: v for k, v in COMMON.items() if model_type != "dbrx" or not re.search("hidden|head|position|eps|intermediate", k)}
-    config = CONFIG_MAPPING[model_type](**{**common, **settings})
+    config = CONFIG_MAPPING[model_type](**(settings if "text_config" in settings else {**common, **settings}))
+    if name == "inkling_mm_model":
+        inkling = importlib.import_module("transformers.models.inkling.modeling_inkling")
+        # Not of the mixture, and large whatever its configuration.
+        inkling.InklingVisionModel = inkling.InklingAudioModel = type("Tower", (inkling.InklingPreTrainedModel,), {})
+        return inkling.InklingForConditionalGeneration(config)
     if name in CLASSES:
         module, model = CLASSES[name]
         return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), model)(config)
@@ -156,6 +163,8 @@ def write(name, settings):
             # Ones otherwise, and what a norm gives would be the same to the norm behind it.
             if path.endswith(("router.scale", "per_expert_scale", "pre_feedforward_layernorm_2.weight")):
                 values.uniform_(0.5, 1.5)
+            if path.endswith("gate.global_scale"):
+                values.fill_(1.25)
     ids, found = recorded(name, model)
     # The first mixture where experts are chosen by token id, else the last.
     layer = min(found) if name == "deepseek_v4" else max(found)
