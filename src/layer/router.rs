@@ -69,9 +69,12 @@ pub struct RouterPlan {
     pub gating: GatingTopK,
 }
 
-/// The plans that a device made, by what they depend on: they hold as long as its libraries do.
+/// What a plan depends on besides the libraries: the router, how many experts it knows, its width, the layer's type.
+type PlanKey = (RouterSpec, [usize; 2], FloatType);
+
+/// The plans that a device made: they hold as long as its libraries do.
 #[derive(Default)]
-pub(crate) struct PlanCache(Vec<((RouterSpec, [usize; 2], FloatType), RouterPlan)>);
+pub(crate) struct PlanCache(Vec<(PlanKey, RouterPlan)>);
 
 impl RouterPlan {
     /// Maps the router of a layer to operators that the device's libraries have. A device does so once for each router, and
@@ -84,7 +87,7 @@ impl RouterPlan {
     /// What the composition of single operators is refused with, where no better way can be taken:
     /// [`Error::MissingOperator`], [`Error::Rule`] or [`Error::Vendor`].
     pub fn new(device: &Device, spec: &MoeSpec, options: LayerOptions) -> Result<Self> {
-        let key = (*spec.router(), [spec.experts().routed(), spec.experts().hidden], options.dtype);
+        let key: PlanKey = (*spec.router(), [spec.experts().routed(), spec.experts().hidden], options.dtype);
         if let Some((_, known)) = lock(&device.0.router_plans).0.iter().find(|(known, _)| *known == key) {
             return Ok(known.clone());
         }
