@@ -216,7 +216,10 @@ fn softmax_inexact(router: &RouterSpec, model: FloatType) -> Option<&'static str
         // Softmax scores over their sum are the softmax of the chosen logits.
         (Score::Softmax, Weigh::Score, Normalise::Sum { eps: 0.0 })
             if !narrow(router.scores) && !narrow(router.weight_math) => {}
-        (Score::Logits, Weigh::Softmax, Normalise::None) if !narrow(router.weight_math) || narrow(router.logits) => {}
+        // Logits that are in a type already are not rounded to it again, and the softmax is rounded once, at the end.
+        (Score::Logits, Weigh::Softmax, Normalise::None)
+            if (narrow(router.logits) || !narrow(router.scores) && !narrow(router.weight_math))
+                && (narrow(router.weights) || !narrow(router.weight_math)) => {}
         (Score::Softmax | Score::Logits, ..) => {
             return Some("weights are not the softmax of the chosen logits in fp32");
         }

@@ -458,8 +458,11 @@ pub(super) static FAMILIES: &[Family] = &[
 ];
 
 /// Families that are known, and what about them is not on the axes.
-pub(super) const OFF_AXES: &[(&str, &str)] =
-    &[("sarvam_moe", "a router that was not read"), ("zaya", "a router of several layers with state")];
+pub(super) const OFF_AXES: &[(&str, &str)] = &[
+    ("pangu_ultra_moe", "a router that was not read"),
+    ("sarvam_moe", "a router that was not read"),
+    ("zaya", "a router of several layers with state"),
+];
 
 /// Model types that keep the fields of the mixture in an object of their own, and its field: its fields count as those
 /// of the file.
