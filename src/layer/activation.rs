@@ -148,6 +148,7 @@ fn composed(
 
     let (mut active, mut step) = (tensor()?, tensor()?);
     match activation.function {
+        // The soft-capped never comes here: it is fp32 throughout, and has its own function.
         ActivationFn::Silu | ActivationFn::Softcapped { .. } => op::silu(sequence, &gate, &mut active)?,
         ActivationFn::GeluTanh => op::gelu(sequence, &gate, &mut active)?,
         ActivationFn::Relu2 => {

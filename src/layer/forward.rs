@@ -301,8 +301,8 @@ impl MoeLayer {
     /// Runs the experts for tokens that the caller routed.
     ///
     /// * `x`: device, the layer's dtype, `[T, H]`, contiguous.
-    /// * `ids`: device, i32 `[T, k]`, each in `0..R`, those that every token gets among them. They are read by the device, which does not check them; the
-    ///   simulator reports one that is out of range.
+    /// * `ids`: device, i32 `[T, k]`, each in `0..R`, those that every token gets among them. They are read by the
+    ///   device, which does not check them; the simulator reports one that is out of range.
     /// * `weights`: device, `[T, k]`; the layer's dtype, or fp32.
     ///
     /// # Errors
