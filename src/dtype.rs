@@ -24,23 +24,37 @@ pub enum DType {
     I64,
     /// 8-bit signed integer.
     I8,
+    /// 64-bit unsigned integer.
+    U64,
     /// 8-bit unsigned integer.
     U8,
+    /// 4-bit signed integer, two's complement; two to a byte, the even one in the low half.
+    I4,
     /// One byte, 0 or 1.
     Bool,
 }
 
 impl DType {
     /// Every element type.
-    pub const ALL: [Self; 8] = [Self::F32, Self::Bf16, Self::F16, Self::I32, Self::I64, Self::I8, Self::U8, Self::Bool];
+    pub const ALL: [Self; 10] =
+        [Self::F32, Self::Bf16, Self::F16, Self::I32, Self::I64, Self::I8, Self::U64, Self::U8, Self::I4, Self::Bool];
 
-    /// Bytes of one element.
-    pub const fn bytes(self) -> usize {
+    /// Bits of one element.
+    pub const fn bits(self) -> usize {
         match self {
-            Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::Bf16 | Self::F16 => 2,
-            Self::I8 | Self::U8 | Self::Bool => 1,
+            Self::I64 | Self::U64 => 64,
+            Self::F32 | Self::I32 => 32,
+            Self::Bf16 | Self::F16 => 16,
+            Self::I8 | Self::U8 | Self::Bool => 8,
+            Self::I4 => 4,
+        }
+    }
+
+    /// Bytes of so many elements in a row.
+    pub const fn bytes(self, elements: usize) -> usize {
+        match self {
+            Self::I4 => elements.div_ceil(2),
+            _ => elements.saturating_mul(self.bits() / 8),
         }
     }
 
@@ -53,7 +67,9 @@ impl DType {
             Self::I32 => aclDataType::INT32,
             Self::I64 => aclDataType::INT64,
             Self::I8 => aclDataType::INT8,
+            Self::U64 => aclDataType::UINT64,
             Self::U8 => aclDataType::UINT8,
+            Self::I4 => aclDataType::INT4,
             Self::Bool => aclDataType::BOOL,
         }
     }
@@ -76,7 +92,9 @@ impl DType {
             Self::I32 => "i32",
             Self::I64 => "i64",
             Self::I8 => "i8",
+            Self::U64 => "u64",
             Self::U8 => "u8",
+            Self::I4 => "i4",
             Self::Bool => "bool",
         }
     }
@@ -100,12 +118,12 @@ impl From<FloatType> for DType {
 
 /// A Rust type that holds elements of a tensor on the host.
 pub trait Element: Pod + Send + Sync {
-    /// The element type it holds. `u8` also holds the bytes of `Bool`.
+    /// The element type it holds. `u8` also holds the bytes of `Bool` and `I4`.
     const DTYPE: DType;
 
     /// Whether elements of `dtype` may be read and written as this type.
     fn holds(dtype: DType) -> bool {
-        dtype == Self::DTYPE || (dtype == DType::Bool && Self::DTYPE == DType::U8)
+        dtype == Self::DTYPE || (matches!(dtype, DType::Bool | DType::I4) && Self::DTYPE == DType::U8)
     }
 }
 
@@ -124,6 +142,7 @@ elements! {
     i32 => I32;
     i64 => I64;
     i8 => I8;
+    u64 => U64;
     u8 => U8;
 }
 
@@ -134,9 +153,10 @@ mod tests {
     #[test]
     fn sizes_are_those_of_cann() {
         for dtype in DType::ALL {
-            assert_eq!(dtype.acl().bytes(), Some(dtype.bytes()), "{dtype}");
+            assert_eq!(dtype.acl().bits(), Some(dtype.bits()), "{dtype}");
             assert_eq!(DType::from_acl(dtype.acl()), Some(dtype));
         }
-        assert_eq!(DType::from_acl(aclDataType::INT4), None);
+        assert_eq!(DType::from_acl(aclDataType::DOUBLE), None);
+        assert_eq!([DType::I4.bytes(3), DType::I4.bytes(4), DType::U64.bytes(3)], [2, 2, 24]);
     }
 }

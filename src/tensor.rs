@@ -67,6 +67,30 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// A row-major tensor of the bytes of its elements, in row-major order; those of [`DType::I4`] two to a byte.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the shape does not take that many bytes, and those of [`zeros`](Self::zeros).
+    pub fn from_bytes(device: &Device, dtype: DType, bytes: &[u8], shape: &[usize]) -> Result<Self> {
+        Self::of_bytes(device, dtype, bytes, &Dense::new(shape)?)
+    }
+
+    /// A FRACTAL_NZ tensor of the bytes of its storage, blocks and all, as [`moe_kernels::nz`] packs them on the host. `shape` is the logical one, see
+    /// [`zeros_nz`](Self::zeros_nz).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the storage does not take that many bytes, and those of [`zeros_nz`](Self::zeros_nz).
+    pub fn from_nz_bytes(device: &Device, dtype: DType, bytes: &[u8], shape: &[usize]) -> Result<Self> {
+        Self::of_bytes(device, dtype, bytes, &Dense::nz(dtype, shape)?)
+    }
+
+    fn of_bytes(device: &Device, dtype: DType, bytes: &[u8], dense: &Dense) -> Result<Self> {
+        check_length(bytes.len(), dense.bytes(dtype)?)?;
+        let tensor = Self::alloc(device, dtype, dense)?;
+        tensor.memory.fill_now(bytes)?;
+        Ok(tensor)
+    }
+
     /// A row-major tensor with the contents that were there.
     ///
     /// # Safety
@@ -222,9 +246,11 @@ impl Region<'_> {
             return Err(Error::shape("copy", self.desc, "a contiguous view"));
         }
         let elements = self.desc.elements().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
-        // The view lies within memory that was allocated, so neither product overflows.
-        let offset = usize::try_from(self.desc.offset).unwrap_or(0) * self.dtype.bytes();
-        Ok((offset, elements * self.dtype.bytes()))
+        let offset = usize::try_from(self.desc.offset).unwrap_or(0);
+        if self.dtype.bits() < 8 && offset % 2 != 0 {
+            return Err(Error::shape("copy", self.desc, "a view that begins with a byte"));
+        }
+        Ok((self.dtype.bytes(offset), self.dtype.bytes(elements)))
     }
 }
 
@@ -480,8 +506,8 @@ impl Dense {
     }
 
     fn nz(dtype: DType, shape: &[usize]) -> Result<Self> {
-        if dtype.bytes() > 4 {
-            return Err(Error::dtype("FRACTAL_NZ tensor", dtype, "elements of 1, 2 or 4 bytes"));
+        if dtype.bits() > 32 {
+            return Err(Error::dtype("FRACTAL_NZ tensor", dtype, "elements of at most 4 bytes"));
         }
         let shape = dims(shape)?;
         let storage = shape.fractal_nz(dtype.acl());
@@ -490,7 +516,7 @@ impl Dense {
     }
 
     pub(crate) fn bytes(&self, dtype: DType) -> Result<usize> {
-        byte_count::<u8>(self.elements.saturating_mul(dtype.bytes()))
+        byte_count::<u8>(dtype.bytes(self.elements))
     }
 
     pub(crate) fn desc(&self, dtype: DType, data: u64) -> TensorDesc {

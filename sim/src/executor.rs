@@ -4,6 +4,7 @@
 //! into the tensor, and phase 2 reads it there (opbase 9.1.0, acl_op_api.cpp). What phase 2 launches is a snapshot, so
 //! the caller may destroy every argument as soon as phase 2 has returned.
 
+use core::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -80,6 +81,7 @@ pub(crate) enum BoundArg {
     Float(f64),
     Bool(bool),
     DType(aclDataType),
+    Text(Option<Arc<CStr>>),
 }
 
 impl BoundArg {
@@ -95,6 +97,7 @@ impl BoundArg {
             Self::Float(value) => Value::Float(*value),
             Self::Bool(value) => Value::Bool(*value),
             Self::DType(value) => Value::DType(*value),
+            Self::Text(text) => Value::Text(text.clone()),
         }
     }
 
@@ -119,6 +122,7 @@ enum Value {
     Float(f64),
     Bool(bool),
     DType(aclDataType),
+    Text(Option<Arc<CStr>>),
 }
 
 impl Value {
@@ -132,6 +136,7 @@ impl Value {
             Self::Float(value) => Arg::Float(*value),
             Self::Bool(value) => Arg::Bool(*value),
             Self::DType(value) => Arg::DType(*value),
+            Self::Text(text) => Arg::Text(text.as_deref()),
         }
     }
 }
@@ -208,6 +213,15 @@ impl Args {
     pub(crate) fn ints(&self, name: &str) -> Option<&[i64]> {
         match self.value(name) {
             Some(Value::Ints(ints)) => ints.as_deref(),
+            _ => None,
+        }
+    }
+
+    #[allow(dead_code, reason = "the operators that take texts come next")]
+    /// The text called `name`; `None` where it is null or no UTF-8.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        match self.value(name) {
+            Some(Value::Text(text)) => text.as_deref().and_then(|text| text.to_str().ok()),
             _ => None,
         }
     }

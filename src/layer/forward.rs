@@ -172,7 +172,7 @@ impl<'a> Outputs<'a> {
 
 /// Bytes of a view.
 pub(super) fn bytes_of(view: &TensorView<'_>) -> usize {
-    view.desc().elements().and_then(|elements| usize::try_from(elements).ok()).unwrap_or(0) * view.dtype().bytes()
+    view.dtype().bytes(view.desc().elements().and_then(|elements| usize::try_from(elements).ok()).unwrap_or(0))
 }
 
 /// A pass as its plan sees it: what changes its calls and the memory they need.

@@ -98,7 +98,8 @@ impl WeightShapes {
 
     /// Bytes of each tensor.
     pub(super) fn bytes(&self) -> impl Iterator<Item = u64> {
-        self.0.0.iter().flatten().map(|(dtype, shape)| shape.elements().unwrap_or(0) * dtype.bytes() as u64)
+        let elements = |shape: &Dims| shape.elements().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        self.0.0.iter().flatten().map(move |(dtype, shape)| dtype.bytes(elements(shape)) as u64)
     }
 
     /// Views without memory.

@@ -7,7 +7,7 @@
 //! Lifetimes (opbase 9.1.0): descriptors must live until phase 2 has returned and may be destroyed then; phase 2 consumes
 //! the executor whatever it returns; a list owns its tensors.
 
-use core::ffi::c_void;
+use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
 
 use ascend_sys::ops::{Arg, Call, ScalarValue, TensorDesc};
@@ -189,6 +189,7 @@ enum RawArg {
     Float(f64),
     Bool(bool),
     DType(aclDataType),
+    Text(*const c_char),
 }
 
 /// The arguments of one call, with the objects made for it.
@@ -262,6 +263,7 @@ fn raw(bound: &Bound<'_>, arg: &Arg<'_>) -> Result<RawArg> {
         Arg::Float(value) => RawArg::Float(value),
         Arg::Bool(value) => RawArg::Bool(value),
         Arg::DType(value) => RawArg::DType(value),
+        Arg::Text(text) => RawArg::Text(text.map_or(ptr::null(), CStr::as_ptr)),
     })
 }
 
@@ -432,12 +434,15 @@ from_raw! {
     *const aclIntArray: Ints(value) => value.cast_const(), else ptr::null();
     *mut aclIntArray: Ints(value) => value, else ptr::null_mut();
     i64: Int(value) => value, else 0;
+    i32: Int(value) => value as i32, else 0;
     i8: Int(value) => value as i8, else 0;
     u32: Int(value) => value as u32, else 0;
     f64: Float(value) => value, else 0.0;
     f32: Float(value) => value as f32, else 0.0;
     bool: Bool(value) => value, else false;
     aclDataType: DType(value) => value, else aclDataType::UNDEFINED;
+    *const c_char: Text(value) => value, else ptr::null();
+    *mut c_char: Text(value) => value.cast_mut(), else ptr::null_mut();
 }
 
 macro_rules! define_phases {

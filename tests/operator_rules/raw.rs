@@ -1,6 +1,6 @@
 //! One operator call through the C table: its objects, both phases, what was answered and what was said.
 
-use core::ffi::{CStr, c_void};
+use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
 
 use ascend_moe::{Device, Stream};
@@ -70,6 +70,7 @@ enum RawArg {
     Float(f64),
     Bool(bool),
     DType(aclDataType),
+    Text(*const c_char),
 }
 
 /// The arguments of a call, with the objects made for it.
@@ -99,6 +100,7 @@ impl<'t> Objects<'t> {
                 Value::Float(value) => RawArg::Float(*value),
                 Value::Bool(value) => RawArg::Bool(*value),
                 Value::DType(value) => RawArg::DType(*value),
+                Value::Text(text) => RawArg::Text(text.map_or(ptr::null(), CStr::as_ptr)),
             });
         }
         Some(objects)
@@ -197,12 +199,15 @@ from_raw! {
     *const aclIntArray: Ints(value) => value.cast_const();
     *mut aclIntArray: Ints(value) => value;
     i64: Int(value) => value;
+    i32: Int(value) => i32::try_from(value).unwrap();
     i8: Int(value) => i8::try_from(value).unwrap();
     u32: Int(value) => u32::try_from(value).unwrap();
     f64: Float(value) => value;
     f32: Float(value) => value as f32;
     bool: Bool(value) => value;
     aclDataType: DType(value) => value;
+    *const c_char: Text(value) => value;
+    *mut c_char: Text(value) => value.cast_mut();
 }
 
 macro_rules! define_phases {

@@ -7,7 +7,7 @@ use ascend_sys::{
     OperatorId, aclDataType, aclError, aclFormat, aclIntArray, aclOpExecutor, aclScalar, aclTensor, aclTensorList,
     aclnnStatus, aclrtStream,
 };
-use core::ffi::{c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 
 use super::base::{give_dims, object};
 use crate::executor::{
@@ -29,6 +29,7 @@ pub(crate) enum RawArg {
     Float(f64),
     Bool(bool),
     DType(aclDataType),
+    Text(*const c_char),
 }
 
 /// Conversion of a C argument type.
@@ -56,12 +57,15 @@ into_arg! {
     *const aclIntArray => |v| RawArg::Ints(v.cast());
     *mut aclIntArray => |v| RawArg::Ints(v.cast_const().cast());
     i64 => |v| RawArg::Int(v);
+    i32 => |v| RawArg::Int(i64::from(v));
     i8 => |v| RawArg::Int(i64::from(v));
     u32 => |v| RawArg::Int(i64::from(v));
     f64 => |v| RawArg::Float(v);
     f32 => |v| RawArg::Float(f64::from(v));
     bool => |v| RawArg::Bool(v);
     aclDataType => |v| RawArg::DType(v);
+    *const c_char => |v| RawArg::Text(v);
+    *mut c_char => |v| RawArg::Text(v.cast_const());
 }
 
 /// Looks handles up; `None` where one is not what its parameter says (a finding is made).
@@ -81,6 +85,9 @@ fn bind(sim: &Instance, call: &'static str, arg: RawArg) -> Option<BoundArg> {
         RawArg::Float(value) => BoundArg::Float(value),
         RawArg::Bool(value) => BoundArg::Bool(value),
         RawArg::DType(value) => BoundArg::DType(value),
+        RawArg::Text(text) if text.is_null() => BoundArg::Text(None),
+        // SAFETY: by the C contract of phase 1 a text is null or ends with NUL; it is copied here.
+        RawArg::Text(text) => BoundArg::Text(Some(Arc::from(unsafe { CStr::from_ptr(text) }))),
     })
 }
 

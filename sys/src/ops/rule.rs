@@ -1,5 +1,6 @@
 //! The shape of an operator's row and how a call is held against it.
 
+use core::ffi::CStr;
 use core::fmt;
 
 use super::desc::{ScalarValue, TensorDesc};
@@ -25,6 +26,8 @@ pub enum Arg<'a> {
     Bool(bool),
     /// `aclDataType`
     DType(aclDataType),
+    /// `char*`
+    Text(Option<&'a CStr>),
 }
 
 impl Arg<'_> {
@@ -36,6 +39,7 @@ impl Arg<'_> {
             Self::Tensor(tensor) => tensor.is_none(),
             Self::Scalar(scalar) => scalar.is_none(),
             Self::Ints(ints) => ints.is_none(),
+            Self::Text(text) => text.is_none(),
             Self::Tensors(None | Some([] | [None, ..])) => true,
             Self::Tensors(Some([Some(tensor)])) => *tensor.shape == [0],
             _ => false,
@@ -50,10 +54,11 @@ impl Arg<'_> {
             Self::Tensors(_) => object == Some("aclTensorList"),
             Self::Scalar(_) => object == Some("aclScalar"),
             Self::Ints(_) => object == Some("aclIntArray"),
-            Self::Int(_) => matches!(parameter_type, "i64" | "i32" | "u32" | "i8"),
+            Self::Int(_) => matches!(parameter_type, "i64" | "i32" | "c_int" | "u32" | "i8"),
             Self::Float(_) => matches!(parameter_type, "f64" | "f32"),
             Self::Bool(_) => parameter_type == "bool",
             Self::DType(_) => parameter_type == "aclDataType",
+            Self::Text(_) => object == Some("c_char"),
         }
     }
 }
@@ -116,6 +121,14 @@ impl<'a> Call<'a> {
     pub fn ints(&self, index: usize) -> Option<&'a [i64]> {
         match self.args.get(index) {
             Some(Arg::Ints(ints)) => *ints,
+            _ => None,
+        }
+    }
+
+    /// Text argument `index`; `None` where it is null, something else, or no UTF-8.
+    pub fn text(&self, index: usize) -> Option<&'a str> {
+        match self.args.get(index) {
+            Some(Arg::Text(text)) => text.and_then(|text| text.to_str().ok()),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use ascend_sys::ops::{Arg, Call, Phase, ScalarValue, TensorDesc, Violation};
 use ascend_sys::{OperatorId, Release, aclDataType, aclFormat, aclnnStatus};
+use core::ffi::CStr;
 
 pub(crate) const F32: aclDataType = aclDataType::FLOAT;
 pub(crate) const F16: aclDataType = aclDataType::FLOAT16;
@@ -28,6 +29,7 @@ pub(crate) enum Value {
     Float(f64),
     Bool(bool),
     DType(aclDataType),
+    Text(Option<&'static CStr>),
 }
 
 impl Value {
@@ -38,6 +40,7 @@ impl Value {
             "aclTensorList" => Self::Tensors(None),
             "aclScalar" => Self::Scalar(None),
             "aclIntArray" => Self::Ints(None),
+            "c_char" => Self::Text(None),
             "f64" | "f32" => Self::Float(0.0),
             "bool" => Self::Bool(false),
             "aclDataType" => Self::DType(aclDataType::UNDEFINED),
@@ -55,6 +58,7 @@ impl Value {
             Self::Float(value) => Arg::Float(*value),
             Self::Bool(value) => Arg::Bool(*value),
             Self::DType(dtype) => Arg::DType(*dtype),
+            Self::Text(text) => Arg::Text(*text),
         }
     }
 }
@@ -77,6 +81,7 @@ from! {
     Vec<TensorDesc>: list => Self::Tensors(Some(list.into_iter().map(Some).collect()));
     ScalarValue: scalar => Self::Scalar(Some(scalar));
     Vec<i64>: ints => Self::Ints(Some(ints));
+    &'static CStr: text => Self::Text(Some(text));
 }
 
 /// A call that owns its arguments.

@@ -61,6 +61,10 @@ impl Random {
             Value::Float(_) => Value::Float(self.pick(&[f64::NAN, f64::INFINITY, -0.0, 1e300])),
             Value::Bool(_) => Value::Bool(self.below(2) == 0),
             Value::DType(_) => Value::DType(self.tensor().dtype),
+            Value::Text(_) => {
+                let texts = [None, Some(c""), Some(c"dynamic"), Some(c"static"), Some(c"nonsense"), Some(c"\xff")];
+                Value::Text(self.pick(&texts))
+            }
         }
     }
 }
