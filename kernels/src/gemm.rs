@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use bytemuck::Pod;
 use rayon::prelude::*;
 
 use crate::element::{Float, widened};
@@ -41,7 +42,7 @@ pub enum Weight<'a, T> {
     NzTransposed(NzMat<'a, T>),
 }
 
-impl<T: Float> Weight<'_, T> {
+impl<T: Pod> Weight<'_, T> {
     /// K, the reduction size.
     pub fn k(&self) -> usize {
         match self {
@@ -60,6 +61,20 @@ impl<T: Float> Weight<'_, T> {
         }
     }
 
+    /// Row `k`, columns `cols`, which must exist.
+    pub(crate) fn read_row(&self, k: usize, cols: Range<usize>, dst: &mut [T]) {
+        match self {
+            Self::Strided(mat) => match mat.row_slice(k, cols.clone()) {
+                Some(row) => dst.copy_from_slice(row),
+                None => dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.at(k, n)),
+            },
+            Self::Nz(mat) => dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.run(k, n, 1)[0]),
+            Self::NzTransposed(mat) => dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.run(n, k, 1)[0]),
+        }
+    }
+}
+
+impl<T: Float> Weight<'_, T> {
     /// Row `k`, columns `cols`, as f32.
     fn widen_row(&self, k: usize, cols: Range<usize>, dst: &mut [f32]) {
         match self {

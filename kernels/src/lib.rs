@@ -19,6 +19,7 @@ pub mod group_list;
 pub mod grouped_gemm;
 pub mod index;
 pub mod init_routing;
+pub mod int_gemm;
 pub mod lanes;
 pub mod nz;
 pub mod permute;

@@ -39,6 +39,16 @@ impl NzLayout {
         Ok(layout)
     }
 
+    /// The layout for int4, two to a byte.
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] when the storage cannot be addressed.
+    pub fn int4(rows: usize, cols: usize) -> Result<Self, KernelError> {
+        let layout = Self { rows, cols, c0: 2 * FRACTAL_ROW_BYTES };
+        error::product("FRACTAL_NZ storage", &layout.storage_shape())?;
+        Ok(layout)
+    }
+
     /// Rows of the matrix: K of a weight `[K, N]`.
     pub fn rows(&self) -> usize {
         self.rows
