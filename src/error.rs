@@ -112,6 +112,18 @@ pub enum Error {
         /// What is legal.
         legal: String,
     },
+    /// Experts in a format in which no operator of the loaded libraries computes this layer.
+    #[error("{format} experts: {what} cannot run on CANN {release}; legal is {legal}")]
+    Format {
+        /// The format.
+        format: &'static str,
+        /// What does not go with it.
+        what: String,
+        /// The loaded release.
+        release: Release,
+        /// What would go.
+        legal: &'static str,
+    },
     /// A group list that does not fit the rows it divides, found by the debug switch that reads it from the device.
     #[error("group list on the device: {0}")]
     GroupList(KernelError),

@@ -232,6 +232,16 @@ impl Region<'_> {
         Ok(self)
     }
 
+    fn fractal_nz(mut self, shape: &[usize]) -> Result<Self> {
+        self.require_nd("FRACTAL_NZ")?;
+        let dense = Dense::nz(self.dtype, shape)?;
+        if !self.desc.is_contiguous() || self.desc.shape != dense.storage || self.desc.offset != 0 {
+            return Err(Error::shape("FRACTAL_NZ", self.desc, format_args!("contiguous {}", dense.storage)));
+        }
+        self.desc = TensorDesc { data: self.desc.data, ..dense.desc(self.dtype, 0) };
+        Ok(self)
+    }
+
     fn require_nd(&self, what: &'static str) -> Result<()> {
         if self.desc.format == aclFormat::ND {
             return Ok(());
@@ -362,6 +372,15 @@ impl<'a> TensorView<'a> {
         self.0.broadcast(shape).map(Self)
     }
 
+    /// The same bytes as the storage of a FRACTAL_NZ tensor of a logical shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the view is not contiguous row-major in the shape of that storage, see
+    /// [`Tensor::zeros_nz`], and those of [`Tensor::zeros_nz`] about shape and dtype.
+    pub fn fractal_nz(self, shape: &[usize]) -> Result<Self> {
+        self.0.fractal_nz(shape).map(Self)
+    }
+
     /// The values in row-major order. Waits for the last write and for the stream.
     ///
     /// # Errors
@@ -453,9 +472,17 @@ impl<'a> TensorViewMut<'a> {
     /// Those of [`TensorView::copy_to_host`].
     pub fn copy_from_host<T: Element>(&mut self, stream: &Stream, source: &[T]) -> Result<()> {
         check_element::<T>(self.dtype())?;
+        self.copy_from_host_bytes(stream, bytemuck::cast_slice(source))
+    }
+
+    /// Copies the bytes of the elements from the host, those of [`DType::I4`] two to a byte; as
+    /// [`copy_from_host`](Self::copy_from_host).
+    ///
+    /// # Errors
+    /// Those of [`TensorView::copy_to_host`].
+    pub fn copy_from_host_bytes(&mut self, stream: &Stream, source: &[u8]) -> Result<()> {
         let (offset, bytes) = self.0.bytes()?;
-        check_length(size_of_val(source), bytes)?;
-        let source = bytemuck::cast_slice(source);
+        check_length(source.len(), bytes)?;
         match self.0.place {
             Place::Owned(memory) => memory.write_bytes(stream, offset, source),
             Place::Scratch(owner) => owner.write_scratch(stream, self.0.desc.data as usize + offset, source),

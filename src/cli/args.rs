@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ascend_moe::Choice;
+use ascend_moe::layer::ExpertFormat;
 use ascend_moe::spec::FloatType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -75,6 +76,13 @@ pub(crate) struct RunArgs {
     /// Type to run in [default: the checkpoint's]
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<DtypeArg>,
+
+    /// How the experts' weights are held: as floating point, or quantised on load. W8A8 has int8 weights with a scale per
+    /// output and int8 activations with a scale per token, W4A8 int4 weights; both run in bf16 or f16. The result is then also
+    /// compared with that of the same layer in floating point, by the root mean square of the differences: right are 3e-2, with
+    /// int4 3e-1 [default: as the checkpoint has them]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) quant: Option<QuantArg>,
 
     /// Tokens of random input, where there is no --input; at most 2^30 values [default: 16]
     #[arg(long, value_name = "T", conflicts_with = "input")]
@@ -158,6 +166,26 @@ pub(crate) enum DtypeArg {
     F32,
     Bf16,
     F16,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum QuantArg {
+    /// Floating point: codes of a quantised checkpoint are expanded
+    None,
+    /// int8 weights, int8 activations
+    W8a8,
+    /// int4 weights, int8 activations
+    W4a8,
+}
+
+impl From<QuantArg> for ExpertFormat {
+    fn from(arg: QuantArg) -> Self {
+        match arg {
+            QuantArg::None => Self::Float,
+            QuantArg::W8a8 => Self::W8A8,
+            QuantArg::W4a8 => Self::W4A8,
+        }
+    }
 }
 
 impl From<DtypeArg> for FloatType {

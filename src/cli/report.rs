@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use ascend_moe::layer::ExpertPlan;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use super::backend::BackendReport;
-use super::compare::Comparison;
+use super::compare::{Comparison, Measure};
 
 /// The report of a run.
 #[derive(Serialize)]
@@ -34,10 +35,14 @@ pub(crate) struct LayerReport {
     pub(crate) top_k: usize,
     /// How the router ran; `plan-router` tells more.
     pub(crate) router: &'static str,
+    /// How the experts ran.
+    pub(crate) expert_plan: ExpertReport,
     /// Tokens that ran at once.
     pub(crate) chunk: usize,
     /// `null` where the input has no reference, or no tokens.
     pub(crate) comparison: Option<Comparison>,
+    /// How far quantised experts are from the same layer in floating point; `null` where they are not quantised.
+    pub(crate) from_float: Option<Comparison>,
     pub(crate) output: Summary,
     /// Rows that each expert got.
     pub(crate) expert_counts: Vec<i64>,
@@ -95,6 +100,34 @@ impl Load {
     }
 }
 
+/// How the experts' projections are held, and which operators multiply with them.
+#[derive(Serialize)]
+pub(crate) struct ExpertReport {
+    pub(crate) format: String,
+    /// The operator that multiplies with gate and up, activates and quantises at once; `null` where these are steps.
+    pub(crate) fused: Option<String>,
+    /// Why these are steps where activations are quantised.
+    pub(crate) reason: Option<String>,
+}
+
+impl From<&ExpertPlan> for ExpertReport {
+    fn from(plan: &ExpertPlan) -> Self {
+        let fused = plan.fused.map(|operator| format!("aclnn{}", operator.name()));
+        Self { format: plan.format.to_string(), fused, reason: plan.reason.clone() }
+    }
+}
+
+impl fmt::Display for ExpertReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.format)?;
+        match (&self.fused, &self.reason) {
+            (Some(operator), _) => write!(f, ", gate and up to quantised activations by {operator}"),
+            (None, Some(reason)) => write!(f, ", step by step: {reason}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
 /// A step and its time.
 #[derive(Serialize)]
 pub(crate) struct StepReport {
@@ -146,8 +179,8 @@ impl fmt::Display for Report {
             writeln!(f, "\noperators launched\n{}", indented(&table))?;
         }
         let of = self.layers.len();
-        let compared = self.layers.iter().filter_map(|layer| layer.comparison);
-        let (wrong, compared) = (compared.clone().filter(|c| !c.ok).count(), compared.count());
+        let verdicts = self.layers.iter().filter_map(LayerReport::verdict);
+        let (wrong, compared) = (verdicts.clone().filter(|right| !right).count(), verdicts.count());
         match (wrong, compared) {
             (0, 0) => writeln!(f, "\nno reference: nothing was compared"),
             (0, n) => writeln!(f, "\nright: {n} of {of} layers compared, all within tolerance"),
@@ -162,6 +195,11 @@ impl fmt::Display for Report {
 }
 
 impl LayerReport {
+    /// Whether it is right by all that it was compared with; `None` where that is nothing.
+    pub(crate) fn verdict(&self) -> Option<bool> {
+        [self.comparison, self.from_float].into_iter().flatten().map(|comparison| comparison.ok).reduce(|a, b| a && b)
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, clock: &str) -> fmt::Result {
         let Self { layer, tokens, hidden, experts, top_k, output, load, .. } = self;
         writeln!(f, "\nlayer {layer}: {tokens} tokens of {hidden}, {top_k} of {experts} experts each")?;
@@ -173,13 +211,11 @@ impl LayerReport {
             f,
             "  output   mean {mean:.3e}, deviation {standard_deviation:.3e}, largest {max_abs:.3e}, begins {first:?}"
         )?;
-        if let Some(c) = &self.comparison {
-            let verdict = if c.ok { "right" } else { "WRONG" };
-            writeln!(
-                f,
-                "  error    {verdict}: {:.2e} of the largest value ({:.2e} of {:.3e}), tolerance {:.0e}",
-                c.max_rel_error, c.max_abs_error, c.max_reference, c.tolerance
-            )?;
+        writeln!(f, "  weights  {}", self.expert_plan)?;
+        for (what, comparison) in [("error  ", &self.comparison), ("float  ", &self.from_float)] {
+            if let Some(comparison) = comparison {
+                writeln!(f, "  {what}  {comparison}")?;
+            }
         }
         let Load { min, max, imbalance, empty } = load;
         writeln!(f, "  experts  {min} to {max} rows, largest {imbalance:.2} of the mean, {empty} without any")?;
@@ -196,6 +232,25 @@ impl LayerReport {
         right(&mut table, 1);
         right(&mut table, 2);
         writeln!(f, "{}", indented(&table))
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.ok { "right" } else { "WRONG" };
+        match self.measure {
+            Measure::Largest => write!(
+                f,
+                "{verdict}: {:.2e} of the largest value ({:.2e} of {:.3e})",
+                self.max_rel_error, self.max_abs_error, self.max_reference
+            )?,
+            Measure::RootMeanSquare => write!(
+                f,
+                "{verdict}: root mean square {:.2e} ({:.2e} of the largest value at most)",
+                self.rms_rel_error, self.max_rel_error
+            )?,
+        }
+        write!(f, ", tolerance {:.0e}", self.tolerance)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ascend_moe::checkpoint::{Checkpoint, HostLayer, HostTensor};
-use ascend_moe::layer::{LayerInput, LayerOptions, MoeLayer, Pass, Probe};
+use ascend_moe::layer::{ExpertFormat, LayerInput, LayerOptions, MoeLayer, Pass, Probe};
 use ascend_moe::spec::FloatType;
 use ascend_moe::{Cann, Device, Stream, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::input::Input;
 use super::memory::{self, Announced};
 use super::output::{Output, Results};
-use super::report::{LayerReport, Load, MemoryReport, OperatorCount, Report, StepReport, Summary};
+use super::report::{ExpertReport, LayerReport, Load, MemoryReport, OperatorCount, Report, StepReport, Summary};
 use super::{Outcome, print, print_json};
 
 /// A layer to run.
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
     let input = Input::open(args)?;
     let jobs = jobs(args, &checkpoint, &input)?;
     let output = Output::check(args)?;
-    let options = LayerOptions::new(args.dtype.map_or(checkpoint.model().dtype(), FloatType::from));
+    let options = options(args, &checkpoint);
 
     // And everything that does not fit before the first layer is loaded.
     let cann = Cann::open(args.backend.map(Into::into))?;
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
     let operators = operators.map(|(id, count)| OperatorCount { name: format!("aclnn{}", id.name()), count }).collect();
     let report = Report {
         schema: "ascend-moe/run/1",
-        ok: layers.iter().all(|layer| layer.comparison.is_none_or(|comparison| comparison.ok)),
+        ok: layers.iter().all(|layer| layer.verdict() != Some(false)),
         backend: BackendReport::new(&cann),
         checkpoint: args.checkpoint.display().to_string(),
         model_type: checkpoint.model().model_type(),
@@ -68,6 +68,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
     }
     if args.json { print_json(&report) } else { print(&report.to_string()) }?;
     Ok(if report.ok { Outcome::Right } else { Outcome::Wrong })
+}
+
+/// The type and the format asked for, or the checkpoint's. Quantised experts run in 16 bits only.
+fn options(args: &RunArgs, checkpoint: &Checkpoint) -> LayerOptions {
+    let experts = args.quant.map_or(ExpertFormat::Float, ExpertFormat::from);
+    let dtype = match (args.dtype, checkpoint.model().dtype()) {
+        (Some(dtype), _) => dtype.into(),
+        (None, FloatType::F32) if experts != ExpertFormat::Float => FloatType::Bf16,
+        (None, dtype) => dtype,
+    };
+    LayerOptions::new(dtype).with_experts(experts)
 }
 
 /// The layers asked for, or all that are mixtures of experts, with their weights found and their input checked.
@@ -103,12 +114,7 @@ fn one_layer(
     device.reset_peak_bytes();
     let in_use = device.bytes_in_use();
     let stream = Stream::new(device)?;
-    let bar = progress_bar(layer);
-    let moe = MoeLayer::load(&stream, source, options, &mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
+    let moe = load(&stream, source, options)?;
     let on_device = Tensor::from_f32(device, options.dtype, &x.data, &x.shape)?;
     let router_input = input.router_input(layer, &x.shape)?;
     let seen_on_device =
@@ -135,6 +141,18 @@ fn one_layer(
     let weights = output.expert_weights.to_f32(&stream)?;
     let expert_counts = output.expert_counts.to_vec::<i64>(&stream)?;
     let steps = probe.take_steps()?;
+    let peak = device.peak_bytes().saturating_sub(in_use);
+    let (plan, router) = (ExpertReport::from(moe.experts()), moe.router().plan().method.name());
+    drop(moe);
+    let from_float = if options.experts == ExpertFormat::Float || *tokens == 0 {
+        None
+    } else {
+        let float = load(&stream, source, LayerOptions::new(options.dtype))?;
+        let mut output = float.new_output(*tokens)?;
+        float.forward_chunked(&stream, on_stream, announced.chunk, &mut output)?;
+        let float = output.output.to_f32(&stream)?;
+        Some(Comparison::new(&values, &float, options.dtype, options.experts))
+    };
 
     let report = LayerReport {
         layer,
@@ -142,17 +160,31 @@ fn one_layer(
         hidden,
         experts,
         top_k,
-        comparison: reference.map(|reference| Comparison::new(&values, &reference.data, options.dtype)),
+        comparison: reference
+            .map(|reference| Comparison::new(&values, &reference.data, options.dtype, options.experts)),
+        from_float,
         output: Summary::new(&values, hidden),
         load: Load::new(&expert_counts),
         expert_counts,
         steps: steps.iter().map(|step| StepReport { name: step.name, milliseconds: step.milliseconds }).collect(),
-        router: moe.router().plan().method.name(),
+        router,
+        expert_plan: plan,
         chunk: announced.chunk,
-        memory: MemoryReport { announced: announced.bytes, peak: device.peak_bytes().saturating_sub(in_use) },
+        memory: MemoryReport { announced: announced.bytes, peak },
     };
     let output = HostTensor { shape: x.shape, data: values };
     Ok((report, Results { layer, output, ids, weights, chosen_shape: [*tokens, top_k] }))
+}
+
+/// A layer on the device, with a bar while it is copied.
+fn load(stream: &Stream, source: &HostLayer<'_>, options: LayerOptions) -> Result<MoeLayer, Failure> {
+    let bar = progress_bar(source.index());
+    let layer = MoeLayer::load(stream, source, options, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(layer?)
 }
 
 /// Hidden where standard error is no terminal.

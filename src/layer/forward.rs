@@ -364,7 +364,7 @@ impl MoeLayer {
         let operands = Operands { x, ids, chosen: weights, shared: None, padded: false };
         let RoutedOutput { output, expert_counts } = output;
         let (output, counts) = (&mut output.view_mut(), &mut expert_counts.view_mut());
-        experts(&sequence, self.spec(), &self.router.weights.views(), &operands, output, counts, &mut None)
+        experts(&sequence, self.spec(), &self.router.weights.views()?, &operands, output, counts, &mut None)
     }
 
     /// Tensors of zeros for the results of passes of `tokens`.
@@ -416,7 +416,7 @@ impl MoeLayer {
         let sequence = stream.sequence_with(scratch)?;
         let Router { spec, plan, weights, .. } = &self.router;
         let shared = side.and(before.as_ref()).map(Tensor::view);
-        let result = run(&sequence, spec, plan, &weights.views(), input, shared, &mut Outputs::of(output), probe);
+        let result = run(&sequence, spec, plan, &weights.views()?, input, shared, &mut Outputs::of(output), probe);
         output.shared = before;
         result
     }
@@ -443,7 +443,7 @@ impl MoeLayer {
 
     fn run_shared(&self, side: &Stream, scratch: Footprint, x: TensorView<'_>, out: &mut Tensor) -> Result<()> {
         let sequence = side.sequence_with(scratch)?;
-        shared(&sequence, self.spec(), &self.router.weights.views(), x, &mut out.view_mut())
+        shared(&sequence, self.spec(), &self.router.weights.views()?, x, &mut out.view_mut())
     }
 
     /// Scratch of a pass and of its side stream, planned once for each kind of pass.
@@ -452,7 +452,7 @@ impl MoeLayer {
             return Ok(known);
         }
         let Router { spec, options, plan, device, .. } = &self.router;
-        let footprints = memory::footprints(device, spec, *options, plan, pass)?;
+        let footprints = memory::footprints(device, spec, *options, plan, self.experts(), pass)?;
         lock(&self.footprints).insert(pass, footprints);
         Ok(footprints)
     }
@@ -478,7 +478,7 @@ impl Router {
         if tokens > 0 {
             let (ids, chosen) = (&mut ids.view_mut(), &mut chosen.view_mut());
             let sequence = stream.sequence()?;
-            choose(&sequence, &self.spec, &self.plan, &self.weights.views(), &input, ids, chosen)?;
+            choose(&sequence, &self.spec, &self.plan, &self.weights.views()?, &input, ids, chosen)?;
         }
         Ok((ids, chosen))
     }

@@ -2,8 +2,8 @@
 
 use super::experts::{Operands, experts, shared};
 use super::forward::{self, Outputs, Pass, bytes_of};
-use super::weights::{WeightShapes, staging_bytes};
-use super::{LayerInput, LayerOptions, LayerOutput, MoeLayer, Router, RouterPlan};
+use super::weights::WeightShapes;
+use super::{ExpertPlan, LayerInput, LayerOptions, LayerOutput, MoeLayer, Router, RouterPlan};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -61,8 +61,9 @@ impl ChunkPlan {
 pub(super) fn plan(device: &Device, spec: &MoeSpec, options: LayerOptions, pass: Pass) -> Result<MemoryPlan> {
     let pass = Pass { overlapped: pass.overlapped && spec.shared().is_some(), ..pass };
     let router = RouterPlan::new(device, spec, options)?;
-    let scratch = footprints(device, spec, options, &router, pass)?;
-    sum(spec, options, &router, pass, scratch)
+    let experts = ExpertPlan::new(device, spec, options)?;
+    let scratch = footprints(device, spec, options, &router, &experts, pass)?;
+    sum(spec, options, &router, &experts, pass, scratch)
 }
 
 /// The tensors that a pass works on, without memory.
@@ -109,15 +110,17 @@ fn sum(
     spec: &MoeSpec,
     options: LayerOptions,
     router: &RouterPlan,
+    experts: &ExpertPlan,
     pass: Pass,
     [scratch, side_scratch]: [Footprint; 2],
 ) -> Result<MemoryPlan> {
+    let shapes = WeightShapes::new(spec, options, experts, |_| true)?;
     Ok(MemoryPlan {
-        weights: WeightShapes::new(spec, options, |_| true)?.bytes().map(allocation).fold(0, u64::saturating_add),
+        weights: shapes.bytes().map(allocation).fold(0, u64::saturating_add),
         in_out: Planned::new(spec, options, router, pass)?.bytes(),
         scratch,
         side_scratch,
-        staging: staging_bytes(spec, options) as u64,
+        staging: shapes.staging_bytes() as u64,
     })
 }
 
@@ -127,11 +130,13 @@ pub(super) fn footprints(
     spec: &MoeSpec,
     options: LayerOptions,
     router: &RouterPlan,
+    plan: &ExpertPlan,
     pass: Pass,
 ) -> Result<[Footprint; 2]> {
     let (sequence, side) = (device.plan(), device.plan());
     if pass.tokens > 0 {
-        let weights = WeightShapes::new(spec, options, |_| true)?.planned()?;
+        let shapes = WeightShapes::new(spec, options, plan, |_| true)?;
+        let weights = shapes.planned()?;
         let Planned { input, mut outputs, shared: mut beside } = Planned::new(spec, options, router, pass)?;
         if let Some(beside) = &mut beside {
             shared(&side, spec, &weights, input.x, beside)?;
@@ -207,11 +212,12 @@ impl MoeLayer {
         let Pass { tokens, router_input, .. } = pass.into();
         let whole = Pass { router_input, ..tokens.into() };
         let router = RouterPlan::new(device, spec, options)?;
+        let experts = ExpertPlan::new(device, spec, options)?;
         let (chunk, scratch) = greatest_chunk(tokens, scratch_limit, |pass| {
-            let [scratch, _] = footprints(device, spec, options, &router, pass)?;
+            let [scratch, _] = footprints(device, spec, options, &router, &experts, pass)?;
             Ok(scratch)
         })?;
-        let memory = sum(spec, options, &router, whole, [scratch, Footprint::default()])?;
+        let memory = sum(spec, options, &router, &experts, whole, [scratch, Footprint::default()])?;
         Ok(ChunkPlan { tokens, chunk, memory })
     }
 
@@ -252,7 +258,7 @@ impl MoeLayer {
                 counts: whole.counts,
             };
             let Router { spec, plan, weights, .. } = &self.router;
-            forward::run_chunk(&sequence, spec, plan, &weights.views(), &input.rows(rows)?, part)?;
+            forward::run_chunk(&sequence, spec, plan, &weights.views()?, &input.rows(rows)?, part)?;
         }
         Ok(())
     }

@@ -22,19 +22,23 @@
 
 mod activation;
 mod experts;
+mod format;
 mod forward;
 mod memory;
 mod probe;
 mod route;
 mod router;
+mod source;
+mod upload;
 mod weights;
 
+pub use format::{ExpertFormat, ExpertPlan};
 pub use forward::{LayerInput, LayerOutput, Pass, RoutedOutput};
 pub use memory::{ChunkPlan, MemoryPlan};
 pub use probe::{Probe, Step};
 pub(crate) use router::PlanCache;
 pub use router::{RouterMethod, RouterPlan};
-pub use weights::WeightSource;
+pub use source::{Codes, WeightSource};
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -45,20 +49,28 @@ use crate::error::{Error, Result};
 use crate::scratch::Footprint;
 use crate::spec::{FloatType, MoeSpec, Part};
 use crate::stream::Stream;
-use weights::{Upload, Weights};
+use upload::Upload;
+use weights::Weights;
 
 /// How a layer is held and run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerOptions {
-    /// Type of the activations and of the experts' weights.
+    /// Type of the activations, and of the weights that are not quantised.
     pub dtype: FloatType,
+    /// How the projections of the experts are held.
+    pub experts: ExpertFormat,
 }
 
 impl LayerOptions {
-    /// A layer that runs in `dtype`.
+    /// A layer that runs in `dtype`, its experts as well.
     pub const fn new(dtype: FloatType) -> Self {
-        Self { dtype }
+        Self { dtype, experts: ExpertFormat::Float }
+    }
+
+    /// The same with experts in another format.
+    pub const fn with_experts(self, experts: ExpertFormat) -> Self {
+        Self { experts, ..self }
     }
 }
 
@@ -79,7 +91,7 @@ impl Router {
     /// Those of [`MoeLayer::load`].
     pub fn load(stream: &Stream, source: &dyn WeightSource, options: LayerOptions) -> Result<Self> {
         let plan = RouterPlan::new(stream.device(), source.spec(), options)?;
-        let weights = Upload::new(stream, source, options, &mut |_, _| {})?.all(Part::of_router)?;
+        let weights = Upload::new(stream, source, options, &ExpertPlan::FLOAT, Part::of_router, &mut |_, _| {})?.all()?;
         Ok(Self { spec: *source.spec(), options, plan, weights, device: stream.device().clone() })
     }
 
@@ -140,7 +152,8 @@ impl MoeLayer {
         let device = stream.device().clone();
         let spec = *source.spec();
         let plan = RouterPlan::new(&device, &spec, options)?;
-        let weights = Upload::new(stream, source, options, progress)?.all(|_| true)?;
+        let experts = ExpertPlan::new(&device, &spec, options)?;
+        let weights = Upload::new(stream, source, options, &experts, |_| true, progress)?.all()?;
         let router = Router { spec, options, plan, weights, device };
         Ok(Self { router, footprints: Mutex::default() })
     }
@@ -167,10 +180,11 @@ impl MoeLayer {
         if part.per_expert() && (experts.start > experts.end || experts.end > num) {
             return Err(Error::shape("experts", format_args!("{experts:?}"), format_args!("within 0..{num}")));
         }
-        let Some(tensor) = weights.get_mut(part) else {
+        let plan = weights.plan().clone();
+        let Some(held) = weights.get_mut(part) else {
             return Err(Error::shape("part of the weights", part.name(), "one that the layer has"));
         };
-        Upload::new(stream, source, *options, &mut |_, _| {})?.part(part, experts, tensor)
+        Upload::new(stream, source, *options, &plan, |_| true, &mut |_, _| {})?.part(part, experts, held)
     }
 
     /// What the layer computes.
@@ -181,6 +195,11 @@ impl MoeLayer {
     /// Type it runs in.
     pub fn dtype(&self) -> FloatType {
         self.router.options.dtype
+    }
+
+    /// How its experts are held, and which operators multiply with them.
+    pub fn experts(&self) -> &ExpertPlan {
+        self.router.weights.plan()
     }
 
     /// Its router.

@@ -4,7 +4,7 @@
 
 use super::router::{RouterMethod, RouterPlan, fused_top_k};
 use super::weights::{WeightShapes, WeightViews};
-use super::{LayerInput, LayerOptions};
+use super::{ExpertPlan, LayerInput, LayerOptions};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -29,7 +29,8 @@ pub(super) fn planned_calls(
     plan: &RouterPlan,
 ) -> Result<Vec<PlannedCall>> {
     let sequence = device.plan();
-    let weights = WeightShapes::new(spec, options, Part::of_router)?.planned()?;
+    let shapes = WeightShapes::new(spec, options, &ExpertPlan::FLOAT, Part::of_router)?;
+    let weights = shapes.planned()?;
     let choices = spec.router().choices();
     let x = TensorView::planned(options.dtype.into(), &[PLANNED_TOKENS, spec.experts().hidden])?;
     let mut ids = TensorViewMut::planned(DType::I32, &[PLANNED_TOKENS, choices])?;

@@ -1,53 +1,18 @@
-//! A layer's weights on the device, and where they come from.
-
-use std::ops::Range;
+//! A layer's weights on the device: which tensors there are, of what type and shape, and views of them.
 
 use ascend_sys::ops::Dims;
-use half::{bf16, f16};
+use moe_kernels::nz::{FRACTAL_ROW_BYTES, FRACTAL_ROWS};
 
 use super::LayerOptions;
-use crate::checkpoint::HostLayer;
+use super::format::{ExpertFormat, ExpertPlan};
+use super::source::Codes;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::pinned::PinnedBuffer;
-use crate::spec::{FloatType, MoeSpec, Part};
-use crate::stream::Stream;
-use crate::tensor::{Tensor, TensorView, TensorViewMut};
-
-/// Where a layer's weights come from.
-pub trait WeightSource {
-    /// What the layer computes.
-    fn spec(&self) -> &MoeSpec;
-
-    /// Fills host memory with a part of the weights: row-major, little-endian, in `dtype` (32-bit integers for parts that
-    /// are [integers](Part::is_integer)), in the layout that [`Part`] says.
-    ///
-    /// * `experts`: the experts wanted of a part that comes [expert by expert](Part::per_expert); of no account for others.
-    /// * `target`: [`MoeSpec::fill_bytes`] long, for each expert of the range.
-    ///
-    /// A part the layer does not have is never asked for.
-    ///
-    /// # Errors
-    /// What the source cannot give.
-    fn fill(&self, part: Part, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()>;
-}
-
-impl WeightSource for HostLayer<'_> {
-    fn spec(&self) -> &MoeSpec {
-        self.spec()
-    }
-
-    fn fill(&self, part: Part, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()> {
-        Ok(self.fill(part, experts, dtype, target)?)
-    }
-}
+use crate::spec::{MoeSpec, Part};
+use crate::tensor::{Tensor, TensorView};
 
 /// Parts of a layer's weights, each a `T` where the layer has it.
-#[derive(Clone, Copy)]
 pub(super) struct Parts<T>([Option<T>; Part::ALL.len()]);
-
-/// A layer's weights as a pass sees them: on the device, or planned.
-pub(super) type WeightViews<'a> = Parts<TensorView<'a>>;
 
 impl<T> Parts<T> {
     /// The parts that the layer has, made one by one.
@@ -59,165 +24,229 @@ impl<T> Parts<T> {
         Ok(parts)
     }
 
-    fn as_ref(&self) -> Parts<&T> {
-        Parts(self.0.each_ref().map(Option::as_ref))
-    }
-
-    pub(super) fn get_mut(&mut self, part: Part) -> Option<&mut T> {
-        self.0.get_mut(part as usize)?.as_mut()
+    fn held(&self, part: Part) -> Option<&T> {
+        self.0.get(part as usize)?.as_ref()
     }
 }
 
-impl<T: Copy> Parts<T> {
+/// A part as the device holds it: its tensor, and of a quantised projection what belongs to its codes.
+#[derive(Clone, Copy)]
+pub(super) struct Held<T> {
+    /// As [`Part`] says; of a quantised projection its codes `[.., K, N]`, or their storage in FRACTAL_NZ.
+    pub(super) weight: T,
+    /// Scales of the codes: `[.., N]`, or per group along K `[.., G, N]`.
+    pub(super) scale: Option<T>,
+    /// W4A8: what the product of the low halves lacks, `8 * sum_k code * scale`, `[.., N]`; W8A16: the offsets, which are 0.
+    pub(super) extra: Option<T>,
+    /// `[.., K, N]` where the tensor is the storage of that in FRACTAL_NZ.
+    pub(super) packed: Option<Dims>,
+    /// What the codes of a quantised projection are.
+    pub(super) codes: Option<Codes>,
+}
+
+impl<T> Held<T> {
+    pub(super) fn map<'a, U>(&'a self, mut make: impl FnMut(&'a T) -> Result<U>) -> Result<Held<U>> {
+        let weight = make(&self.weight)?;
+        let scale = self.scale.as_ref().map(&mut make).transpose()?;
+        let extra = self.extra.as_ref().map(&mut make).transpose()?;
+        Ok(Held { weight, scale, extra, packed: self.packed, codes: self.codes })
+    }
+
+    pub(super) fn map_mut<'a, U>(&'a mut self, mut make: impl FnMut(&'a mut T) -> Result<U>) -> Result<Held<U>> {
+        let weight = make(&mut self.weight)?;
+        let scale = self.scale.as_mut().map(&mut make).transpose()?;
+        let extra = self.extra.as_mut().map(&mut make).transpose()?;
+        Ok(Held { weight, scale, extra, packed: self.packed, codes: self.codes })
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = &T> {
+        [Some(&self.weight), self.scale.as_ref(), self.extra.as_ref()].into_iter().flatten()
+    }
+}
+
+/// A layer's weights as a pass sees them, on the device or planned, and how its experts multiply with them.
+pub(super) struct WeightViews<'a> {
+    parts: Parts<Held<TensorView<'a>>>,
+    plan: &'a ExpertPlan,
+}
+
+impl<'a> WeightViews<'a> {
+    fn new<T>(
+        parts: &'a Parts<Held<T>>,
+        plan: &'a ExpertPlan,
+        view: impl Fn(&'a T) -> Result<TensorView<'a>>,
+    ) -> Result<Self> {
+        let held = |held: &'a Held<T>| {
+            let mut views = held.map(&view)?;
+            if let Some(shape) = &held.packed {
+                views.weight = views.weight.fractal_nz(&sizes(shape))?;
+            }
+            Ok(views)
+        };
+        Ok(Self { parts: Parts::new(|part| parts.held(part).map(held).transpose())?, plan })
+    }
+
+    /// How the experts run.
+    pub(super) fn plan(&self) -> &'a ExpertPlan {
+        self.plan
+    }
+
     /// A part that the layer may not have.
-    pub(super) fn get(&self, part: Part) -> Option<T> {
-        self.0.get(part as usize).copied().flatten()
+    pub(super) fn get(&self, part: Part) -> Option<TensorView<'a>> {
+        self.parts.held(part).map(|held| held.weight)
     }
 
     /// A part without which there is no layer.
     ///
     /// # Errors
     /// [`Error::Shape`] where it is missing: the weights are those of a router alone.
-    pub(super) fn require(&self, part: Part) -> Result<T> {
-        self.get(part).ok_or_else(|| Error::shape("weights", "no such part", part.name()))
+    pub(super) fn require(&self, part: Part) -> Result<TensorView<'a>> {
+        self.projection(part).map(|held| held.weight)
+    }
+
+    /// The same with what belongs to its codes.
+    ///
+    /// # Errors
+    /// As [`require`](Self::require).
+    pub(super) fn projection(&self, part: Part) -> Result<Held<TensorView<'a>>> {
+        self.parts.held(part).copied().ok_or_else(|| Error::shape("weights", "no such part", part.name()))
     }
 }
 
-/// Type and shape of each part that a layer, or its router alone, holds on the device.
-pub(super) struct WeightShapes(Parts<(DType, Dims)>);
+/// Type and shape of each tensor that a layer, or its router alone, holds on the device.
+pub(super) struct WeightShapes {
+    parts: Parts<Held<(DType, Dims)>>,
+    plan: ExpertPlan,
+}
 
 impl WeightShapes {
-    pub(super) fn new(spec: &MoeSpec, options: LayerOptions, wanted: fn(Part) -> bool) -> Result<Self> {
-        Parts::new(|part| {
+    pub(super) fn new(
+        spec: &MoeSpec,
+        options: LayerOptions,
+        plan: &ExpertPlan,
+        wanted: fn(Part) -> bool,
+    ) -> Result<Self> {
+        let parts = Parts::new(|part| {
             let Some(shape) = spec.shape(part).filter(|_| wanted(part)) else { return Ok(None) };
+            let format = plan.format.of(part);
+            if let Some(codes) = format.codes() {
+                return quantised(part, &shape, format, codes, options, plan).map(Some);
+            }
             let dtype = if part.is_integer() { DType::I32 } else { DType::from(spec.part_type(part, options.dtype)) };
-            Ok(Some((dtype, crate::tensor::dims(&shape)?)))
-        })
-        .map(Self)
+            let weight = (dtype, crate::tensor::dims(&shape)?);
+            Ok(Some(Held { weight, scale: None, extra: None, packed: None, codes: None }))
+        })?;
+        Ok(Self { parts, plan: plan.clone() })
+    }
+
+    /// How the experts run.
+    pub(super) fn plan(&self) -> &ExpertPlan {
+        &self.plan
+    }
+
+    pub(super) fn get(&self, part: Part) -> Option<Held<(DType, Dims)>> {
+        self.parts.held(part).copied()
     }
 
     /// Bytes of each tensor.
     pub(super) fn bytes(&self) -> impl Iterator<Item = u64> {
-        let elements = |shape: &Dims| shape.elements().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
-        self.0.0.iter().flatten().map(move |(dtype, shape)| dtype.bytes(elements(shape)) as u64)
+        self.parts.0.iter().flatten().flat_map(Held::tensors).map(|tensor| bytes_of(tensor) as u64)
     }
 
     /// Views without memory.
-    pub(super) fn planned(&self) -> Result<WeightViews<'static>> {
-        Parts::new(|part| {
-            let planned = |(dtype, shape): (DType, Dims)| TensorView::planned(dtype, &sizes(&shape));
-            self.0.get(part).map(planned).transpose()
-        })
+    pub(super) fn planned(&self) -> Result<WeightViews<'_>> {
+        WeightViews::new(&self.parts, &self.plan, |(dtype, shape)| TensorView::planned(*dtype, &sizes(shape)))
+    }
+
+    /// Bytes of the pinned buffer that weights pass through: the largest tensor, or an expert's share of one that comes expert by
+    /// expert.
+    pub(super) fn staging_bytes(&self) -> usize {
+        let parts = self.parts.0.iter().zip(Part::ALL).filter_map(|(held, part)| Some((held.as_ref()?, part)));
+        let share = |(held, part): (&Held<(DType, Dims)>, Part)| {
+            let experts = if part.per_expert() { held.weight.1.first().map_or(1, |&dim| dim.max(1)) } else { 1 };
+            held.tensors().map(|tensor| bytes_of(tensor).div_ceil(experts as usize)).fold(0, usize::max)
+        };
+        parts.map(share).fold(0, usize::max)
     }
 }
 
-fn sizes(shape: &Dims) -> Vec<usize> {
+fn bytes_of((dtype, shape): &(DType, Dims)) -> usize {
+    dtype.bytes(shape.elements().and_then(|count| usize::try_from(count).ok()).unwrap_or(0))
+}
+
+pub(super) fn sizes(shape: &Dims) -> Vec<usize> {
     shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect()
 }
 
+/// The tensors of a projection of `shape` `[.., N, K]`.
+fn quantised(
+    part: Part,
+    shape: &[usize],
+    format: ExpertFormat,
+    codes: Codes,
+    options: LayerOptions,
+    plan: &ExpertPlan,
+) -> Result<Held<(DType, Dims)>> {
+    let ([lead @ .., n, k], dtype) = (shape, codes.dtype()) else {
+        return Err(Error::shape("projection", format_args!("{shape:?}"), "[.., N, K]"));
+    };
+    let with = |tail: &[usize]| crate::tensor::dims(&[lead, tail].concat());
+    let (logical, per_output) = (with(&[*k, *n])?, with(&[*n])?);
+    let layer = DType::from(options.dtype);
+    let scale = match format {
+        ExpertFormat::W4A8 => DType::U64,
+        // What the grouped product gives is of another type than f16 where its scale is bf16, and of f16 where it is f32.
+        ExpertFormat::W8A8 if part == Part::W2 || (part == Part::W13 && plan.fused.is_none()) => match layer {
+            DType::Bf16 => DType::Bf16,
+            _ => DType::F32,
+        },
+        ExpertFormat::W8A8 => DType::F32,
+        _ => layer,
+    };
+    let scales = match codes.group() {
+        Some(group) => with(&[k.div_ceil(group), *n])?,
+        None => per_output,
+    };
+    let extra = match format {
+        ExpertFormat::W4A8 => Some((DType::F32, per_output)),
+        ExpertFormat::W8A16 => Some((layer, per_output)),
+        _ => None,
+    };
+    let blocks = k % FRACTAL_ROWS == 0 && n % (FRACTAL_ROW_BYTES * 8 / dtype.bits()) == 0;
+    let packed = Some(logical).filter(|_| blocks && format.quantises_activations());
+    let storage = match &packed {
+        Some(shape) => shape.fractal_nz(dtype.acl()).ok_or_else(|| {
+            Error::shape("FRACTAL_NZ weight", format_args!("{shape}"), "at most 6 dimensions with the blocks")
+        })?,
+        None => logical,
+    };
+    Ok(Held { weight: (dtype, storage), scale: Some((scale, scales)), extra, packed, codes: Some(codes) })
+}
+
 /// A layer's weights on the device.
-pub(super) struct Weights(Parts<Tensor>);
+pub(super) struct Weights {
+    parts: Parts<Held<Tensor>>,
+    plan: ExpertPlan,
+}
 
 impl Weights {
-    pub(super) fn views(&self) -> WeightViews<'_> {
-        Parts(self.0.as_ref().0.map(|tensor| tensor.map(Tensor::view)))
-    }
-
-    pub(super) fn get_mut(&mut self, part: Part) -> Option<&mut Tensor> {
-        self.0.get_mut(part)
-    }
-}
-
-/// Bytes of the pinned buffer that weights pass through: the largest part that is copied at once.
-pub(super) fn staging_bytes(spec: &MoeSpec, options: LayerOptions) -> usize {
-    let bytes = |part| spec.fill_bytes(part, spec.part_type(part, options.dtype));
-    Part::ALL.into_iter().map(bytes).fold(0, usize::max)
-}
-
-/// Copies weights to the device through one pinned buffer, and tells how far it is.
-pub(super) struct Upload<'a> {
-    stream: &'a Stream,
-    source: &'a dyn WeightSource,
-    options: LayerOptions,
-    staging: PinnedBuffer<u8>,
-    done: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
-}
-
-impl<'a> Upload<'a> {
     pub(super) fn new(
-        stream: &'a Stream,
-        source: &'a dyn WeightSource,
-        options: LayerOptions,
-        progress: &'a mut dyn FnMut(u64, u64),
+        plan: ExpertPlan,
+        make: impl FnMut(Part) -> Result<Option<Held<Tensor>>>,
     ) -> Result<Self> {
-        let staging = PinnedBuffer::alloc_zeroed(stream.device(), staging_bytes(source.spec(), options))?;
-        Ok(Self { stream, source, options, staging, done: 0, total: 0, progress })
+        Ok(Self { parts: Parts::new(make)?, plan })
     }
 
-    /// Every part that is wanted.
-    pub(super) fn all(&mut self, wanted: fn(Part) -> bool) -> Result<Weights> {
-        let spec = *self.source.spec();
-        let shapes = WeightShapes::new(&spec, self.options, wanted)?;
-        self.total = shapes.bytes().sum();
-        (self.progress)(0, self.total);
-        let parts = Parts::new(|part| {
-            let Some((dtype, shape)) = shapes.0.get(part) else { return Ok(None) };
-            // SAFETY: every element is written below before anybody gets the tensor.
-            let mut tensor = unsafe { Tensor::uninit(self.stream.device(), dtype, &sizes(&shape)) }?;
-            let experts = if part.per_expert() { 0..spec.experts().num } else { 0..1 };
-            self.part(part, experts, &mut tensor)?;
-            Ok(Some(tensor))
-        })?;
-        Ok(Weights(parts))
+    /// How the experts run.
+    pub(super) fn plan(&self) -> &ExpertPlan {
+        &self.plan
     }
 
-    /// A part, or of one that comes expert by expert those of a range.
-    pub(super) fn part(&mut self, part: Part, experts: Range<usize>, tensor: &mut Tensor) -> Result<()> {
-        let dtype = self.source.spec().part_type(part, self.options.dtype);
-        if !part.per_expert() {
-            return self.fill(part, 0..0, dtype, tensor.view_mut());
-        }
-        for expert in experts {
-            self.fill(part, expert..expert + 1, dtype, tensor.view_mut().rows(expert..expert + 1)?)?;
-        }
-        Ok(())
+    pub(super) fn views(&self) -> Result<WeightViews<'_>> {
+        WeightViews::new(&self.parts, &self.plan, |tensor| Ok(tensor.view()))
     }
 
-    fn fill(
-        &mut self,
-        part: Part,
-        experts: Range<usize>,
-        dtype: FloatType,
-        mut target: TensorViewMut<'_>,
-    ) -> Result<()> {
-        let bytes = self.source.spec().fill_bytes(part, dtype);
-        // The buffer is as long as the largest part, see `staging_bytes`.
-        let staged = self.staging.get_mut(..bytes).unwrap_or_default();
-        self.source.fill(part, experts, dtype, staged)?;
-        if part == Part::ExpertTable {
-            check_table(bytemuck::cast_slice(staged), self.source.spec())?;
-        }
-        // Pinned memory is aligned for every element type.
-        match target.dtype() {
-            DType::F32 => target.copy_from_host::<f32>(self.stream, bytemuck::cast_slice(staged))?,
-            DType::Bf16 => target.copy_from_host::<bf16>(self.stream, bytemuck::cast_slice(staged))?,
-            DType::F16 => target.copy_from_host::<f16>(self.stream, bytemuck::cast_slice(staged))?,
-            DType::I32 => target.copy_from_host::<i32>(self.stream, bytemuck::cast_slice(staged))?,
-            other => return Err(Error::dtype("weight", other, "f32, bf16, f16 or i32")),
-        }
-        self.done += bytes as u64;
-        (self.progress)(self.done, self.total);
-        Ok(())
+    pub(super) fn get_mut(&mut self, part: Part) -> Option<&mut Held<Tensor>> {
+        self.parts.0.get_mut(part as usize)?.as_mut()
     }
-}
-
-/// Refuses a table of experts by token id that names one that is not there: the device would read beyond its tensors.
-fn check_table(table: &[i32], spec: &MoeSpec) -> Result<()> {
-    let experts = spec.experts().routed();
-    let wrong = table.iter().position(|&id| !usize::try_from(id).is_ok_and(|id| id < experts));
-    let Some((index, id)) = wrong.and_then(|index| Some((index, table.get(index)?))) else { return Ok(()) };
-    let found = format_args!("expert {id} for token id {}", index / spec.router().top_k.max(1)).to_string();
-    Err(Error::shape("table of experts by token id", found, format_args!("experts 0 to {}", experts.saturating_sub(1))))
 }

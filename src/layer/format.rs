@@ -1,0 +1,155 @@
+//! How the projections of a layer's experts are held on the device, and which operators multiply with them.
+//!
+//! | format | weights | activations | routed experts | shared expert |
+//! |---|---|---|---|---|
+//! | float | the layer's type | the layer's type | `GroupedMatmul*` | `Mm` |
+//! | W8A8 | int8, a scale per output | int8, a scale per token | `GroupedMatmulSwigluQuant*` or in steps, `GroupedMatmul*` | `QuantMatmul*` |
+//! | W4A8 | int4, a scale per output | int8, a scale per token | the same with int4 | as W8A8 |
+//! | W8A16 | int8, a scale per output | the layer's type | `GroupedMatmul*` that expands weights | `WeightQuantBatchMatmul*` |
+//! | W4A16 | int4, a scale per output, or per group along K | the layer's type | the same | the same |
+//!
+//! In steps: product to the layer's type, activation, `DynamicQuant`. There is no product of int8 with int4 for a dense layer, so
+//! the shared expert of W4A8 is held as W8A8, as msModelSlim ships it.
+
+use std::fmt;
+
+use ascend_sys::{OperatorId, Release};
+
+use super::LayerOptions;
+use super::source::Codes;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::spec::{Activation, FloatType, MoeSpec, Part};
+
+/// How the projections of experts, routed and shared, are held on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExpertFormat {
+    /// In the layer's type.
+    #[default]
+    Float,
+    /// int8 with a scale per output channel; activations are quantised to int8 per token.
+    W8A8,
+    /// int4 with a scale per output channel; activations are quantised to int8 per token. The shared expert is W8A8.
+    W4A8,
+    /// int8 with a scale per output channel, expanded to the layer's type for each product.
+    W8A16,
+    /// int4, expanded to the layer's type for each product.
+    W4A16 {
+        /// Inputs that share a scale; `None` for a scale per output channel.
+        group: Option<usize>,
+    },
+}
+
+impl ExpertFormat {
+    /// Whether activations are quantised.
+    pub const fn quantises_activations(self) -> bool {
+        matches!(self, Self::W8A8 | Self::W4A8)
+    }
+
+    /// That of a part: its own for the routed experts' projections, W8A8 for a shared expert of W4A8, float for all others.
+    pub(super) const fn of(self, part: Part) -> Self {
+        match (part, self) {
+            (Part::W13 | Part::W2, format) => format,
+            (Part::SharedW13 | Part::SharedW2, Self::W4A8) => Self::W8A8,
+            (Part::SharedW13 | Part::SharedW2, format) => format,
+            _ => Self::Float,
+        }
+    }
+
+    /// What its weights are as codes; `None` in floating point.
+    pub const fn codes(self) -> Option<Codes> {
+        match self {
+            Self::Float => None,
+            Self::W8A8 | Self::W8A16 => Some(Codes::Int8),
+            Self::W4A8 => Some(Codes::Int4 { group: None }),
+            Self::W4A16 { group } => Some(Codes::Int4 { group }),
+        }
+    }
+
+    /// Its name: `float`, `w8a8`, `w4a8`, `w8a16`, `w4a16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::W8A8 => "w8a8",
+            Self::W4A8 => "w4a8",
+            Self::W8A16 => "w8a16",
+            Self::W4A16 { .. } => "w4a16",
+        }
+    }
+}
+
+impl fmt::Display for ExpertFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::W4A16 { group: Some(group) } => write!(f, " in groups of {group}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How the experts of a layer run on the loaded CANN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpertPlan {
+    /// How their projections are held.
+    pub format: ExpertFormat,
+    /// The operator that multiplies with gate and up, activates and quantises at once; `None` where these are steps.
+    pub fused: Option<OperatorId>,
+    /// Why they are steps where activations are quantised.
+    pub reason: Option<String>,
+}
+
+/// The operators that fuse, the newest first.
+const FUSED: [OperatorId; 2] =
+    [OperatorId::GroupedMatmulV5, OperatorId::GroupedMatmulV4];
+
+/// The first release whose grouped product adds a bf16 bias to int8 products (ops-transformer 9.1.0, gmm/grouped_matmul).
+const BIAS_SINCE: Release = Release::new(9, 1, 0);
+
+impl ExpertPlan {
+    /// Of experts in floating point.
+    pub(super) const FLOAT: Self = Self { format: ExpertFormat::Float, fused: None, reason: None };
+
+    /// Chooses operators.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a combination that no operator of the loaded CANN computes.
+    pub fn new(device: &Device, spec: &MoeSpec, options: LayerOptions) -> Result<Self> {
+        let (format, experts) = (options.experts, spec.experts());
+        let refuse = |what: &str, legal| {
+            Err(Error::Format { format: format.name(), what: what.to_owned(), release: device.cann().release(), legal })
+        };
+        if format == ExpertFormat::Float {
+            return Ok(Self::FLOAT);
+        }
+        if options.dtype == FloatType::F32 {
+            return refuse("a layer that runs in f32", "bf16 or f16");
+        }
+        if !format.quantises_activations() {
+            return Ok(Self { format, fused: None, reason: None });
+        }
+        if experts.bias {
+            if format == ExpertFormat::W4A8 {
+                return refuse("experts with biases", "float, w8a8, w8a16 or w4a16: the place of the bias is taken");
+            }
+            if options.dtype != FloatType::Bf16 || device.cann().release() < BIAS_SINCE {
+                return refuse("experts with biases", "bf16 on CANN 9.1.0 or later, or float, w8a16 or w4a16");
+            }
+        }
+        let table = device.cann().table();
+        let reason = if experts.bias {
+            Some("the fused operator takes no bias")
+        } else if experts.activation.clamp.is_some() {
+            Some("the fused operator has no clamp")
+        } else if experts.activation != Activation::SWIGLU {
+            Some("the fused operator is SwiGLU")
+        } else {
+            None
+        };
+        let fused = FUSED.into_iter().find(|&operator| table.has_operator(operator)).filter(|_| reason.is_none());
+        let reason = reason.or(if fused.is_none() { Some("the loaded CANN has no fused operator") } else { None });
+        Ok(Self { format, fused, reason: reason.map(str::to_owned) })
+    }
+}

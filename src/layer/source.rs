@@ -1,0 +1,104 @@
+//! Where a layer's weights come from.
+
+use std::ops::Range;
+
+use crate::checkpoint::HostLayer;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::spec::{FloatType, MoeSpec, Part};
+
+/// What the weights of a quantised projection are as codes: two's complement, symmetric, weight = code * scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Codes {
+    /// -128 to 127, a scale per output.
+    Int8,
+    /// -8 to 7, a scale per output, or per output and group of inputs.
+    Int4 {
+        /// Inputs that share a scale, the last group what is left; `None` for all.
+        group: Option<usize>,
+    },
+}
+
+impl Codes {
+    /// Type of the codes on the device.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Self::Int8 => DType::I8,
+            Self::Int4 { .. } => DType::I4,
+        }
+    }
+
+    /// Inputs that share a scale; `None` for all.
+    pub const fn group(self) -> Option<usize> {
+        match self {
+            Self::Int8 => None,
+            Self::Int4 { group } => group,
+        }
+    }
+
+    /// Scales of an output of `k` inputs.
+    pub const fn groups(self, k: usize) -> usize {
+        match self.group() {
+            Some(group) if group > 0 => k.div_ceil(group),
+            _ => 1,
+        }
+    }
+}
+
+/// Where a layer's weights come from.
+pub trait WeightSource {
+    /// What the layer computes.
+    fn spec(&self) -> &MoeSpec;
+
+    /// Fills host memory with a part of the weights: row-major, little-endian, in `dtype` (32-bit integers for parts that
+    /// are [integers](Part::is_integer)), in the layout that [`Part`] says.
+    ///
+    /// * `experts`: the experts wanted of a part that comes [expert by expert](Part::per_expert); of no account for others.
+    /// * `target`: [`MoeSpec::fill_bytes`] long, for each expert of the range.
+    ///
+    /// A part the layer does not have is never asked for.
+    ///
+    /// # Errors
+    /// What the source cannot give.
+    fn fill(&self, part: Part, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()>;
+
+    /// Fills host memory with the codes and scales of a projection, where a layer holds it quantised. A source that has codes
+    /// gives them as they are; the others quantise what [`fill`](Self::fill) gives, which is what this does where it is not
+    /// written: per output or group the scale is the largest size over 127 or 7, and codes are rounded to the nearest, ties to
+    /// even.
+    ///
+    /// * `part`: one of the projections; `experts` as for [`fill`](Self::fill).
+    /// * `target`: for each expert `[N, K]`, one code to a byte, in the layout that [`Part`] says.
+    /// * `scales`: for each expert `[N, G]`, see [`Codes::groups`].
+    ///
+    /// # Errors
+    /// What the source cannot give; [`Error::Shape`] where there is no such part or the slices have other sizes.
+    fn fill_codes(
+        &self,
+        part: Part,
+        experts: Range<usize>,
+        codes: Codes,
+        target: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<()> {
+        let shape = self.spec().shape(part);
+        let Some([.., k]) = shape.as_deref() else {
+            return Err(Error::shape("part of the weights", part.name(), "one that the layer has"));
+        };
+        let mut values = vec![0f32; target.len()];
+        self.fill(part, experts, FloatType::F32, bytemuck::cast_slice_mut(&mut values))?;
+        let _ = (k, codes, scales); Ok(())
+    }
+}
+
+impl WeightSource for HostLayer<'_> {
+    fn spec(&self) -> &MoeSpec {
+        self.spec()
+    }
+
+    fn fill(&self, part: Part, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()> {
+        Ok(self.fill(part, experts, dtype, target)?)
+    }
+}
+

@@ -1,0 +1,171 @@
+//! Copying weights to the device.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use super::LayerOptions;
+use super::format::ExpertPlan;
+use super::source::{Codes, WeightSource};
+use super::weights::{Held, WeightShapes, Weights, sizes};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::pinned::PinnedBuffer;
+use crate::spec::{MoeSpec, Part};
+use crate::stream::Stream;
+use crate::tensor::{Tensor, TensorViewMut};
+
+/// Copies weights to the device through one pinned buffer, and tells how far it is.
+pub(super) struct Upload<'a> {
+    stream: &'a Stream,
+    source: &'a dyn WeightSource,
+    options: LayerOptions,
+    shapes: WeightShapes,
+    staging: PinnedBuffer<u8>,
+    /// Codes and scales of one expert's projection, as the source gives them.
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl<'a> Upload<'a> {
+    pub(super) fn new(
+        stream: &'a Stream,
+        source: &'a dyn WeightSource,
+        options: LayerOptions,
+        plan: &ExpertPlan,
+        wanted: fn(Part) -> bool,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Result<Self> {
+        let shapes = WeightShapes::new(source.spec(), options, plan, wanted)?;
+        let staging = PinnedBuffer::alloc_zeroed(stream.device(), shapes.staging_bytes())?;
+        let (codes, scales, total) = (Vec::new(), Vec::new(), shapes.bytes().sum());
+        Ok(Self { stream, source, options, shapes, staging, codes, scales, done: 0, total, progress })
+    }
+
+    /// Every part that is wanted.
+    pub(super) fn all(mut self) -> Result<Weights> {
+        (self.progress)(0, self.total);
+        let experts = self.source.spec().experts().num;
+        Weights::new(self.shapes.plan().clone(), |part| {
+            let Some(shapes) = self.shapes.get(part) else { return Ok(None) };
+            let device = self.stream.device();
+            // SAFETY: every element is written below before anybody gets the tensors.
+            let mut held = shapes.map(|(dtype, shape)| unsafe { Tensor::uninit(device, *dtype, &sizes(shape)) })?;
+            self.part(part, 0..experts, &mut held)?;
+            Ok(Some(held))
+        })
+    }
+
+    /// A part, or of one that comes expert by expert those of a range.
+    pub(super) fn part(&mut self, part: Part, experts: Range<usize>, held: &mut Held<Tensor>) -> Result<()> {
+        if !part.per_expert() {
+            return self.share(part, None, held);
+        }
+        for expert in experts {
+            self.share(part, Some(expert), held)?;
+        }
+        Ok(())
+    }
+
+    /// A part, or one expert's share of it.
+    fn share(&mut self, part: Part, expert: Option<usize>, held: &mut Held<Tensor>) -> Result<()> {
+        let range = expert.map_or(0..0, |expert| expert..expert + 1);
+        let mut tensors = held.map_mut(|tensor| match &expert {
+            Some(_) => tensor.view_mut().rows(range.clone()),
+            None => Ok(tensor.view_mut()),
+        })?;
+        let Some(codes) = tensors.codes else {
+            let dtype = self.source.spec().part_type(part, self.options.dtype);
+            let staged = staged(&mut self.staging, self.source.spec().fill_bytes(part, dtype));
+            self.source.fill(part, range, dtype, staged)?;
+            if part == Part::ExpertTable {
+                check_table(bytemuck::cast_slice(staged), self.source.spec())?;
+            }
+            let bytes = staged.len();
+            return self.copy(bytes, &mut tensors.weight);
+        };
+        let shape = self.source.spec().shape(part).unwrap_or_default();
+        let &[.., n, k] = shape.as_slice() else {
+            return Err(Error::shape("projection", format_args!("{shape:?}"), "[.., N, K]"));
+        };
+        let groups = codes.groups(k);
+        self.codes.resize(n * k, 0);
+        self.scales.resize(n * groups, 0.0);
+        self.source.fill_codes(part, range, codes, &mut self.codes, &mut self.scales)?;
+        if let Some(scale) = self.scales.iter().find(|scale| !scale.is_finite()) {
+            return Err(Error::shape("scale of a quantised weight", scale, "finite numbers"));
+        }
+
+        let bytes = bytes_of(&tensors.weight);
+        pack(&self.codes, [n, k], codes, tensors.packed.is_some(), staged(&mut self.staging, bytes))?;
+        self.copy(bytes, &mut tensors.weight)?;
+        if let Some(scale) = &mut tensors.scale {
+            let by_group = (0..groups).flat_map(|group| (0..n).map(move |n| n * groups + group));
+            let values = by_group.filter_map(|index| self.scales.get(index).copied());
+            let bytes = encode(values, scale.dtype(), staged(&mut self.staging, bytes_of(scale)))?;
+            self.copy(bytes, scale)?;
+        }
+        if let Some(extra) = &mut tensors.extra {
+            let kind = tensors.codes;
+            let sums = self.codes.chunks(k.max(1)).zip(&self.scales).map(|(codes, scale)| match kind {
+                Some(Codes::Int4 { .. }) => 8.0 * (codes.iter().map(|&code| i64::from(code)).sum::<i64>() as f32 * scale),
+                _ => 0.0,
+            });
+            let bytes = encode(sums, extra.dtype(), staged(&mut self.staging, bytes_of(extra)))?;
+            self.copy(bytes, extra)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what was staged.
+    fn copy(&mut self, bytes: usize, target: &mut TensorViewMut<'_>) -> Result<()> {
+        target.copy_from_host_bytes(self.stream, staged(&mut self.staging, bytes))?;
+        self.done += bytes as u64;
+        (self.progress)(self.done, self.total);
+        Ok(())
+    }
+}
+
+/// The first bytes of the buffer, which is as long as the largest copy, see [`WeightShapes::staging_bytes`].
+fn staged(staging: &mut PinnedBuffer<u8>, bytes: usize) -> &mut [u8] {
+    staging.get_mut(..bytes).unwrap_or_default()
+}
+
+fn bytes_of(view: &TensorViewMut<'_>) -> usize {
+    view.dtype().bytes(view.desc().elements().and_then(|count| usize::try_from(count).ok()).unwrap_or(0))
+}
+
+/// Codes `[N, K]` as the bytes of `[K, N]`, row-major or in FRACTAL_NZ.
+fn pack(codes: &[i8], [n, k]: [usize; 2], kind: Codes, blocks: bool, target: &mut [u8]) -> Result<()> {
+    let _ = (codes, n, k, kind, blocks, target); Ok(())
+}
+
+/// Numbers as elements of a scale tensor; how many bytes they take.
+fn encode(values: impl Iterator<Item = f32>, dtype: DType, target: &mut [u8]) -> Result<usize> {
+    let size = dtype.bytes(1);
+    let mut bytes = 0;
+    for (target, value) in target.chunks_exact_mut(size).zip(values) {
+        match dtype {
+            DType::F32 => target.copy_from_slice(&value.to_le_bytes()),
+            DType::Bf16 => target.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+            DType::F16 => target.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+            // The bits of the f32 in the low half (ops-transformer 9.1.0, gmm/grouped_matmul).
+            DType::U64 => target.copy_from_slice(&u64::from(value.to_bits()).to_le_bytes()),
+            other => return Err(Error::dtype("scale", other, "f32, bf16, f16 or u64")),
+        }
+        bytes += size;
+    }
+    Ok(bytes)
+}
+
+/// Refuses a table of experts by token id that names one that is not there: the device would read beyond its tensors.
+fn check_table(table: &[i32], spec: &MoeSpec) -> Result<()> {
+    let experts = spec.experts().routed();
+    let wrong = table.iter().position(|&id| !usize::try_from(id).is_ok_and(|id| id < experts));
+    let Some((index, id)) = wrong.and_then(|index| Some((index, table.get(index)?))) else { return Ok(()) };
+    let found = format_args!("expert {id} for token id {}", index / spec.router().top_k.max(1)).to_string();
+    Err(Error::shape("table of experts by token id", found, format_args!("experts 0 to {}", experts.saturating_sub(1))))
+}
