@@ -12,6 +12,7 @@ pub mod elementwise;
 mod error;
 pub mod expert_balance;
 pub mod expert_table;
+pub mod formats;
 pub mod fused_topk;
 pub mod gating;
 pub mod gemm;
