@@ -24,6 +24,7 @@ pub mod lanes;
 pub mod nz;
 pub mod permute;
 pub mod pointwise;
+pub mod quantise;
 pub mod reference;
 pub mod routing_map;
 pub mod softmax_gating;
