@@ -2,7 +2,8 @@
 //!
 //! A [`Routing`] is the sorted order; the attributes of aclnnMoeInitRoutingV3 are methods of it: rowIdxType 0 and 1 are
 //! [`Routing::gather_index`] and [`Routing::scatter_index`], expertTokensNumType is [`Routing::write_counts`], dropPadMode 0 is
-//! [`Routing::expand`], 1 is [`Routing::expand_drop_pad`]. A slot is one choice of one token, number `token * top_k + j`.
+//! [`Routing::expand`], 1 is [`Routing::expand_drop_pad`]; quantMode 0 is [`Routing::expand_static`], 1 is
+//! [`Routing::expand_dynamic`]. A slot is one choice of one token, number `token * top_k + j`.
 //!
 //! Source: ops-transformer 9.1.0, moe/moe_init_routing_v3.
 
@@ -10,8 +11,25 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::element::Float;
 use crate::error::{self, KernelError};
 use crate::group_list::GroupListKind;
+use crate::quantise::{RowQuantiser, Smooth, dynamic_quantise, smoothed, static_quantise};
+
+/// Which rows the expanded matrix has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// The available slots in sorted order (dropPadMode 0); only so many where `active_rows` (activeNum) says so.
+    Dropless {
+        /// Rows that are written at most.
+        active_rows: Option<usize>,
+    },
+    /// The first `capacity` slots of each expert, and zeros where there are fewer (dropPadMode 1).
+    DropPad {
+        /// Rows of each expert.
+        capacity: usize,
+    },
+}
 
 /// The slots of the active experts, sorted by expert; slots of one expert keep their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,6 +254,132 @@ impl Routing {
             }
         });
         Ok(())
+    }
+
+    /// Copies each token's row to its places, as [`expand`](Self::expand) or [`expand_drop_pad`](Self::expand_drop_pad) does.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn place(
+        &self,
+        placement: Placement,
+        src: &[u8],
+        row_bytes: usize,
+        top_k: usize,
+        dst: &mut [u8],
+    ) -> Result<(), KernelError> {
+        match placement {
+            Placement::Dropless { active_rows } => self.expand(src, row_bytes, top_k, active_rows, dst).map(|_| ()),
+            Placement::DropPad { capacity } => self.expand_drop_pad(src, row_bytes, top_k, capacity, dst),
+        }
+    }
+
+    /// Quantises each token's row by one scale and one offset and copies it to its places (quantMode 0).
+    ///
+    /// - `x` host `T [tokens, width]`; `dst` host int8 rows of `placement`, as bytes.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`], [`KernelError::NotMultiple`] or [`KernelError::Range`] when sizes do not fit.
+    pub fn expand_static<T: Float>(
+        &self,
+        placement: Placement,
+        x: &[T],
+        top_k: usize,
+        (scale, offset): (f32, f32),
+        dst: &mut [u8],
+    ) -> Result<(), KernelError> {
+        let tokens = error::divide("slots over top_k", self.slot_count, top_k)?;
+        let mut rows = vec![0; x.len()];
+        static_quantise(x, scale, offset, &mut rows)?;
+        self.place(placement, &rows, error::divide("x", x.len(), tokens)?, top_k, dst)
+    }
+
+    /// Quantises each available slot's token row, times the factors of its expert, with a scale of its own (quantMode 1).
+    ///
+    /// - `x` host `T [tokens, width]`; `smooth` host f32 `[active experts, width]` or `[width]`.
+    /// - `dst` host rows of `placement`, bytes of int8 or int4; `scales` host f32, one for each row of `dst`. Rows that are not
+    ///   written are not touched, with a capacity they and their scales are 0.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`], [`KernelError::NotMultiple`] or [`KernelError::Range`] when sizes do not fit.
+    #[allow(clippy::too_many_arguments, reason = "one more than the others have: the scales that come of it")]
+    pub fn expand_dynamic<T: Float>(
+        &self,
+        quantiser: RowQuantiser,
+        placement: Placement,
+        (x, width): (&[T], usize),
+        top_k: usize,
+        smooth: Option<&[f32]>,
+        dst: &mut [u8],
+        scales: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let tokens = error::divide("slots over top_k", self.slot_count, top_k)?;
+        let row_bytes = quantiser.integer.row_bytes(width)?;
+        let Some(factors) = smooth.filter(|factors| factors.len() != width) else {
+            // A token's row is the same wherever it goes.
+            let mut rows = vec![0; error::product("x", &[tokens, row_bytes])?];
+            let mut row_scales = vec![0f32; tokens];
+            let smooth = smooth.map(|factors| Smooth { factors, groups: None });
+            dynamic_quantise(quantiser, x, width, smooth, &mut rows, &mut row_scales)?;
+            self.place(placement, &rows, row_bytes, top_k, dst)?;
+            let (scale, out) = (bytemuck::cast_slice(&row_scales), bytemuck::cast_slice_mut(scales));
+            return self.place(placement, scale, size_of::<f32>(), top_k, out);
+        };
+        error::length("x", error::product("x", &[tokens, width])?, x.len())?;
+        error::length("smooth factors", error::product("smooth factors", &[self.counts.len(), width])?, factors.len())?;
+        let (least, most) = self.rows_of(placement)?;
+        let rows = error::divide("expanded rows", dst.len(), row_bytes)?;
+        error::range("expanded rows", rows, least, most)?;
+        error::length("scales", rows, scales.len())?;
+        if row_bytes == 0 {
+            return Ok(());
+        }
+        let starts: Vec<usize> = self.starts().collect();
+        let out = dst.par_chunks_mut(row_bytes).zip(scales).enumerate();
+        out.take(rows.min(least)).with_min_len(rows_per_task(row_bytes)).for_each(|(row, (out, scale))| {
+            let Some((slot, expert)) = self.slot_of(placement, &starts, row) else {
+                out.fill(0);
+                *scale = 0.0;
+                return;
+            };
+            let (x, factors) = (&x[slot / top_k * width..][..width], &factors[expert * width..][..width]);
+            *scale = quantiser.quantise(width, &smoothed(x, Some(factors)), out);
+        });
+        Ok(())
+    }
+
+    /// Rows that are written, and the most that there may be.
+    fn rows_of(&self, placement: Placement) -> Result<(usize, usize), KernelError> {
+        match placement {
+            Placement::Dropless { active_rows } => {
+                Ok((active_rows.map_or(self.sorted.len(), |rows| rows.min(self.sorted.len())), usize::MAX))
+            }
+            Placement::DropPad { capacity } => {
+                let rows = error::product("experts x capacity", &[self.counts.len(), capacity])?;
+                Ok((rows, rows))
+            }
+        }
+    }
+
+    /// Where each active expert's slots start.
+    fn starts(&self) -> impl Iterator<Item = usize> {
+        self.counts.iter().scan(0, |next, count| {
+            let start = *next;
+            *next += count;
+            Some(start)
+        })
+    }
+
+    /// Slot and expert, counted from the first active one, of a row that is written.
+    fn slot_of(&self, placement: Placement, starts: &[usize], row: usize) -> Option<(usize, usize)> {
+        let (expert, place) = match placement {
+            Placement::Dropless { .. } => (starts.partition_point(|start| *start <= row).checked_sub(1)?, row),
+            Placement::DropPad { capacity } => {
+                let (expert, place) = (row / capacity, row % capacity);
+                (expert, (place < self.counts[expert]).then(|| starts[expert] + place)?)
+            }
+        };
+        Some((*self.sorted.get(place)? as usize, expert))
     }
 
     /// The sorted slots of each active expert.
