@@ -428,6 +428,11 @@ impl<'a> TensorViewMut<'a> {
         TensorView(self.0)
     }
 
+    /// The same elements, to read from now on.
+    pub fn into_view(self) -> TensorView<'a> {
+        TensorView(self.0)
+    }
+
     /// The same elements for as long as they are needed, without giving this view up.
     pub fn reborrow(&mut self) -> TensorViewMut<'_> {
         TensorViewMut(self.0, PhantomData)

@@ -6,13 +6,13 @@
 use super::activation::activate;
 use super::forward::mark;
 use super::probe::Probe;
+use super::project::{self, Rows};
 use super::route::size;
 use super::weights::WeightViews;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{
-    self, CubeMath, DropPadMode, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting,
-    InitRoutingOutputs, ScatterReduce,
+    self, CubeMath, DropPadMode, ExpandedRows, FinalizeRouting, InitRouting, InitRoutingOutputs, ScatterReduce,
 };
 use crate::scratch::Sequence;
 use crate::spec::{MoeSpec, Part};
@@ -44,20 +44,17 @@ pub(super) fn shared(
     let Some(shared) = spec.shared() else { return Ok(()) };
     sequence.purpose("shared expert");
     let (tokens, inner, dtype) = (size(x.dim(0)), shared.intermediate, x.dtype());
-    let linear = |x: &TensorView<'_>, part, out: &mut TensorViewMut<'_>| {
-        op::mm(sequence, x, &weights.require(part)?.transpose()?, CubeMath::KeepDType, out)
-    };
     let mut first = sequence.tensor(dtype, &[tokens, shared.activation.width(inner)])?;
-    linear(&x, Part::SharedW13, &mut first)?;
+    project::dense(sequence, weights, Part::SharedW13, x, &mut first)?;
     let mut active = sequence.tensor(dtype, &[tokens, inner])?;
     activate(sequence, &shared.activation, first.as_view(), None, &mut active)?;
     if !shared.gate {
-        return linear(&active.as_view(), Part::SharedW2, out);
+        return project::dense(sequence, weights, Part::SharedW2, active.as_view(), out);
     }
     let mut ungated = sequence.tensor(dtype, &[tokens, size(out.dim(1))])?;
-    linear(&active.as_view(), Part::SharedW2, &mut ungated)?;
+    project::dense(sequence, weights, Part::SharedW2, active.as_view(), &mut ungated)?;
     let mut logit = sequence.tensor(dtype, &[tokens, 1])?;
-    linear(&x, Part::SharedGate, &mut logit)?;
+    project::dense(sequence, weights, Part::SharedGate, x, &mut logit)?;
     let mut gate = sequence.tensor(dtype, &[tokens, 1])?;
     op::sigmoid(sequence, &logit.as_view(), &mut gate)?;
     op::mul(sequence, &ungated.as_view(), &gate.as_view(), out)
@@ -102,7 +99,15 @@ pub(super) fn experts(
         }
     };
 
-    let mut expanded = sequence.tensor(dtype, &[tokens * top_k, width])?;
+    let count = tokens * top_k;
+    let mut expanded;
+    let mut scales = None;
+    if weights.plan().format.quantises_activations() {
+        let (codes, of_rows) = project::int8(sequence, count, width)?;
+        (expanded, scales) = (codes, Some(of_rows));
+    } else {
+        expanded = sequence.tensor(dtype, &[count, width])?;
+    }
     let mut row_idx = sequence.tensor(DType::I32, &[tokens * top_k])?;
     {
         let weighted;
@@ -116,14 +121,28 @@ pub(super) fn experts(
         let known = spec.experts().routed() + usize::from(operands.padded);
         let routing = InitRouting { range: (0, spec.experts().num), ..InitRouting::dropless(known) };
         let (mut expanded, mut row_idx, mut counts) = (expanded.reborrow(), row_idx.reborrow(), counts.reborrow());
-        let outputs =
-            InitRoutingOutputs { expanded_x: &mut expanded, row_idx: &mut row_idx, counts: &mut counts, scale: None };
-        op::moe_init_routing_v3(sequence, &rows, &ids, None, &routing, outputs)?;
+        let mut scales = scales.as_mut().map(TensorViewMut::reborrow);
+        let becomes = match scales {
+            Some(_) => ExpandedRows::Dynamic { smooth: None },
+            None => ExpandedRows::Copied(None),
+        };
+        let outputs = InitRoutingOutputs {
+            expanded_x: &mut expanded,
+            row_idx: &mut row_idx,
+            counts: &mut counts,
+            scale: scales.as_mut(),
+        };
+        op::moe_init_routing_v3(sequence, &rows, &ids, becomes, &routing, outputs)?;
     }
     mark(sequence, probe, "expand")?;
 
-    mlp(sequence, spec, weights, &mut expanded, counts.as_view(), probe)?;
-    let rows = Rows { expanded: expanded.as_view(), row_idx: row_idx.as_view() };
+    let expanded = match scales {
+        // What the experts give takes the place of what they are given, where that is of the same type.
+        None => (expanded, None),
+        Some(scales) => (sequence.tensor(dtype, &[count, width])?, Some(Rows::quantised(expanded, scales))),
+    };
+    let given = mlp(sequence, spec, weights, expanded, counts.as_view(), probe)?;
+    let rows = Given { rows: given.as_view(), row_idx: row_idx.as_view() };
     combine(sequence, spec, weights, operands, &rows, shared_out, output)?;
     mark(sequence, probe, "combine")
 }
@@ -163,52 +182,60 @@ fn normed<'s>(
     Ok(y)
 }
 
-/// The experts' projections and activation. What they give takes the place of what they were given.
-fn mlp(
-    sequence: &Sequence<'_>,
+/// The experts' projections and activation: what the experts give, in `out`.
+///
+/// * `rows`: what they are given; `None` where it is in `out`.
+fn mlp<'a>(
+    sequence: &'a Sequence<'_>,
     spec: &MoeSpec,
     weights: &WeightViews<'_>,
-    rows: &mut TensorViewMut<'_>,
+    (mut out, rows): (TensorViewMut<'a>, Option<Rows<'a>>),
     counts: TensorView<'_>,
     probe: &mut Option<&mut Probe>,
-) -> Result<()> {
-    let (experts, dtype) = (spec.experts(), rows.dtype());
-    let (count, inner) = (size(rows.dim(0)), experts.intermediate);
-    let groups = Groups::Rows { list: &counts, kind: GroupListKind::Count };
-    let product = |input: TensorView<'_>, (weight, bias), out: &mut TensorViewMut<'_>| {
-        let (weight, bias) = (weights.require(weight)?.transpose()?, weights.get(bias));
-        let bias = bias.as_slice();
-        let inputs = GroupedMatmul { x: &[input], weight: &[weight], bias, groups };
-        op::grouped_matmul(sequence, &inputs, std::slice::from_mut(out)).map(drop)
-    };
+) -> Result<TensorViewMut<'a>> {
+    let (experts, dtype) = (spec.experts(), out.dtype());
+    let (count, inner) = (size(out.dim(0)), experts.intermediate);
     sequence.purpose("gate and up");
-    let mut first = sequence.tensor(dtype, &[count, experts.activation.width(inner)])?;
-    product(rows.as_view(), (Part::W13, Part::W13Bias), &mut first)?;
-    mark(sequence, probe, "gate and up")?;
+    let active = match rows {
+        Some(rows) if weights.plan().fused.is_some() => {
+            let active = project::fused(sequence, weights, &rows, &counts, inner)?;
+            mark(sequence, probe, "gate, up and activation")?;
+            active
+        }
+        rows => {
+            let mut first = sequence.tensor(dtype, &[count, experts.activation.width(inner)])?;
+            let given = rows.unwrap_or(Rows::float(out.as_view()));
+            project::grouped(sequence, weights, [Part::W13, Part::W13Bias], &given, &counts, &mut first)?;
+            mark(sequence, probe, "gate and up")?;
 
-    sequence.purpose("activation");
-    let mut active = sequence.tensor(dtype, &[count, inner])?;
-    activate(sequence, &experts.activation, first.as_view(), Some(&counts), &mut active)?;
-    mark(sequence, probe, "activation")?;
+            sequence.purpose("activation");
+            let mut active = sequence.tensor(dtype, &[count, inner])?;
+            activate(sequence, &experts.activation, first.as_view(), Some(&counts), &mut active)?;
+            let active = Rows::new(sequence, weights, active.into_view())?;
+            mark(sequence, probe, "activation")?;
+            active
+        }
+    };
 
     sequence.purpose("down");
-    product(active.as_view(), (Part::W2, Part::W2Bias), rows)?;
+    project::grouped(sequence, weights, [Part::W2, Part::W2Bias], &active, &counts, &mut out)?;
     if let Some(eps) = experts.row_norm {
         sequence.purpose("norm of the experts' outputs");
         let width = experts.width();
         let (mut scaled, mut factors) =
             (sequence.tensor(dtype, &[count, width])?, sequence.tensor(DType::F32, &[count, 1])?);
-        op::mul(sequence, &rows.as_view(), &weights.require(Part::RowNorm)?, &mut scaled)?;
+        op::mul(sequence, &out.as_view(), &weights.require(Part::RowNorm)?, &mut scaled)?;
         let ones = all_ones(sequence, dtype, &[width])?;
-        op::rms_norm(sequence, &scaled.as_view(), &ones.as_view(), eps, rows, &mut factors)?;
+        op::rms_norm(sequence, &scaled.as_view(), &ones.as_view(), eps, &mut out, &mut factors)?;
     }
-    mark(sequence, probe, "down")
+    mark(sequence, probe, "down")?;
+    Ok(out)
 }
 
-/// The experts' rows, and where each choice's row is.
-struct Rows<'a> {
+/// What the experts gave, and where each choice's row is.
+struct Given<'a> {
     /// `[T * k, L]`.
-    expanded: TensorView<'a>,
+    rows: TensorView<'a>,
     /// i32 `[T * k]`, -1 for a choice without a row.
     row_idx: TensorView<'a>,
 }
@@ -251,7 +278,7 @@ fn combine(
     spec: &MoeSpec,
     weights: &WeightViews<'_>,
     operands: &Operands<'_>,
-    rows: &Rows<'_>,
+    rows: &Given<'_>,
     shared: Option<TensorView<'_>>,
     output: &mut TensorViewMut<'_>,
 ) -> Result<()> {
@@ -275,7 +302,7 @@ fn combine(
     let plain = !without_rows && latent.is_none() && scale == 1.0 && !mean && experts.output_norm.is_none();
     if plain && dtype != DType::F16 {
         let combine = FinalizeRouting {
-            expanded_x: rows.expanded,
+            expanded_x: rows.rows,
             row_idx: rows.row_idx,
             x1: shared,
             x2: None,
@@ -299,9 +326,9 @@ fn combine(
         let mut row_idx = sequence.tensor(DType::I32, &[tokens * top_k])?;
         op::abs(sequence, &rows.row_idx, &mut row_idx)?;
         let (probs, row_idx) = (masked.as_view(), row_idx.as_view());
-        op::moe_token_unpermute(sequence, &rows.expanded, &row_idx, Some(&probs), &mut sum)?;
+        op::moe_token_unpermute(sequence, &rows.rows, &row_idx, Some(&probs), &mut sum)?;
     } else {
-        op::moe_token_unpermute(sequence, &rows.expanded, &rows.row_idx, Some(&probs), &mut sum)?;
+        op::moe_token_unpermute(sequence, &rows.rows, &rows.row_idx, Some(&probs), &mut sum)?;
     }
     if let Some(weight) = latent {
         let mut wide = steps.target(dtype, &[tokens, experts.hidden])?;

@@ -26,6 +26,7 @@ mod format;
 mod forward;
 mod memory;
 mod probe;
+mod project;
 mod route;
 mod router;
 mod source;

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use moe_kernels::formats::requantise::{INT4_LIMIT, INT8_LIMIT, symmetric};
+use rayon::prelude::*;
+
 use crate::checkpoint::HostLayer;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -34,6 +37,14 @@ impl Codes {
         match self {
             Self::Int8 => None,
             Self::Int4 { group } => group,
+        }
+    }
+
+    /// The largest code of a symmetric scale.
+    pub(super) const fn limit(self) -> i8 {
+        match self {
+            Self::Int8 => INT8_LIMIT,
+            Self::Int4 { .. } => INT4_LIMIT,
         }
     }
 
@@ -83,12 +94,12 @@ pub trait WeightSource {
         scales: &mut [f32],
     ) -> Result<()> {
         let shape = self.spec().shape(part);
-        let Some([.., k]) = shape.as_deref() else {
+        let Some([.., k]) = shape.as_deref().filter(|shape| !shape.contains(&0)) else {
             return Err(Error::shape("part of the weights", part.name(), "one that the layer has"));
         };
         let mut values = vec![0f32; target.len()];
         self.fill(part, experts, FloatType::F32, bytemuck::cast_slice_mut(&mut values))?;
-        let _ = (k, codes, scales); Ok(())
+        quantise(&values, *k, codes, target, scales)
     }
 }
 
@@ -102,3 +113,24 @@ impl WeightSource for HostLayer<'_> {
     }
 }
 
+
+/// Codes `[.., K]` and scales `[.., G]` of values `[.., K]`.
+fn quantise(values: &[f32], k: usize, codes: Codes, target: &mut [i8], scales: &mut [f32]) -> Result<()> {
+    let (groups, limit) = (codes.groups(k), codes.limit());
+    if scales.len() * k != values.len() * groups {
+        let due = values.len() / k * groups;
+        return Err(Error::shape("scales of a quantised weight", scales.len(), format_args!("{due}")));
+    }
+    let group = codes.group().unwrap_or(k);
+    let rows = values.par_chunks(k).zip(target.par_chunks_mut(k)).zip(scales.par_chunks_mut(groups));
+    rows.try_for_each(|((values, codes), scales)| {
+        let groups = values.chunks(group).zip(codes.chunks_mut(group)).zip(scales);
+        groups.into_iter().try_for_each(|((values, codes), scale)| {
+            let Some((found, _)) = symmetric(values, limit, codes) else {
+                return Err(Error::shape("weight to be quantised", "infinity or NaN", "finite numbers"));
+            };
+            *scale = found;
+            Ok(())
+        })
+    })
+}

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
+use moe_kernels::nz::FRACTAL_ROW_BYTES;
+use rayon::prelude::*;
 
 use super::LayerOptions;
 use super::format::ExpertPlan;
@@ -138,9 +140,25 @@ fn bytes_of(view: &TensorViewMut<'_>) -> usize {
     view.dtype().bytes(view.desc().elements().and_then(|count| usize::try_from(count).ok()).unwrap_or(0))
 }
 
-/// Codes `[N, K]` as the bytes of `[K, N]`, row-major or in FRACTAL_NZ.
+/// Codes `[N, K]` as the bytes of `[K, N]`: row-major, or in FRACTAL_NZ of full blocks.
 fn pack(codes: &[i8], [n, k]: [usize; 2], kind: Codes, blocks: bool, target: &mut [u8]) -> Result<()> {
-    let _ = (codes, n, k, kind, blocks, target); Ok(())
+    let per_byte = 8 / kind.dtype().bits();
+    if n % per_byte != 0 {
+        return Err(Error::shape("outputs of an int4 weight", n, format_args!("{}, or another even number", n + 1)));
+    }
+    // Row-major is one block of all columns.
+    let columns = if blocks { FRACTAL_ROW_BYTES * per_byte } else { n };
+    target.par_chunks_mut((columns / per_byte).max(1)).with_min_len(64).enumerate().for_each(|(run, target)| {
+        let (block, row) = (run / k, run % k);
+        let code = |column: usize| codes[(block * columns + column) * k + row] as u8;
+        match kind {
+            Codes::Int8 => target.iter_mut().enumerate().for_each(|(at, byte)| *byte = code(at)),
+            Codes::Int4 { .. } => {
+                target.iter_mut().enumerate().for_each(|(at, byte)| *byte = code(2 * at) & 15 | code(2 * at + 1) << 4);
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Numbers as elements of a scale tensor; how many bytes they take.
