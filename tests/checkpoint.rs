@@ -5,6 +5,12 @@
 
 #[path = "checkpoint/broken.rs"]
 mod broken;
+#[path = "checkpoint/broken_formats.rs"]
+mod broken_formats;
+#[path = "checkpoint/formats.rs"]
+mod formats;
+#[path = "checkpoint/layouts.rs"]
+mod layouts;
 #[path = "reference/mod.rs"]
 mod reference;
 #[path = "checkpoint/support.rs"]
@@ -63,7 +69,7 @@ fn qwen3_moe_and_mixtral_are_what_they_are() {
 /// The layer's weights, the spec and the names together give the output that the model's own modules gave.
 #[test]
 fn layers_compute_what_was_recorded() {
-    for name in ["deepseek-v2", "deepseek-v3", "deepseek-v4", "gpt-oss", "qwen3-moe", "mixtral"] {
+    for name in ["deepseek-v2", "deepseek-v3", "deepseek-v3-fp8", "deepseek-v4", "gpt-oss", "qwen3-moe", "mixtral"] {
         let checkpoint = Checkpoint::open(data(name)).unwrap();
         let recorded = TensorFile::open(data(name).join("activations.safetensors")).unwrap();
         for &n in checkpoint.moe_layers() {

@@ -41,6 +41,18 @@ pub(super) fn convert(src: &[u8], from: FloatType, dst: &mut [u8], to: FloatType
     });
 }
 
+/// The elements `src` in f32, over the shorter of the two.
+pub(super) fn widen(src: &[u8], from: FloatType, dst: &mut [f32]) {
+    let blocks = dst.chunks_mut(BLOCK).zip(src.chunks(BLOCK * from.bytes()));
+    blocks.for_each(|(dst, src)| decode(src, from, dst));
+}
+
+/// The values `src` in a type, over the shorter of the two.
+pub(super) fn narrow(src: &[f32], to: FloatType, dst: &mut [u8]) {
+    let blocks = dst.chunks_mut(BLOCK * to.bytes()).zip(src.chunks(BLOCK));
+    blocks.for_each(|(dst, src)| encode(src, to, dst));
+}
+
 /// Adds 1 to each element, rounded to the type.
 pub(super) fn add_one(elements: &mut [u8], dtype: FloatType) {
     for block in elements.chunks_mut(BLOCK * dtype.bytes()) {
@@ -72,13 +84,13 @@ pub(super) fn to_i64(tensor: TensorRef<'_>) -> Option<Vec<i64>> {
 }
 
 /// Reads at most [`BLOCK`] elements.
-fn decode(src: &[u8], from: FloatType, values: &mut [f32; BLOCK]) {
+fn decode(src: &[u8], from: FloatType, values: &mut [f32]) {
     match from {
         FloatType::F32 => values.iter_mut().zip(elements(src)).for_each(|(v, bytes)| *v = f32::from_le_bytes(bytes)),
         FloatType::F16 => {
             let mut half = [f16::ZERO; BLOCK];
             half.iter_mut().zip(elements(src)).for_each(|(h, bytes)| *h = f16::from_le_bytes(bytes));
-            half.convert_to_f32_slice(values);
+            half.get(..values.len()).unwrap_or(&half).convert_to_f32_slice(values);
         }
         FloatType::Bf16 => {
             values.iter_mut().zip(elements(src)).for_each(|(v, bytes)| *v = bf16::from_le_bytes(bytes).to_f32());
@@ -87,12 +99,12 @@ fn decode(src: &[u8], from: FloatType, values: &mut [f32; BLOCK]) {
 }
 
 /// Writes as many elements as `dst` takes, at most [`BLOCK`].
-fn encode(values: &[f32; BLOCK], to: FloatType, dst: &mut [u8]) {
+fn encode(values: &[f32], to: FloatType, dst: &mut [u8]) {
     match to {
         FloatType::F32 => write(dst, values.iter().map(|v| v.to_le_bytes())),
         FloatType::F16 => {
             let mut half = [f16::ZERO; BLOCK];
-            half.convert_from_f32_slice(values);
+            half.get_mut(..values.len()).unwrap_or_default().convert_from_f32_slice(values);
             write(dst, half.iter().map(|h| h.to_le_bytes()));
         }
         FloatType::Bf16 => write(dst, values.iter().map(|v| bf16::from_f32(*v).to_le_bytes())),

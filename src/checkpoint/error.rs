@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use safetensors::Dtype;
 
+use super::Stored;
 use crate::spec::SpecError;
 
 /// A checkpoint, or a file of tensors, that cannot be used.
@@ -242,16 +243,176 @@ pub enum CheckpointError {
         /// What is read.
         legal: &'static str,
     },
-    /// The weights are quantised.
-    #[error(
-        "tensor `{tensor}` is quantised (`{evidence}` says so), and quantised checkpoints are not supported; \
-             legal are F32, F16 and BF16 weights: convert the checkpoint first"
-    )]
+    /// The configuration names a way of quantising, or a setting of one, that is not read.
+    #[error("{}: `{field}` is {found}; legal is {legal}", file.display())]
+    UnknownQuantisation {
+        /// The file that says so.
+        file: PathBuf,
+        /// The field, with those it is in.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What is read.
+        legal: String,
+    },
+    /// A weight is quantised in another way than the configuration says.
+    #[error("{}: tensor `{tensor}` is {found}; by the configuration it is {legal}", file.display())]
     Quantised {
-        /// The tensor that was looked for.
+        /// The file.
+        file: PathBuf,
+        /// The weight.
         tensor: String,
-        /// The tensor, the type or the field of `config.json` that tells.
-        evidence: String,
+        /// How it is stored.
+        found: Stored,
+        /// What the configuration says.
+        legal: String,
+    },
+    /// Codes of a quantised weight that are not laid out in any way that is known.
+    #[error("{}: tensor `{tensor}` {dtype} {shape:?} is no layout of codes that is known; legal is {legal}", file.display())]
+    Layout {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: Dtype,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// What is read.
+        legal: String,
+    },
+    /// A quantised weight without its scales.
+    #[error("{}: tensor `{tensor}` {found} has no scales; legal is one of {legal}", file.display())]
+    NoScales {
+        /// The file.
+        file: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// Its type.
+        found: Dtype,
+        /// Names that its scales may have.
+        legal: String,
+    },
+    /// Scales, or zero points, of another shape than their weight needs.
+    #[error("{}: tensor `{tensor}` has shape {found:?}; for a weight {of:?} legal is {legal}", file.display())]
+    ScaleShape {
+        /// The file.
+        file: PathBuf,
+        /// The scales.
+        tensor: String,
+        /// Their shape.
+        found: Vec<usize>,
+        /// The shape of the weight.
+        of: Vec<usize>,
+        /// What it should be.
+        legal: String,
+    },
+    /// Inputs that are no whole number of groups.
+    #[error("{}: tensor `{tensor}` has {size} inputs, which groups of {group} do not divide", file.display())]
+    GroupSize {
+        /// The file.
+        file: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// Inputs of a group.
+        group: usize,
+        /// Its inputs.
+        size: usize,
+    },
+    /// Scales for a number of groups that does not divide the inputs.
+    #[error("{}: tensor `{tensor}` has {size} inputs and scales for {groups} groups, which do not divide them",
+            file.display())]
+    GroupCount {
+        /// The file.
+        file: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// Groups of a row.
+        groups: usize,
+        /// Its inputs.
+        size: usize,
+    },
+    /// An odd number of 4-bit codes, which are stored in pairs.
+    #[error("{}: tensor `{tensor}` has {count} codes of 4 bits in a line; legal is an even number", file.display())]
+    OddNibbles {
+        /// The file.
+        file: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// Codes of a line.
+        count: usize,
+    },
+    /// A scale that is infinite or not a number.
+    #[error("{}: tensor `{tensor}`, row {row}, column {col} is {value}; a scale is a finite number", file.display())]
+    BadScale {
+        /// The file.
+        file: PathBuf,
+        /// The scales.
+        tensor: String,
+        /// Row of the scale in its matrix.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// A code that stands for no number.
+    #[error("{}: tensor `{tensor}`, row {row}, column {col} is the code {code:#04x}, which is no number", file.display())]
+    NotANumber {
+        /// The file.
+        file: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// Row of the code in its matrix.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// The code.
+        code: u8,
+    },
+    /// A weight to be quantised has a value that is infinite or not a number.
+    #[error("{}: tensor `{tensor}`, line {row} holds a value that is infinite or no number, which has no code", file.display())]
+    NotFinite {
+        /// The file.
+        file: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// Row of its matrix, or column where it is transposed.
+        row: usize,
+    },
+    /// Weights of one layer's experts that are quantised in different ways.
+    #[error("{}: tensor `{tensor}` is {found}, and `{first}` {as_first}; the experts of a layer are stored alike",
+            file.display())]
+    MixedFormats {
+        /// The file.
+        file: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// How it is stored.
+        found: Stored,
+        /// One before it.
+        first: String,
+        /// How that is stored.
+        as_first: Stored,
+    },
+    /// A part of a layer that is no matrix of an expert has no codes.
+    #[error("{part} have no codes; legal are the projections of routed and shared experts")]
+    NoCodes {
+        /// The part.
+        part: &'static str,
+    },
+    /// int4 of a part in groups that are not possible.
+    #[error(
+        "{part} have {inputs} inputs, which cannot be int4 in groups of {group}; legal is an even number of inputs \
+             that the groups divide"
+    )]
+    Groups {
+        /// The part.
+        part: &'static str,
+        /// Its inputs.
+        inputs: usize,
+        /// Inputs of a group.
+        group: usize,
     },
     /// The layer's block holds a tensor that the model has no use for, so it is not the model it claims to be.
     #[error("{}: tensor `{tensor}` has no place in a layer of this `model_type`", file.display())]

@@ -10,12 +10,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::file::open_regular;
+use super::quantisation::Quantisation;
 use super::{CheckpointError, TensorFile, TensorRef};
 use crate::spec::ModelSpec;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// What msModelSlim's files begin with: the types of tensors, and the weights.
+const DESCRIPTION: &str = "quant_model_description";
+const QUANTISED_WEIGHTS: &str = "quant_model_weight";
 
 /// Most bytes of a `config.json`; real ones have a few thousand.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -27,8 +31,8 @@ const MAX_INDEX: u64 = 256 << 20;
 pub struct Checkpoint {
     dir: PathBuf,
     model: ModelSpec,
-    /// The field of the configuration that says the weights are quantised, if one does.
-    quantised: Option<&'static str>,
+    /// How the weights are quantised, as the checkpoint says.
+    quantisation: Quantisation,
     files: Vec<TensorFile>,
     /// The file each tensor is in. Ordered, so that the tensors of a layer are neighbours.
     tensors: BTreeMap<String, usize>,
@@ -60,7 +64,8 @@ fn read(dir: &Path) -> Result<(Value, ModelSpec), CheckpointError> {
 
 impl Checkpoint {
     /// Opens the folder `dir`: `config.json`, and `model.safetensors` or, where that is not there,
-    /// `model.safetensors.index.json` with the shards it names. Shards are plain names of files in the folder; these
+    /// `model.safetensors.index.json` with the shards it names, or the files that msModelSlim writes in their place
+    /// (`quant_model_weight*`, with `quant_model_description*.json`). Shards are plain names of files in the folder; these
     /// files may be symbolic links, as they are in Hugging Face's cache.
     ///
     /// The files must not be written to while the checkpoint is open: see [`TensorFile::open`].
@@ -70,8 +75,12 @@ impl Checkpoint {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, CheckpointError> {
         let dir = dir.into();
         let (config, model) = read(&dir)?;
+        let quantisation = match look_for(&dir, DESCRIPTION, ".json")? {
+            Some(file) => Quantisation::described(&read_json(&file, MAX_INDEX)?, &file)?,
+            None => Quantisation::read(&config, &dir.join(CONFIG))?,
+        };
         let (files, tensors) = open_files(&dir)?;
-        Ok(Self { quantised: quantisation_field(&config), dir, model, files, tensors })
+        Ok(Self { quantisation, dir, model, files, tensors })
     }
 
     /// The folder.
@@ -120,8 +129,13 @@ impl Checkpoint {
             .take_while(move |name| name.starts_with(prefix))
     }
 
-    pub(super) const fn quantised(&self) -> Option<&'static str> {
-        self.quantised
+    /// Where a tensor is: its file, or the folder where it is not there.
+    pub(super) fn path_of(&self, name: &str) -> &Path {
+        self.file_of(name).map_or(&self.dir, TensorFile::path)
+    }
+
+    pub(super) const fn quantisation(&self) -> &Quantisation {
+        &self.quantisation
     }
 }
 
@@ -130,14 +144,22 @@ type Files = (Vec<TensorFile>, BTreeMap<String, usize>);
 fn open_files(dir: &Path) -> Result<Files, CheckpointError> {
     let (single, index) = (dir.join(WEIGHTS), dir.join(INDEX));
     if look(&single)?.is_some() {
-        let file = TensorFile::open(single)?;
-        let tensors = file.tensors().map(|tensor| (tensor.name.to_owned(), 0)).collect();
-        Ok((vec![file], tensors))
+        open_single(single)
     } else if look(&index)?.is_some() {
         open_shards(dir, index)
+    } else if let Some(index) = look_for(dir, QUANTISED_WEIGHTS, ".safetensors.index.json")? {
+        open_shards(dir, index)
+    } else if let Some(single) = look_for(dir, QUANTISED_WEIGHTS, ".safetensors")? {
+        open_single(single)
     } else {
         Err(CheckpointError::NoWeights { dir: dir.to_path_buf() })
     }
+}
+
+fn open_single(path: PathBuf) -> Result<Files, CheckpointError> {
+    let file = TensorFile::open(path)?;
+    let tensors = file.tensors().map(|tensor| (tensor.name.to_owned(), 0)).collect();
+    Ok((vec![file], tensors))
 }
 
 fn open_shards(dir: &Path, index: PathBuf) -> Result<Files, CheckpointError> {
@@ -186,12 +208,17 @@ fn is_file_name(name: &str) -> bool {
     plain && !name.contains(['/', '\\'])
 }
 
-fn quantisation_field(config: &Value) -> Option<&'static str> {
-    const FIELDS: [&str; 2] = ["quantization_config", "quantization"];
-    let text = config.get("text_config");
-    FIELDS.into_iter().find(|field| {
-        [Some(config), text].into_iter().flatten().filter_map(|v| v.get(field)).any(|value| !value.is_null())
-    })
+/// The file of a folder whose name starts and ends so; the first by name.
+fn look_for(dir: &Path, start: &str, end: &str) -> Result<Option<PathBuf>, CheckpointError> {
+    let io = |source| CheckpointError::Io { file: dir.to_path_buf(), source };
+    let mut found: Vec<PathBuf> = Vec::new();
+    for entry in dir.read_dir().map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(start) && name.ends_with(end)) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found.into_iter().min())
 }
 
 /// What is at a path, links followed, or `None` where nothing is.

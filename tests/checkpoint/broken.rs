@@ -335,39 +335,6 @@ fn layers_with_a_wrong_type() {
 }
 
 #[test]
-fn quantised_checkpoints() {
-    let scale = "model.layers.1.mlp.experts.3.up_proj.weight_scale_inv";
-    let as_fp8 = |tensors: &mut Vec<Tensor>| {
-        let up = named(tensors, UP);
-        up.dtype = "F8_E4M3".into();
-        up.bytes.truncate(32 * 64);
-    };
-    // By the tensor of scales next to it, be its own type a float type or not.
-    let error = layer_error(|tensors| {
-        as_fp8(tensors);
-        tensors.push(Tensor::new(scale, "F32", &[1], vec![0; 4]));
-    });
-    assert!(matches!(error, CheckpointError::Quantised { tensor, evidence } if tensor == UP && evidence == scale));
-    let error = layer_error(|tensors| tensors.push(Tensor::new(scale, "F32", &[1], vec![0; 4])));
-    assert!(matches!(error, CheckpointError::Quantised { evidence, .. } if evidence == scale));
-    // By its type alone.
-    assert!(matches!(layer_error(as_fp8), CheckpointError::Quantised { evidence, .. } if evidence == "F8_E4M3"));
-    // By the configuration: packed weights go by other names, or are integers.
-    for edit in [(|tensors: &mut Vec<Tensor>| tensors.retain(|t| t.name != UP)) as fn(&mut Vec<Tensor>), |tensors| {
-        named(tensors, UP).dtype = "I32".into()
-    }] {
-        let dir = copy("qwen3-moe");
-        edit_json(&dir.path().join("config.json"), |config| config["quantization_config"] = json!({"bits": 4}));
-        rewrite(&dir.path().join(WEIGHTS), edit);
-        let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        let error = checkpoint.layer_weights(1).unwrap_err();
-        assert!(matches!(error, CheckpointError::Quantised { evidence, .. } if evidence == "quantization_config"));
-        // A layer that was left unquantised is readable.
-        checkpoint.layer_weights(0).unwrap();
-    }
-}
-
-#[test]
 fn tensors_that_have_no_place() {
     for extra in [
         "experts.3.up_proj.bias",
