@@ -193,6 +193,14 @@ pub enum KernelError {
         /// Experts that each token must have.
         top_k: usize,
     },
+    /// A number that is to be held in 4 bits is not in their range.
+    #[error("value {position} is {value}, int4 holds -8..=7")]
+    Int4 {
+        /// Position in the array of values.
+        position: usize,
+        /// The value.
+        value: i32,
+    },
     /// A row of a table of expert instances counts fewer than one or more than the table has places for.
     #[error("expert {expert} has {count} instances, legal are 1..={most}")]
     Instances {

@@ -24,6 +24,7 @@ mod launch;
 mod matmul;
 mod permute;
 mod pointwise;
+mod quant_matmul;
 mod routing;
 mod routing_map;
 mod softmax_gating;
@@ -51,6 +52,7 @@ pub use pointwise::{
     abs, adds, arange, clamp, clamp_min, copy, div, eq_scalar, exp, ge_scalar, gelu, lt_scalar, masked_fill, maximum,
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
 };
+pub use quant_matmul::{QuantMatmul, quant_matmul};
 pub use routing::{
     ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
     moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,

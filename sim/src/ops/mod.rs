@@ -13,6 +13,7 @@ mod lanes;
 mod matmul;
 mod permute;
 mod pointwise;
+mod quant_matmul;
 mod routing;
 mod routing_map;
 mod softmax_gating;
@@ -215,6 +216,9 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::GroupedMatmulV3 => (System, grouped_matmul::grouped_matmul),
         Id::GroupedMatmulWeightNz => (System, grouped_matmul::grouped_matmul),
         Id::GroupedMatmulAdd => (System, grouped_matmul::grouped_matmul_add),
+        Id::QuantMatmulV5 => (SystemAndCopies, quant_matmul::quant_matmul),
+        Id::QuantMatmulWeightNz => (SystemAndCopies, quant_matmul::quant_matmul),
+        Id::QuantMatmulV4 => (SystemAndCopies, quant_matmul::quant_matmul),
     };
     Implementation { workspace, run }
 }

@@ -1,6 +1,6 @@
 //! Device memory as typed host slices and views, for the time of one operator.
 
-use ascend_sys::ops::TensorDesc;
+use ascend_sys::ops::{Dims, TensorDesc};
 use ascend_sys::{Release, aclDataType, aclFormat};
 use std::borrow::Cow;
 
@@ -118,7 +118,7 @@ impl<'a> Device<'a> {
 }
 
 /// A weight tensor `[K, N]` or `[E, K, N]`, ND or FRACTAL_NZ, as one kernel weight per expert.
-pub(super) fn weights<'a, T: moe_kernels::element::Float>(
+pub(super) fn weights<'a, T: Pod>(
     device: &Device<'a>,
     name: &'static str,
     tensor: &TensorDesc,
@@ -214,6 +214,13 @@ impl<'a> Device<'a> {
         unsafe { slice.as_slice() }.map_err(|source| OpError::Memory { parameter: name, source })
     }
 
+    /// The bytes of the whole storage of an input, whatever its dtype: for elements smaller than a byte.
+    pub(super) fn read_bytes(&self, name: &'static str, tensor: &TensorDesc) -> Result<&'a [u8], OpError> {
+        let bytes = tensor.storage_bytes().and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0);
+        let storage = Dims::collect([bytes]).unwrap_or(Dims::EMPTY);
+        self.read_storage::<u8>(name, &TensorDesc { storage, ..*tensor })
+    }
+
     /// The whole storage of an output.
     pub(super) fn write_storage<T: Pod>(
         &self,
@@ -256,13 +263,13 @@ impl<T: Pod + Send + Sync> Output<'_, T> {
     }
 }
 
-fn matrix<'a, T: Pod>(data: &'a [T], shape: &[usize], strides: &[usize]) -> Result<Mat<'a, T>, OpError> {
+pub(super) fn matrix<'a, T: Pod>(data: &'a [T], shape: &[usize], strides: &[usize]) -> Result<Mat<'a, T>, OpError> {
     let [rows, cols] = last_two(shape);
     let [row_stride, col_stride] = last_two(strides);
     Ok(Mat::new(data, rows, cols, row_stride, col_stride)?)
 }
 
-fn last_two(values: &[usize]) -> [usize; 2] {
+pub(super) fn last_two(values: &[usize]) -> [usize; 2] {
     match values {
         [.., a, b] => [*a, *b],
         [b] => [1, *b],

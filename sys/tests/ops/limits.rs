@@ -23,6 +23,9 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::GroupedMatmulV4
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => (161001, 161002, 161002, Phase::One),
+        OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
+            (161001, 161002, 161002, Phase::One)
+        }
         OperatorId::GroupedMatmulAdd => (161002, 161002, 161002, Phase::One),
         OperatorId::Abs
         | OperatorId::Neg
@@ -106,14 +109,14 @@ const FILLED: &[i32] = &[0, 1, 2, 3, 9, 12, 27];
 const ORDERED: &[i32] = &[0, 1, 2, 3, 4, 6, 9, 11, 27];
 const INDEX: &[i32] = &[3, 9];
 /// Not limited.
-const ANY: &[i32] = &[];
+pub(crate) const ANY: &[i32] = &[];
 
-const PLAIN: &[i32] = &[0, 1, 2, 16, 27, 30, 35, 47];
-const PLAIN_OR_NZ: &[i32] = &[0, 1, 2, 16, 27, 29, 30, 35, 47];
+pub(crate) const PLAIN: &[i32] = &[0, 1, 2, 16, 27, 30, 35, 47];
+pub(crate) const PLAIN_OR_NZ: &[i32] = &[0, 1, 2, 16, 27, 29, 30, 35, 47];
 const CAST_FORMATS: &[i32] = &[0, 1, 2, 3, 4, 16, 27, 29, 30, 32, 33, 47];
 
-const STRIDED: bool = false;
-const CONTIGUOUS: bool = true;
+pub(crate) const STRIDED: bool = false;
+pub(crate) const CONTIGUOUS: bool = true;
 
 /// Name, dtypes, formats, ranks, whether it must be contiguous.
 pub(crate) type Limit = (&'static str, &'static [i32], &'static [i32], RangeInclusive<usize>, bool);
@@ -281,6 +284,9 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => crate::grouped::limits(operator),
         OperatorId::GroupedMatmulAdd => crate::grouped_add::limits(),
+        OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
+            crate::quant_matmul::limits(operator)
+        }
         OperatorId::MoeGatingTopKSoftmax => crate::softmax_gating::limits_first(),
         OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),

@@ -19,6 +19,7 @@ pub(crate) mod lanes;
 pub(crate) mod limits;
 pub(crate) mod permute;
 pub(crate) mod pointwise;
+pub(crate) mod quant_matmul;
 mod releases;
 mod robustness;
 pub(crate) mod routing;
@@ -33,9 +34,11 @@ use ascend_sys::{OPERATORS, OperatorId, aclnnStatus};
 use build::{Built, Case};
 
 /// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, the mapping of
-/// `aclnnMoeFusedTopk`, and weights that nobody asked for.
+/// `aclnnMoeFusedTopk`, weights that nobody asked for, and what quantised products may leave out.
 pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
+    const QUANT: &[&str] = &["x1Scale", "yScale", "x1Offset", "x2Offset", "yOffset", "offset", "bias"];
     name.contains("Optional")
+        || (QUANT.contains(&name) && operator.name().starts_with("QuantMatmul"))
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
         || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
@@ -84,6 +87,9 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => grouped::legal(operator),
         OperatorId::GroupedMatmulAdd => grouped_add::legal(),
+        OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
+            quant_matmul::legal(operator)
+        }
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -169,6 +175,9 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => grouped::violations(operator),
         OperatorId::GroupedMatmulAdd => grouped_add::violations(),
+        OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
+            quant_matmul::violations(operator)
+        }
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp

@@ -7,7 +7,7 @@ use crate::ops::desc::Dims;
 use crate::ops::rule::{Call, Codes, OpRow, Param, Rule};
 
 /// Formats of the right operand: CANN also reads FRACTAL_NZ there.
-const MAT2_FORMATS: &[aclFormat] = &[
+pub(super) const MAT2_FORMATS: &[aclFormat] = &[
     aclFormat::ND,
     aclFormat::NCHW,
     aclFormat::NHWC,

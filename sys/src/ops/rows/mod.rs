@@ -19,6 +19,7 @@ mod lanes;
 mod matmul;
 mod permute;
 mod pointwise;
+mod quant_matmul;
 mod re_routing;
 mod routing;
 mod routing_map;
@@ -113,5 +114,8 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::GroupedMatmulV3 => &grouped_matmul::GROUPED_MATMUL_V3,
         OperatorId::GroupedMatmulWeightNz => &grouped_matmul::GROUPED_MATMUL_WEIGHT_NZ,
         OperatorId::GroupedMatmulAdd => &grouped_matmul_add::GROUPED_MATMUL_ADD,
+        OperatorId::QuantMatmulV5 => &quant_matmul::QUANT_MATMUL_V5,
+        OperatorId::QuantMatmulWeightNz => &quant_matmul::QUANT_MATMUL_WEIGHT_NZ,
+        OperatorId::QuantMatmulV4 => &quant_matmul::QUANT_MATMUL_V4,
     }
 }
