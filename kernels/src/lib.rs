@@ -10,6 +10,7 @@ pub mod combine;
 pub mod element;
 pub mod elementwise;
 mod error;
+mod exp;
 pub mod expert_balance;
 pub mod expert_table;
 pub mod fused_topk;
@@ -26,7 +27,9 @@ pub mod permute;
 pub mod pointwise;
 pub mod reference;
 pub mod routing_map;
+mod select;
 pub mod softmax_gating;
+mod vectors;
 pub mod view;
 
 pub use error::KernelError;
