@@ -4,11 +4,11 @@
 use std::f32::consts::LOG2_E;
 
 /// ln 2 in two parts. The first has 9 significant bits: a whole number below 2^15 times it is exact.
-const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
 /// 1.5 * 2^23. A small number plus this is rounded to a whole number, which the low bits hold.
 const ROUNDER: f32 = 12_582_912.0;
 /// `(e^r - 1 - r) / r^2` for |r| up to ln(2) / 2, the highest power first (Chebyshev, absolute error 2e-9).
-const SERIES: [f32; 6] = [1.989_198_1e-4, 1.393_454_2e-3, 8.333_31e-3, 4.166_645_6e-2, 1.666_666_7e-1, 0.5];
+const SERIES: [f32; 6] = [1.989_198e-4, 1.393_454_2e-3, 8.333_31e-3, 4.166_645_6e-2, 1.666_666_7e-1, 0.5];
 
 /// e^x within 1 ulp; infinite where it is beyond f32, rounded once more among denormals, NaN for NaN.
 ///

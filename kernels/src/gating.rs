@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::element::{Float, widened};
 use crate::error::{self, KernelError};
 use crate::exp::exp;
-use crate::select::{Ranks, rank, sum_of_best, value};
+use crate::select::{NOTHING, Ranks, rank, sum_of_best, value};
 use crate::vectors::{Vectors, vectorised};
 
 /// Scores that are worth a task of their own.
@@ -329,19 +329,19 @@ fn choose(gating: &Gating, scores: &[f32], bias: Option<&[f32]>, scratch: &mut S
             *out = rank(sum_of_best(group, summed));
         }
         kept.resize(groups.keep, 0);
-        group_ranks.take_best(kept);
+        group_ranks.best(kept);
         for (group, ranks) in ranks.chunks_exact_mut(members).enumerate() {
             if kept.contains(&(group as u32)) {
                 continue;
             }
             match groups.dropped {
-                Dropped::Removed => ranks.fill(0),
+                Dropped::Removed => ranks.fill(NOTHING),
                 // 0 is added because -0 is as great as 0.
                 Dropped::Zeroed => ranks.iter_mut().for_each(|out| *out = rank(value(*out) * 0.0 + 0.0)),
             }
         }
     }
-    all.take_best(chosen);
+    all.best(chosen);
 }
 
 /// The weights of the chosen experts.

@@ -27,6 +27,7 @@ pub mod permute;
 pub mod pointwise;
 pub mod reference;
 pub mod routing_map;
+mod rows;
 mod select;
 pub mod softmax_gating;
 mod vectors;
