@@ -9,6 +9,12 @@ use rayon::prelude::*;
 
 use crate::element::{Float, widened};
 use crate::error::{self, KernelError};
+use crate::exp::exp;
+use crate::select::{NOTHING, Ranks, rank, sum_of_best, value};
+use crate::vectors::{Vectors, vectorised};
+
+/// Scores that are worth a task of their own.
+const SCORES_PER_TASK: usize = 4096;
 
 /// How logits become scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,8 +111,7 @@ pub fn gating_top_k<T: Float, W: Float>(
 ) -> Result<(), KernelError> {
     check(gating, logits.len(), experts, bias.map(<[T]>::len))?;
     let bias = bias.map(widened);
-    let choice = |_: usize, scores: &[f32], scratch: &mut Scratch| choose(gating, scores, bias.as_deref(), scratch);
-    route(gating, logits, experts, choice, weights, indices, scores)
+    route(gating, logits, experts, Choice::Best(bias.as_deref()), weights, indices, scores)
 }
 
 /// Gives the weights of experts that were chosen before (hash mode of MoeGatingTopKV2). Arguments as for
@@ -133,11 +138,7 @@ pub fn gating_chosen<T: Float, W: Float>(
         }
         return Err(KernelError::ExpertId { slot, expert, experts });
     }
-    let choice = |token: usize, _: &[f32], scratch: &mut Scratch| {
-        scratch.keys.clear();
-        scratch.keys.extend(chosen[token * gating.top_k..][..gating.top_k].iter().map(|&expert| expert as u64));
-    };
-    route(gating, logits, experts, choice, weights, indices, scores)
+    route(gating, logits, experts, Choice::Given(chosen), weights, indices, scores)
 }
 
 /// Looks up the experts of tokens: `chosen[t, :] = table[token_ids[t], :]`.
@@ -168,44 +169,53 @@ fn narrow(value: i64) -> i32 {
     value.clamp(i32::MIN.into(), i32::MAX.into()) as i32
 }
 
-/// Scores each token, has `choice` put the chosen experts first in the keys, and writes their weights.
+/// Where the experts of a token come from.
+#[derive(Clone, Copy)]
+enum Choice<'a> {
+    /// The best by score plus this bias, f32 `[experts]`.
+    Best(Option<&'a [f32]>),
+    /// Given, i32 `[tokens, top_k]`.
+    Given(&'a [i32]),
+}
+
+/// Scores each token, chooses its experts and writes their weights.
 fn route<T: Float, W: Float>(
     gating: &Gating,
     logits: &[T],
     experts: usize,
-    choice: impl Fn(usize, &[f32], &mut Scratch) + Sync,
+    choice: Choice<'_>,
     weights: &mut [W],
     indices: &mut [i32],
     scores: Option<&mut [f32]>,
 ) -> Result<(), KernelError> {
-    let chosen = error::product("tokens x top_k", &[logits.len() / experts, gating.top_k])?;
+    let top_k = gating.top_k;
+    let chosen = error::product("tokens x top_k", &[logits.len() / experts, top_k])?;
     error::length("weights", chosen, weights.len())?;
     error::length("indices", chosen, indices.len())?;
     if let Some(scores) = &scores {
         error::length("scores", logits.len(), scores.len())?;
     }
-    let rows =
-        logits.par_chunks(experts).zip(weights.par_chunks_mut(gating.top_k)).zip(indices.par_chunks_mut(gating.top_k));
-    let rows = rows.enumerate();
-    let one =
-        |scratch: &mut Scratch, token, logits: &[T], scores: &mut [f32], weights: &mut [W], indices: &mut [i32]| {
-            T::widen(logits, scores);
-            score(gating.score, scores);
-            choice(token, scores, scratch);
-            weigh(gating, scores, &scratch.keys[..gating.top_k], weights, indices);
+    let vectors = Vectors::widest();
+    let one = |scratch: &mut Scratch, token: usize, scores: &mut [f32], weights: &mut [W], indices: &mut [i32]| {
+        T::widen(&logits[token * experts..][..experts], scores);
+        let choice = match choice {
+            Choice::Given(chosen) => Choice::Given(&chosen[token * top_k..][..top_k]),
+            best => best,
         };
+        route_token(vectors, gating, choice, scores, scratch);
+        W::narrow(&scratch.weights, weights);
+        indices.iter_mut().zip(&scratch.chosen).for_each(|(index, &expert)| *index = expert as i32);
+    };
+    let rows = weights.par_chunks_mut(top_k).zip(indices.par_chunks_mut(top_k)).enumerate();
+    let rows = rows.with_min_len(SCORES_PER_TASK.div_ceil(experts));
     match scores {
         Some(scores) => rows.zip(scores.par_chunks_mut(experts)).for_each_init(
-            Scratch::default,
-            |scratch, ((token, ((logits, weights), indices)), scores)| {
-                one(scratch, token, logits, scores, weights, indices)
-            },
+            || Scratch::new(top_k),
+            |scratch, ((token, (weights, indices)), scores)| one(scratch, token, scores, weights, indices),
         ),
         None => rows.for_each_init(
-            || (Scratch::default(), vec![0f32; experts]),
-            |(scratch, scores), (token, ((logits, weights), indices))| {
-                one(scratch, token, logits, scores, weights, indices)
-            },
+            || (Scratch::new(top_k), vec![0f32; experts]),
+            |(scratch, scores), (token, (weights, indices))| one(scratch, token, scores, weights, indices),
         ),
     }
     Ok(())
@@ -234,48 +244,60 @@ pub(crate) fn check(gating: &Gating, logits: usize, experts: usize, bias: Option
 }
 
 /// Buffers of one token, kept from one to the next.
-#[derive(Default)]
 struct Scratch {
-    /// Experts that compete, as sort keys; the first top_k are the choice.
-    keys: Vec<u64>,
-    groups: Vec<u64>,
-    /// Experts of one group.
-    members: Vec<u64>,
+    ranks: Ranks,
+    group_ranks: Ranks,
+    /// Groups that are kept.
+    groups: Vec<u32>,
+    /// The experts of the token, `[top_k]`.
+    chosen: Vec<u32>,
+    /// Their weights, `[top_k]`.
+    weights: Vec<f32>,
 }
 
-/// Orders NaN first, then descending values, then ascending indices. A score is never -0, with or without a bias.
-pub(crate) fn key(value: f32, index: usize) -> u64 {
-    let bits = value.to_bits();
-    let ascending = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-    let rank = if value.is_nan() { 0 } else { !ascending };
-    u64::from(rank) << 32 | index as u64
-}
-
-/// The index in a [`key`].
-pub(crate) fn index(key: u64) -> usize {
-    (key & u64::from(u32::MAX)) as usize
-}
-
-/// Moves the `n` first keys to the front, in order.
-pub(crate) fn sort_first(keys: &mut [u64], n: usize) {
-    if n < keys.len() {
-        keys.select_nth_unstable(n);
+impl Scratch {
+    fn new(top_k: usize) -> Self {
+        Self {
+            ranks: Ranks::default(),
+            group_ranks: Ranks::default(),
+            groups: Vec::new(),
+            chosen: vec![0; top_k],
+            weights: vec![0.0; top_k],
+        }
     }
-    keys[..n].sort_unstable();
 }
 
-/// Logits to scores, in place.
-pub(crate) fn score(score: Score, row: &mut [f32]) {
+vectorised! {
+    /// Logits to scores, in place.
+    pub(crate) fn score(score: Score, row: &mut [f32]) = score_row;
+}
+
+vectorised! {
+    /// Makes scores of the logits of a token, in place, and fills `chosen` and `weights` of the scratch.
+    fn route_token(gating: &Gating, choice: Choice<'_>, scores: &mut [f32], scratch: &mut Scratch) = route_row;
+}
+
+#[inline(always)]
+fn route_row(gating: &Gating, choice: Choice<'_>, scores: &mut [f32], scratch: &mut Scratch) {
+    score_row(gating.score, scores);
+    match choice {
+        Choice::Best(bias) => choose(gating, scores, bias, scratch),
+        Choice::Given(given) => {
+            scratch.chosen.iter_mut().zip(given).for_each(|(chosen, &expert)| *chosen = expert as u32);
+        }
+    }
+    weigh(gating, scores, scratch);
+}
+
+#[inline(always)]
+fn score_row(score: Score, row: &mut [f32]) {
     match score {
-        Score::Sigmoid => row.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
-        Score::SqrtSoftplus => row.iter_mut().for_each(|x| *x = (x.exp() + 1.0).ln().sqrt()),
+        Score::Sigmoid => row.iter_mut().for_each(|x| *x = 1.0 / (1.0 + exp(-*x))),
+        Score::SqrtSoftplus => row.iter_mut().for_each(|x| *x = (exp(*x) + 1.0).ln().sqrt()),
         Score::Softmax(division) => {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut sum = 0.0;
-            for x in row.iter_mut() {
-                *x = (*x - max).exp();
-                sum += *x;
-            }
+            row.iter_mut().for_each(|x| *x = exp(*x - max));
+            let sum = row.iter().fold(0.0, |sum, x| sum + x);
             match division {
                 Division::ByQuotient => row.iter_mut().for_each(|x| *x /= sum),
                 Division::ByReciprocal => {
@@ -287,53 +309,54 @@ pub(crate) fn score(score: Score, row: &mut [f32]) {
     }
 }
 
-/// Puts the chosen experts first in `scratch.keys`.
+/// Puts the chosen experts into the scratch, the best first. A score is never -0, with or without a bias.
+#[inline(always)]
 fn choose(gating: &Gating, scores: &[f32], bias: Option<&[f32]>, scratch: &mut Scratch) {
-    let Scratch { keys, groups: group_keys, members } = scratch;
-    let biased = |e: usize| bias.map_or(scores[e], |bias| scores[e] + bias[e]);
-    let own_key = |e: usize| key(biased(e), e);
-    keys.clear();
+    let Scratch { ranks: all, group_ranks, groups: kept, chosen, .. } = scratch;
+    let ranks = all.reset(scores.len());
+    match bias {
+        None => ranks.iter_mut().zip(scores).for_each(|(out, score)| *out = rank(*score)),
+        Some(bias) => ranks.iter_mut().zip(scores.iter().zip(bias)).for_each(|(out, (s, b))| *out = rank(s + b)),
+    }
     let limit = gating.groups.filter(|g| g.keep < g.count && (g.dropped == Dropped::Zeroed || g.count < scores.len()));
-    match limit {
-        None => keys.extend((0..scores.len()).map(own_key)),
-        Some(groups) => {
-            let per_group = scores.len() / groups.count;
-            let of_group = |group: usize| group * per_group..(group + 1) * per_group;
-            let best = match groups.score {
-                GroupScore::Max => 1,
-                GroupScore::TopSum(best) => best,
-            };
-            group_keys.clear();
-            group_keys.extend((0..groups.count).map(|group| {
-                members.clear();
-                members.extend(of_group(group).map(own_key));
-                sort_first(members, best);
-                key(members[..best].iter().map(|&key| biased(index(key))).fold(0.0, |sum, value| sum + value), group)
-            }));
-            sort_first(group_keys, groups.keep);
-            keys.extend(group_keys[..groups.keep].iter().flat_map(|&group| of_group(index(group)).map(own_key)));
-            if groups.dropped == Dropped::Zeroed {
-                let dropped = group_keys[groups.keep..].iter().flat_map(|&group| of_group(index(group)));
+    if let Some(groups) = limit {
+        let members = scores.len() / groups.count;
+        let summed = match groups.score {
+            GroupScore::Max => 1,
+            GroupScore::TopSum(best) => best,
+        };
+        for (out, group) in group_ranks.reset(groups.count).iter_mut().zip(ranks.chunks_exact(members)) {
+            *out = rank(sum_of_best(group, summed));
+        }
+        kept.resize(groups.keep, 0);
+        group_ranks.best(kept);
+        for (group, ranks) in ranks.chunks_exact_mut(members).enumerate() {
+            if kept.contains(&(group as u32)) {
+                continue;
+            }
+            match groups.dropped {
+                Dropped::Removed => ranks.fill(NOTHING),
                 // 0 is added because -0 is as great as 0.
-                keys.extend(dropped.map(|e| key(biased(e) * 0.0 + 0.0, e)));
+                Dropped::Zeroed => ranks.iter_mut().for_each(|out| *out = rank(value(*out) * 0.0 + 0.0)),
             }
         }
     }
-    sort_first(keys, gating.top_k);
+    all.best(chosen);
 }
 
-/// Writes indices and weights of the chosen experts.
-fn weigh<W: Float>(gating: &Gating, scores: &[f32], chosen: &[u64], weights: &mut [W], indices: &mut [i32]) {
-    let sum = chosen.iter().fold(0f32, |sum, key| sum + scores[index(*key)]) + gating.eps;
+/// The weights of the chosen experts.
+#[inline(always)]
+fn weigh(gating: &Gating, scores: &[f32], scratch: &mut Scratch) {
+    let Scratch { chosen, weights, .. } = scratch;
+    let sum = chosen.iter().fold(0f32, |sum, &expert| sum + scores[expert as usize]) + gating.eps;
     let reciprocal = 1.0 / sum;
-    for ((weight, index_out), key) in weights.iter_mut().zip(indices).zip(chosen) {
-        let score = scores[index(*key)];
+    for (weight, &expert) in weights.iter_mut().zip(&*chosen) {
+        let score = scores[expert as usize];
         let share = match gating.renormalise {
             None => score,
             Some(Division::ByQuotient) => score / sum,
             Some(Division::ByReciprocal) => score * reciprocal,
         };
-        *weight = W::from_f32(share * gating.scale);
-        *index_out = index(*key) as i32;
+        *weight = share * gating.scale;
     }
 }

@@ -15,6 +15,7 @@ use crate::element::Float;
 use crate::error::{self, KernelError};
 use crate::group_list::GroupListKind;
 use crate::quantise::{RowQuantiser, Smooth, dynamic_quantise, smoothed, static_quantise};
+use crate::rows::{self, TASK_BYTES};
 
 /// Which rows the expanded matrix has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,10 +197,7 @@ impl Routing {
         let rows = error::divide("expanded rows", dst.len(), row_bytes)?;
         if row_bytes > 0 {
             error::range("expanded rows", rows, written, usize::MAX)?;
-            dst.par_chunks_mut(row_bytes)
-                .zip(&self.sorted[..written])
-                .with_min_len(rows_per_task(row_bytes))
-                .for_each(|(row, &slot)| row.copy_from_slice(token_row(src, row_bytes, slot as usize / top_k)));
+            rows::gather(src, row_bytes, &self.sorted[..written], |slot| slot / top_k, &mut dst[..written * row_bytes]);
         }
         Ok(written)
     }
@@ -247,12 +245,12 @@ impl Routing {
             return Ok(());
         }
         let by_expert: Vec<&[u32]> = self.by_expert().collect();
-        dst.par_chunks_mut(row_bytes).enumerate().with_min_len(rows_per_task(row_bytes)).for_each(|(row, dst)| {
-            match by_expert[row / capacity].get(row % capacity) {
+        dst.par_chunks_mut(row_bytes).enumerate().with_min_len(TASK_BYTES.div_ceil(row_bytes)).for_each(
+            |(row, dst)| match by_expert[row / capacity].get(row % capacity) {
                 Some(&slot) => dst.copy_from_slice(token_row(src, row_bytes, slot as usize / top_k)),
                 None => dst.fill(0),
-            }
-        });
+            },
+        );
         Ok(())
     }
 
@@ -336,7 +334,7 @@ impl Routing {
         }
         let starts: Vec<usize> = self.starts().collect();
         let out = dst.par_chunks_mut(row_bytes).zip(scales).enumerate();
-        out.take(rows.min(least)).with_min_len(rows_per_task(row_bytes)).for_each(|(row, (out, scale))| {
+        out.take(rows.min(least)).with_min_len(TASK_BYTES.div_ceil(row_bytes)).for_each(|(row, (out, scale))| {
             let Some((slot, expert)) = self.slot_of(placement, &starts, row) else {
                 out.fill(0);
                 *scale = 0.0;
@@ -400,9 +398,4 @@ impl Routing {
 
 fn token_row(src: &[u8], row_bytes: usize, token: usize) -> &[u8] {
     &src[token * row_bytes..][..row_bytes]
-}
-
-/// Rows that are worth a task of their own.
-fn rows_per_task(row_bytes: usize) -> usize {
-    (32 * 1024usize).div_ceil(row_bytes)
 }

@@ -10,6 +10,7 @@ pub mod combine;
 pub mod element;
 pub mod elementwise;
 mod error;
+mod exp;
 pub mod expert_balance;
 pub mod expert_table;
 pub mod formats;
@@ -31,7 +32,10 @@ pub mod quant_matmul;
 pub mod quant_param;
 pub mod reference;
 pub mod routing_map;
+mod rows;
+mod select;
 pub mod softmax_gating;
+mod vectors;
 pub mod view;
 
 pub use error::KernelError;

@@ -3,11 +3,10 @@
 //! Sources: ops-transformer 9.1.0, moe/moe_token_permute, moe/moe_token_permute_with_ep, moe/moe_re_routing and
 //! moe/moe_init_routing (the first version).
 
-use rayon::prelude::*;
-
 use crate::error::{self, KernelError};
+use crate::rows;
 
-/// Expert ids and slot numbers stay below this, being sorted as f32.
+/// Expert ids and slot numbers stay below this: CANN sorts them as f32.
 pub const MAX_ID: i64 = 16_777_215;
 
 /// The slots sorted by expert; those of one expert keep their order. A slot is one choice of one token.
@@ -29,9 +28,7 @@ impl Permutation {
             let found = usize::try_from(expert).unwrap_or(usize::MAX);
             error::range("expert id", found, 0, MAX_ID as usize - 1)?;
         }
-        let mut sorted: Vec<u32> = (0..experts.len() as u32).collect();
-        sorted.par_sort_by_key(|&slot| experts[slot as usize].into());
-        Ok(Self { sorted })
+        Ok(Self { sorted: sort_slots(experts.len(), |slot| experts[slot].into() as usize) })
     }
 
     /// Brings rows that lie by rank, and by expert within a rank, into the order of the experts, and of the ranks
@@ -174,9 +171,35 @@ impl Permutation {
         let rows = error::divide("permuted rows", dst.len(), row_bytes)?;
         error::range("first permuted row", first, 0, self.sorted.len())?;
         error::range("permuted rows", rows, 0, self.sorted.len() - first)?;
-        take_rows(src, row_bytes, &self.sorted[first..first + rows], token, dst);
+        rows::gather(src, row_bytes, &self.sorted[first..first + rows], token, dst);
         Ok(())
     }
+}
+
+/// The slots in ascending order of their experts, those of one expert in their own: one pass of counting for each 12 bits that the
+/// experts' numbers have.
+fn sort_slots(slots: usize, expert: impl Fn(usize) -> usize) -> Vec<u32> {
+    const DIGITS: usize = 1 << 12;
+    let most = (0..slots).map(&expert).max().unwrap_or(0);
+    let mut sorted: Vec<u32> = (0..slots as u32).collect();
+    let mut next = vec![0u32; DIGITS.min(most + 1)];
+    let mut unit = 1;
+    while unit <= most {
+        let digit = |slot: u32| expert(slot as usize) / unit % DIGITS;
+        next.fill(0);
+        sorted.iter().for_each(|&slot| next[digit(slot)] += 1);
+        let mut total = 0;
+        next.iter_mut().for_each(|next| total += std::mem::replace(next, total));
+        let mut target = vec![0; slots];
+        for &slot in &sorted {
+            let next = &mut next[digit(slot)];
+            target[*next as usize] = slot;
+            *next += 1;
+        }
+        sorted = target;
+        unit *= DIGITS;
+    }
+    sorted
 }
 
 /// Copies row `slots[i] / top_k` to row i, in parallel.
@@ -199,14 +222,6 @@ pub fn copy_rows(src: &[u8], row_bytes: usize, slots: &[u32], top_k: usize, dst:
             return Err(KernelError::Range { what: "row", value: row, min: 0, max: rows.saturating_sub(1) });
         }
     }
-    take_rows(src, row_bytes, slots, |slot| slot / top_k, dst);
+    rows::gather(src, row_bytes, slots, |slot| slot / top_k, dst);
     Ok(())
-}
-
-/// Copies the row of each slot's source, in parallel; all are there.
-fn take_rows(src: &[u8], row_bytes: usize, slots: &[u32], source: impl Fn(usize) -> usize + Sync, dst: &mut [u8]) {
-    let copy = |(row, &slot): (&mut [u8], &u32)| {
-        row.copy_from_slice(&src[source(slot as usize) * row_bytes..][..row_bytes]);
-    };
-    dst.par_chunks_mut(row_bytes).zip(slots).with_min_len((32 << 10) / row_bytes + 1).for_each(copy);
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use crate::combine::{Finalize, Held, Rounding, Unpermute};
 use crate::element::Float;
 use crate::error::{self, KernelError};
+use crate::exp::exp;
 use crate::gating::{self, Division, Dropped, Gating, GroupScore, Score};
 use crate::gemm::{Bias, Weight};
 use crate::group_list::Group;
@@ -231,14 +232,14 @@ pub fn gating_top_k<T: Float, W: Float>(
     for t in 0..tokens {
         let x: Vec<f32> = (0..experts).map(|e| logits[t * experts + e].to_f32()).collect();
         let scores: Vec<f32> = match gating.score {
-            Score::Sigmoid => x.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
-            Score::SqrtSoftplus => x.iter().map(|x| (x.exp() + 1.0).ln().sqrt()).collect(),
+            Score::Sigmoid => x.iter().map(|x| 1.0 / (1.0 + exp(-x))).collect(),
+            Score::SqrtSoftplus => x.iter().map(|x| (exp(*x) + 1.0).ln().sqrt()).collect(),
             Score::Softmax(division) => {
                 let mut max = f32::NEG_INFINITY;
                 for x in &x {
                     max = max.max(*x);
                 }
-                let exps: Vec<f32> = x.iter().map(|x| (x - max).exp()).collect();
+                let exps: Vec<f32> = x.iter().map(|x| exp(x - max)).collect();
                 let mut sum = 0.0;
                 for e in &exps {
                     sum += e;

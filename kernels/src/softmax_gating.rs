@@ -8,6 +8,8 @@ use rayon::prelude::*;
 use crate::element::Float;
 use crate::error::{self, KernelError};
 use crate::gating::{self, Division, Gating, Score, gating_top_k};
+use crate::select::{self, Ranks};
+use crate::vectors::Vectors;
 
 /// What the softmax is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,18 +67,16 @@ fn top_k_softmax<T: Float>(
     let chosen = error::product("tokens x top_k", &[logits.len() / experts, top_k])?;
     error::length("weights", chosen, weights.len())?;
     error::length("indices", chosen, indices.len())?;
+    let vectors = Vectors::widest();
     logits.par_chunks(experts).zip(weights.par_chunks_mut(top_k)).zip(indices.par_chunks_mut(top_k)).for_each_init(
-        || (Vec::new(), vec![0f32; top_k]),
-        |(keys, row), ((logits, weights), indices)| {
-            keys.clear();
-            // 0 is added because -0 is as great as 0.
-            keys.extend(logits.iter().enumerate().map(|(e, logit)| gating::key(logit.to_f32() + 0.0, e)));
-            gating::sort_first(keys, top_k);
-            for ((value, index), key) in row.iter_mut().zip(indices).zip(&*keys) {
-                let expert = gating::index(*key);
-                (*value, *index) = (logits[expert].to_f32(), expert as i32);
+        || (Ranks::default(), vec![0f32; experts], vec![0; top_k], vec![0f32; top_k]),
+        |(ranks, values, chosen, row), ((logits, weights), indices)| {
+            T::widen(logits, values);
+            select::best(vectors, ranks, values, chosen);
+            for ((value, index), &expert) in row.iter_mut().zip(indices).zip(&*chosen) {
+                (*value, *index) = (values[expert as usize], expert as i32);
             }
-            gating::score(Score::Softmax(Division::ByQuotient), row);
+            gating::score(vectors, Score::Softmax(Division::ByQuotient), row);
             T::narrow(row, weights);
         },
     );
