@@ -7,10 +7,23 @@ use rayon::prelude::*;
 
 use crate::error::{self, KernelError};
 
+/// The floating point types that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FloatType {
+    /// `f32`.
+    F32,
+    /// [`bf16`].
+    Bf16,
+    /// [`struct@f16`].
+    F16,
+}
+
 /// A floating point type that weights and activations are stored in: `f32`, [`bf16`] or [`struct@f16`].
 pub trait Float: bytemuck::Pod + Send + Sync + PartialEq + std::fmt::Debug {
     /// Short name: `f32`, `bf16`, `f16`.
     const NAME: &'static str;
+    /// Which of the three it is.
+    const TYPE: FloatType;
     /// Size of one element in bytes.
     const BYTES: usize = size_of::<Self>();
 
@@ -29,6 +42,7 @@ pub trait Float: bytemuck::Pod + Send + Sync + PartialEq + std::fmt::Debug {
 
 impl Float for f32 {
     const NAME: &'static str = "f32";
+    const TYPE: FloatType = FloatType::F32;
 
     #[inline]
     fn to_f32(self) -> f32 {
@@ -53,6 +67,7 @@ impl Float for f32 {
 
 impl Float for bf16 {
     const NAME: &'static str = "bf16";
+    const TYPE: FloatType = FloatType::Bf16;
 
     #[inline]
     fn to_f32(self) -> f32 {
@@ -83,6 +98,7 @@ impl Float for bf16 {
 
 impl Float for f16 {
     const NAME: &'static str = "f16";
+    const TYPE: FloatType = FloatType::F16;
 
     #[inline]
     fn to_f32(self) -> f32 {

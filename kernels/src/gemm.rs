@@ -1,9 +1,17 @@
-//! GEMM of activations with one expert's weight: `out = x @ w (+ bias)`, and the tile that all GEMMs here are made of.
+//! GEMM of activations with one expert's weight: `out = x @ w (+ bias)`.
 //!
-//! Every output is one f32 accumulator that starts at 0 and takes `x[m, k] * w[k, n]` for ascending k, product first, then sum, no
-//! fused multiply-add; then the bias is added in f32 and the result is rounded once to the output type. Work is divided over rows
-//! and columns, never over k, and the division depends on the shapes alone: results are the same bits for any number of threads
-//! (of a NaN only that it is one is defined).
+//! Every output is one f32 accumulator that starts at 0 and takes the products along K; then the bias is added in f32 and the
+//! result is rounded once to the output type. How the products are added depends on the [`Isa`] alone, not on the other rows and
+//! columns, the number of threads, or how operands lie in memory (of a NaN only that it is one is defined):
+//!
+//! - `portable`: for ascending k, product first, then sum, as [`mod@crate::reference`] does: its bits.
+//! - all others: for ascending k, with one fused multiply-add each; but
+//! - bf16 with a dot product (`avx512-bf16-vnni`, `neon-dotprod-bf16`): two products at a time, in the way of the instruction, which
+//!   takes denormal operands and results for 0.
+//!
+//! Any two of these, the reference among them, differ before the rounding by at most `(K + 2) * f32::EPSILON * sum_k |x * w|`: each
+//! errs by K + 1 roundings of a sum that is no greater. What a dot product flushes comes on top: less than `2^-126 * (|x| + |w| + 2)`
+//! for each k, which is nothing beside operands of ordinary size.
 //!
 //! CANN accumulates in fp32 too and rounds once (ops-transformer 9.1.0, gmm/grouped_matmul; ops-nn 9.1.0, matmul), but in the order
 //! of its cube unit, which puts the bias first: against hardware, compare with a tolerance.
@@ -11,25 +19,16 @@
 use std::ops::Range;
 
 use bytemuck::Pod;
-use rayon::prelude::*;
 
-use crate::element::{Float, widened};
+use crate::antiquant::Antiquant;
+use crate::driver::{Scratch, in_parts};
+use crate::element::Float;
 use crate::error::{self, KernelError};
+use crate::isa::Isa;
 use crate::nz::NzMat;
+use crate::pack::{Direct, Place, Source, float_words, put_floats};
+use crate::simd::{self, Words};
 use crate::view::{Mat, MatMut};
-
-/// Rows of the register tile.
-const MR: usize = 4;
-/// Columns of the register tile.
-const NR: usize = 8;
-/// Rows of a task.
-const MC: usize = 64;
-/// Columns of a task, at most.
-const NC: usize = 256;
-/// Depth of the part of x and w that is held as f32 at a time.
-const KC: usize = 256;
-/// Tasks are made smaller until there are as many as this, so that small problems use all threads as well.
-const MIN_TASKS: usize = 32;
 
 /// A weight `[K, N]`.
 #[derive(Debug, Clone, Copy)]
@@ -40,15 +39,18 @@ pub enum Weight<'a, T> {
     Nz(NzMat<'a, T>),
     /// Its transpose `[N, K]` packed as FRACTAL_NZ with rows N and columns K.
     NzTransposed(NzMat<'a, T>),
+    /// Whole numbers with scales, of which each value is made when it is used.
+    Antiquant(&'a Antiquant<'a, T>),
 }
 
-impl<T: Pod> Weight<'_, T> {
+impl<'a, T: Pod> Weight<'a, T> {
     /// K, the reduction size.
     pub fn k(&self) -> usize {
         match self {
             Self::Strided(mat) => mat.rows(),
             Self::Nz(mat) => mat.layout().rows(),
             Self::NzTransposed(mat) => mat.layout().cols(),
+            Self::Antiquant(weight) => weight.k(),
         }
     }
 
@@ -58,43 +60,68 @@ impl<T: Pod> Weight<'_, T> {
             Self::Strided(mat) => mat.cols(),
             Self::Nz(mat) => mat.layout().cols(),
             Self::NzTransposed(mat) => mat.layout().rows(),
+            Self::Antiquant(weight) => weight.n(),
         }
     }
 
-    /// Row `k`, columns `cols`, which must exist.
-    pub(crate) fn read_row(&self, k: usize, cols: Range<usize>, dst: &mut [T]) {
+    /// Its memory, and where in it elements lie.
+    pub(crate) fn stored(&self) -> Stored<'a, T> {
         match self {
-            Self::Strided(mat) => match mat.row_slice(k, cols.clone()) {
-                Some(row) => dst.copy_from_slice(row),
-                None => dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.at(k, n)),
-            },
-            Self::Nz(mat) => dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.run(k, n, 1)[0]),
-            Self::NzTransposed(mat) => dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.run(n, k, 1)[0]),
+            Self::Strided(mat) => {
+                let (data, strides) = mat.parts();
+                Stored::Plain(data, Place::strided(strides))
+            }
+            Self::Nz(mat) => Stored::Plain(mat.storage(), Place::nz(mat.layout())),
+            Self::NzTransposed(mat) => Stored::Plain(mat.storage(), Place::nz_transposed(mat.layout())),
+            Self::Antiquant(weight) => Stored::Antiquant(weight),
         }
     }
 }
 
-impl<T: Float> Weight<'_, T> {
-    /// Row `k`, columns `cols`, as f32.
-    fn widen_row(&self, k: usize, cols: Range<usize>, dst: &mut [f32]) {
-        match self {
-            Self::Strided(mat) => match mat.row_slice(k, cols.clone()) {
-                Some(row) => T::widen(row, dst),
-                None => dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.at(k, n).to_f32()),
-            },
-            Self::NzTransposed(mat) => {
-                // One column of each row: a run of one element.
-                dst.iter_mut().zip(cols).for_each(|(d, n)| *d = mat.run(n, k, 1)[0].to_f32());
+/// How the elements of a weight are held.
+pub(crate) enum Stored<'a, T> {
+    /// As they are.
+    Plain(&'a [T], Place),
+    /// As whole numbers.
+    Antiquant(&'a Antiquant<'a, T>),
+}
+
+impl<T: Float> Source for Weight<'_, T> {
+    fn words(&self) -> Words {
+        float_words(T::TYPE)
+    }
+
+    fn direct(&self, ks: &Range<usize>, ns: &Range<usize>) -> Direct {
+        match self.stored() {
+            Stored::Plain(data, place) if T::BYTES == self.words().element() => Direct::of(data, &place, ks, ns),
+            _ => Direct::No,
+        }
+    }
+
+    fn is_along_k(&self) -> bool {
+        match self.stored() {
+            Stored::Plain(_, place) => place.is_along_k(),
+            Stored::Antiquant(weight) => weight.is_along_k(),
+        }
+    }
+
+    fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]) {
+        match self.stored() {
+            Stored::Plain(data, place) => {
+                let data = &data[place.n.at(n)..];
+                place.k.runs(ks, |offset, first, run| put_floats(&data[offset..][..run], to, first));
             }
-            Self::Nz(mat) => {
-                let c0 = mat.layout().c0();
-                let mut n = cols.start;
-                while n < cols.end {
-                    let run = (c0 - n % c0).min(cols.end - n);
-                    T::widen(mat.run(k, n, run), &mut dst[n - cols.start..]);
-                    n += run;
-                }
+            Stored::Antiquant(weight) => weight.read_column(n, ks, to),
+        }
+    }
+
+    fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]) {
+        match self.stored() {
+            Stored::Plain(data, place) => {
+                let data = &data[place.k.at(k)..];
+                place.n.runs(ns, |offset, first, run| put_floats(&data[offset..][..run], to, first));
             }
+            Stored::Antiquant(weight) => weight.read_row(k, ns, to),
         }
     }
 }
@@ -117,10 +144,11 @@ impl<T: Float> Bias<'_, T> {
         }
     }
 
-    fn widened(&self) -> Vec<f32> {
+    /// Those of some columns.
+    fn range(&self, cols: Range<usize>) -> Self {
         match self {
-            Self::F32(bias) => bias.to_vec(),
-            Self::Same(bias) => widened(bias),
+            Self::F32(bias) => Self::F32(&bias[cols]),
+            Self::Same(bias) => Self::Same(&bias[cols]),
         }
     }
 }
@@ -190,173 +218,50 @@ pub(crate) struct Problem<'a, 'o, T, O> {
     pub(crate) adds: bool,
 }
 
-/// Runs GEMMs, dividing all of them into tasks at once: one large problem and many small ones both use every thread.
-pub(crate) fn run<T: Float, O: Float>(mut problems: Vec<Problem<'_, '_, T, O>>) {
-    // Without columns there is nothing to do, however many rows.
-    problems.retain(|problem| problem.weight.n() > 0);
-    let tasks_at =
-        |nc: usize| problems.iter().map(|p| p.rows.len().div_ceil(MC) * p.weight.n().div_ceil(nc)).sum::<usize>();
-    let mut nc = NC;
-    while nc > 2 * NR && tasks_at(nc) < MIN_TASKS {
-        nc /= 2;
+/// Runs GEMMs, dividing all of them into parts at once: one large problem and many small ones both use every thread.
+pub(crate) fn run<T: Float, O: Float>(problems: Vec<Problem<'_, '_, T, O>>) {
+    let kernel = simd::kernel(Isa::current(), float_words(T::TYPE));
+    let mut operands = Vec::with_capacity(problems.len());
+    let mut outs = Vec::with_capacity(problems.len());
+    for Problem { x, rows, weight, bias, out, adds } in problems {
+        outs.push((x.cols(), out));
+        operands.push((x, rows.start, weight, bias, adds));
     }
-    let mut tiles = Vec::with_capacity(tasks_at(nc));
-    let biases: Vec<Option<Vec<f32>>> = problems.iter().map(|p| p.bias.as_ref().map(Bias::widened)).collect();
-    for (problem, bias) in problems.into_iter().zip(&biases) {
-        let Problem { x, rows, weight, mut out, adds, .. } = problem;
-        let mut row = rows.start;
-        while out.rows() > 0 {
-            let (mut band, rest) = out.split_rows(MC);
-            let rows = row..row + band.rows();
-            let mut col = 0;
-            while band.cols() > 0 {
-                let (out, rest) = band.split_cols(nc);
-                let cols = col..col + out.cols();
-                let bias = bias.as_ref().map(|bias| &bias[cols.clone()]);
-                col = cols.end;
-                tiles.push(Tile { x, rows: rows.clone(), weight, cols, bias, out, adds });
-                band = rest;
-            }
-            row = rows.end;
-            out = rest;
-        }
-    }
-    tiles.into_par_iter().for_each_init(Scratch::default, |scratch, tile| tile.compute(scratch));
+    in_parts(outs, |mut part, scratch| {
+        let (x, start, weight, bias, adds) = &operands[part.product];
+        let (rows, cols) = (start + part.rows.start..start + part.rows.end, part.cols.clone());
+        scratch.multiply(kernel, x, weight, rows, cols.clone(), 0..x.cols());
+        let bias = bias.as_ref().map(|bias| bias.range(cols));
+        store(scratch, bias, *adds, &mut part.out);
+    });
 }
 
-/// One task: at most [`MC`] rows by [`NC`] columns of one output, over all of K.
-struct Tile<'a, 'b, 'o, T, O> {
-    x: Mat<'a, T>,
-    rows: Range<usize>,
-    weight: Weight<'a, T>,
-    cols: Range<usize>,
-    bias: Option<&'b [f32]>,
-    out: MatMut<'o, O>,
-    adds: bool,
-}
-
-/// What a task needs besides its operands; kept from one task to the next.
-#[derive(Default)]
-struct Scratch {
-    /// Accumulators, `[column strip][row block]`.
-    acc: Vec<[[f32; NR]; MR]>,
-    /// Part of x, `[row block][k][MR]`.
-    x: Vec<[f32; MR]>,
-    /// Part of w, `[column strip][k][NR]`.
-    w: Vec<[f32; NR]>,
-    /// A row or column on its way.
-    line: Vec<f32>,
-}
-
-impl<T: Float, O: Float> Tile<'_, '_, '_, T, O> {
-    fn compute(mut self, scratch: &mut Scratch) {
-        let (m, n) = (self.rows.len(), self.cols.len());
-        let (blocks, strips) = (m.div_ceil(MR), n.div_ceil(NR));
-        let Scratch { acc, x, w, line } = scratch;
-        acc.clear();
-        acc.resize(blocks * strips, [[0.0; NR]; MR]);
-        let depth = self.x.cols();
-        for start in (0..depth).step_by(KC) {
-            let ks = start..depth.min(start + KC);
-            let kc = ks.len();
-            self.load_x(ks.clone(), blocks, x, line);
-            self.load_w(ks, strips, w, line);
-            for (accs, w) in acc.chunks_exact_mut(blocks).zip(w.chunks_exact(kc)) {
-                for (block, (acc, x)) in accs.iter_mut().zip(x.chunks_exact(kc)).enumerate() {
-                    multiply(m - block * MR, acc, x, w);
-                }
+/// Adds the bias and what was there, rounds, writes.
+fn store<T: Float, O: Float>(scratch: &mut Scratch, bias: Option<Bias<'_, T>>, adds: bool, out: &mut MatMut<'_, O>) {
+    let cols = out.cols();
+    for row in 0..out.rows() {
+        let (acc, line) = scratch.floats(row, cols);
+        match bias {
+            Some(Bias::F32(bias)) => add(acc, bias),
+            Some(Bias::Same(bias)) => {
+                line.resize(cols, 0.0);
+                T::widen(bias, line);
+                add(acc, line);
+            }
+            None => {}
+        }
+        if adds {
+            for (col, acc) in acc.iter_mut().enumerate() {
+                *acc += out.get(row, col).map_or(0.0, O::to_f32);
             }
         }
-        self.store(acc, blocks, line);
-    }
-
-    /// Rows of x as f32, in blocks of [`MR`]; rows past the end keep what was there, they are not used.
-    fn load_x(&self, ks: Range<usize>, blocks: usize, x: &mut Vec<[f32; MR]>, line: &mut Vec<f32>) {
-        let kc = ks.len();
-        x.resize(blocks * kc, [0.0; MR]);
-        line.resize(kc, 0.0);
-        for (i, row) in self.rows.clone().enumerate() {
-            match self.x.row_slice(row, ks.clone()) {
-                Some(values) => T::widen(values, line),
-                None => line.iter_mut().zip(ks.clone()).for_each(|(d, k)| *d = self.x.at(row, k).to_f32()),
-            }
-            for (d, v) in x[i / MR * kc..][..kc].iter_mut().zip(line.iter()) {
-                d[i % MR] = *v;
-            }
-        }
-    }
-
-    /// Columns of w as f32, in strips of [`NR`]; columns past the end keep what was there, they are not stored.
-    fn load_w(&self, ks: Range<usize>, strips: usize, w: &mut Vec<[f32; NR]>, line: &mut Vec<f32>) {
-        let kc = ks.len();
-        w.resize(strips * kc, [0.0; NR]);
-        if let Weight::Strided(mat) = &self.weight {
-            let columns = self.cols.clone().map(|n| mat.col_slice(n, ks.clone()));
-            if mat.row_slice(ks.start, self.cols.clone()).is_none() && columns.clone().all(|c| c.is_some()) {
-                line.resize(kc, 0.0);
-                for (j, column) in columns.flatten().enumerate() {
-                    T::widen(column, line);
-                    for (d, v) in w[j / NR * kc..][..kc].iter_mut().zip(line.iter()) {
-                        d[j % NR] = *v;
-                    }
-                }
-                return;
-            }
-        }
-        line.resize(strips * NR, 0.0);
-        for (i, k) in ks.enumerate() {
-            self.weight.widen_row(k, self.cols.clone(), line);
-            for (strip, values) in line.as_chunks::<NR>().0.iter().enumerate() {
-                w[strip * kc + i] = *values;
-            }
-        }
-    }
-
-    /// Adds the bias and what was there, rounds, writes.
-    fn store(&mut self, acc: &[[[f32; NR]; MR]], blocks: usize, line: &mut Vec<f32>) {
-        line.resize(acc.len() / blocks.max(1) * NR, 0.0);
-        for i in 0..self.rows.len() {
-            for (strip, values) in line.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
-                *values = acc[strip * blocks + i / MR][i % MR];
-            }
-            if let Some(bias) = self.bias {
-                for (v, b) in line.iter_mut().zip(bias) {
-                    *v += *b;
-                }
-            }
-            if self.adds {
-                for (c, v) in line.iter_mut().enumerate().take(self.cols.len()) {
-                    *v += self.out.get(i, c).map_or(0.0, O::to_f32);
-                }
-            }
-            match self.out.row_slice_mut(i) {
-                Some(row) => O::narrow(line, row),
-                None => self.out.write_row(i, line.iter().map(|v| O::from_f32(*v))),
-            }
+        match out.row_slice_mut(row) {
+            Some(out) => O::narrow(acc, out),
+            None => out.write_row(row, acc.iter().map(|acc| O::from_f32(*acc))),
         }
     }
 }
 
-/// `acc[r][c] += x[k][r] * w[k][c]` for ascending k, over the first `rows` rows (all when there are more).
-fn multiply(rows: usize, acc: &mut [[f32; NR]; MR], x: &[[f32; MR]], w: &[[f32; NR]]) {
-    match rows {
-        1 => multiply_rows::<1>(acc, x, w),
-        2 => multiply_rows::<2>(acc, x, w),
-        3 => multiply_rows::<3>(acc, x, w),
-        _ => multiply_rows::<MR>(acc, x, w),
-    }
-}
-
-/// [`multiply`] with the sums in registers.
-fn multiply_rows<const R: usize>(acc: &mut [[f32; NR]; MR], x: &[[f32; MR]], w: &[[f32; NR]]) {
-    let mut sums = [[0f32; NR]; R];
-    sums.copy_from_slice(&acc[..R]);
-    for (x, w) in x.iter().zip(w) {
-        for (sums, x) in sums.iter_mut().zip(x) {
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum += *x * *w;
-            }
-        }
-    }
-    acc[..R].copy_from_slice(&sums);
+fn add(acc: &mut [f32], bias: &[f32]) {
+    acc.iter_mut().zip(bias).for_each(|(acc, bias)| *acc += *bias);
 }

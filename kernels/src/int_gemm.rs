@@ -8,17 +8,14 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
+use crate::driver::{Part, Scratch, in_parts};
 use crate::error::{self, KernelError};
-use crate::gemm::Weight;
+use crate::gemm::{Stored, Weight};
+use crate::isa::Isa;
 use crate::nz::NzLayout;
+use crate::pack::{Direct, Place, Source};
+use crate::simd::{self, Kernel, Words};
 use crate::view::{Mat, MatMut};
-
-/// Rows of a task.
-const MC: usize = 64;
-/// Columns of a task.
-const NC: usize = 128;
 
 /// A weight `[K, N]` of whole numbers.
 #[derive(Debug, Clone, Copy)]
@@ -46,21 +43,82 @@ impl IntWeight<'_> {
         }
     }
 
-    /// Row `k`, columns `cols`, which must exist.
-    pub(crate) fn read_row(&self, k: usize, cols: Range<usize>, dst: &mut [i8]) {
+    /// Column `n`, rows `ks`.
+    pub(crate) fn column(&self, n: usize, ks: Range<usize>, to: &mut [i8]) {
         match self {
-            Self::Int8(weight) => weight.read_row(k, cols, dst),
-            Self::Int4(weight) => dst.iter_mut().zip(cols).for_each(|(dst, n)| *dst = weight.at(k, n)),
+            Self::Int8(weight) => {
+                let Stored::Plain(data, place) = weight.stored() else { return };
+                let data = &data[place.n.at(n)..];
+                place.k.runs(ks, |at, first, run| to[first..][..run].copy_from_slice(&data[at..][..run]));
+            }
+            Self::Int4(Int4Weight { bytes, place, .. }) => {
+                let start = place.n.at(n);
+                place.k.runs(ks, |at, first, run| unpack(bytes, start + at, &mut to[first..][..run]));
+            }
+        }
+    }
+
+    /// Row `k`, columns `ns`.
+    pub(crate) fn row(&self, k: usize, ns: Range<usize>, to: &mut [i8]) {
+        match self {
+            Self::Int8(weight) => {
+                let Stored::Plain(data, place) = weight.stored() else { return };
+                let data = &data[place.k.at(k)..];
+                place.n.runs(ns, |at, first, run| to[first..][..run].copy_from_slice(&data[at..][..run]));
+            }
+            Self::Int4(Int4Weight { bytes, place, .. }) => {
+                let start = place.k.at(k);
+                place.n.runs(ns, |at, first, run| unpack(bytes, start + at, &mut to[first..][..run]));
+            }
         }
     }
 }
 
-/// Where the numbers of an int4 weight lie, in elements.
-#[derive(Debug, Clone, Copy)]
-enum Int4Layout {
-    Strided { k: usize, n: usize },
-    Nz(NzLayout),
-    NzTransposed(NzLayout),
+/// Numbers `start` and on of int4, as int8.
+fn unpack(bytes: &[u8], start: usize, to: &mut [i8]) {
+    let low = |byte: u8| (byte << 4).cast_signed() >> 4;
+    let high = |byte: u8| byte.cast_signed() >> 4;
+    let bytes = &bytes[start / 2..];
+    let odd = (start % 2).min(to.len());
+    let (first, to) = to.split_at_mut(odd);
+    first.iter_mut().zip(bytes).for_each(|(to, byte)| *to = high(*byte));
+    let bytes = &bytes[odd..];
+    let (pairs, last) = to.as_chunks_mut::<2>();
+    for (to, byte) in pairs.iter_mut().zip(bytes) {
+        *to = [low(*byte), high(*byte)];
+    }
+    last.iter_mut().zip(&bytes[pairs.len()..]).for_each(|(to, byte)| *to = low(*byte));
+}
+
+impl Source for IntWeight<'_> {
+    fn words(&self) -> Words {
+        Words::Int8
+    }
+
+    fn direct(&self, ks: &Range<usize>, ns: &Range<usize>) -> Direct {
+        match self {
+            Self::Int8(weight) => match weight.stored() {
+                Stored::Plain(data, place) => Direct::of(data, &place, ks, ns),
+                Stored::Antiquant(_) => Direct::No,
+            },
+            Self::Int4(_) => Direct::No,
+        }
+    }
+
+    fn is_along_k(&self) -> bool {
+        match self {
+            Self::Int8(weight) => matches!(weight.stored(), Stored::Plain(_, place) if place.is_along_k()),
+            Self::Int4(weight) => weight.place.is_along_k(),
+        }
+    }
+
+    fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]) {
+        self.column(n, ks, bytemuck::cast_slice_mut(to));
+    }
+
+    fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]) {
+        self.row(k, ns, bytemuck::cast_slice_mut(to));
+    }
 }
 
 /// A weight `[K, N]` of int4: two's complement, two to a byte, the even element in the low half. int32 that carry eight of them
@@ -72,7 +130,8 @@ pub struct Int4Weight<'a> {
     bytes: &'a [u8],
     k: usize,
     n: usize,
-    layout: Int4Layout,
+    /// In elements.
+    place: Place,
 }
 
 impl<'a> Int4Weight<'a> {
@@ -88,7 +147,7 @@ impl<'a> Int4Weight<'a> {
                 error::length("int4 weight", needed, bytes.len())?;
             }
         }
-        Ok(Self { bytes, k, n, layout: Int4Layout::Strided { k: k_stride, n: n_stride } })
+        Ok(Self { bytes, k, n, place: Place::strided([k_stride, n_stride]) })
     }
 
     /// `[K, N]` packed as FRACTAL_NZ.
@@ -98,7 +157,7 @@ impl<'a> Int4Weight<'a> {
     pub fn nz(bytes: &'a [u8], k: usize, n: usize) -> Result<Self, KernelError> {
         let layout = NzLayout::int4(k, n)?;
         error::length("FRACTAL_NZ storage", layout.storage_len() / 2, bytes.len())?;
-        Ok(Self { bytes, k, n, layout: Int4Layout::Nz(layout) })
+        Ok(Self { bytes, k, n, place: Place::nz(layout) })
     }
 
     /// The transpose `[N, K]` packed as FRACTAL_NZ.
@@ -108,18 +167,7 @@ impl<'a> Int4Weight<'a> {
     pub fn nz_transposed(bytes: &'a [u8], k: usize, n: usize) -> Result<Self, KernelError> {
         let layout = NzLayout::int4(n, k)?;
         error::length("FRACTAL_NZ storage", layout.storage_len() / 2, bytes.len())?;
-        Ok(Self { bytes, k, n, layout: Int4Layout::NzTransposed(layout) })
-    }
-
-    /// Element (k, n), which must exist.
-    pub(crate) fn at(&self, k: usize, n: usize) -> i8 {
-        let index = match self.layout {
-            Int4Layout::Strided { k: k_stride, n: n_stride } => k * k_stride + n * n_stride,
-            Int4Layout::Nz(layout) => layout.offset_at(k, n),
-            Int4Layout::NzTransposed(layout) => layout.offset_at(n, k),
-        };
-        let byte = self.bytes[index / 2];
-        if index % 2 == 0 { (byte << 4) as i8 >> 4 } else { byte as i8 >> 4 }
+        Ok(Self { bytes, k, n, place: Place::nz_transposed(layout) })
     }
 }
 
@@ -157,12 +205,12 @@ pub fn int_gemms<O: Copy + Send + Sync>(
     problems: Vec<IntProblem<'_, '_, O>>,
     epilogue: impl Fn(&Span, &[i32], &mut [O]) + Sync,
 ) -> Result<(), KernelError> {
-    run(problems, |tile: &mut Tile<'_, '_, O>, scratch: &mut Scratch| {
-        let depth = tile.x.cols();
-        for row in 0..tile.rows.len() {
-            tile.accumulate(row, 0..depth, scratch);
-            let span = tile.span(row);
-            tile.write(row, |out| epilogue(&span, &scratch.acc, out));
+    run(problems, |kernel, operands, mut part, scratch| {
+        operands.multiply(kernel, &part, 0..operands.x.cols(), scratch);
+        for row in 0..part.rows.len() {
+            let (acc, _) = scratch.ints(row, part.cols.len());
+            let span = operands.span(&part, row);
+            write(&mut part.out, row, |out| epilogue(&span, acc, out));
         }
     })
 }
@@ -179,44 +227,36 @@ pub fn int_gemms_in_k_groups<O: Copy + Send + Sync>(
     finish: impl Fn(&Span, &[f32], &mut [O]) + Sync,
 ) -> Result<(), KernelError> {
     error::range("group size along K", group, 1, usize::MAX)?;
-    run(problems, |tile: &mut Tile<'_, '_, O>, scratch: &mut Scratch| {
-        let depth = tile.x.cols();
-        for row in 0..tile.rows.len() {
-            let span = tile.span(row);
-            let mut state = std::mem::take(&mut scratch.state);
-            state.clear();
-            state.resize(span.cols.len(), 0.0);
-            for (index, start) in (0..depth).step_by(group).enumerate() {
-                tile.accumulate(row, start..depth.min(start.saturating_add(group)), scratch);
-                step(&span, index, &scratch.acc, &mut state);
+    run(problems, |kernel, operands, mut part, scratch| {
+        let (depth, cols) = (operands.x.cols(), part.cols.len());
+        let mut states = std::mem::take(&mut scratch.line);
+        states.clear();
+        states.resize(part.rows.len() * cols, 0.0);
+        for (index, start) in (0..depth).step_by(group).enumerate() {
+            operands.multiply(kernel, &part, start..depth.min(start.saturating_add(group)), scratch);
+            for (row, state) in states.chunks_exact_mut(cols).enumerate() {
+                step(&operands.span(&part, row), index, scratch.ints(row, cols).0, state);
             }
-            tile.write(row, |out| finish(&span, &state, out));
-            scratch.state = state;
         }
+        for (row, state) in states.chunks_exact(cols).enumerate() {
+            let span = operands.span(&part, row);
+            write(&mut part.out, row, |out| finish(&span, state, out));
+        }
+        scratch.line = states;
     })
 }
 
-/// One task: some rows and columns of one product.
-struct Tile<'a, 'o, O> {
-    problem: usize,
+/// The operands of one product.
+struct Operands<'a> {
     x: Mat<'a, i8>,
-    rows: Range<usize>,
+    /// The first row of x.
+    start: usize,
     weight: IntWeight<'a>,
-    cols: Range<usize>,
-    out: MatMut<'o, O>,
 }
 
-/// What a task needs besides its operands.
-#[derive(Default)]
-struct Scratch {
-    acc: Vec<i32>,
-    state: Vec<f32>,
-    line: Vec<i8>,
-}
-
-fn run<'a, 'o, O: Copy + Send + Sync>(
-    problems: Vec<IntProblem<'a, 'o, O>>,
-    work: impl Fn(&mut Tile<'a, 'o, O>, &mut Scratch) + Sync,
+fn run<O: Copy + Send + Sync>(
+    problems: Vec<IntProblem<'_, '_, O>>,
+    work: impl Fn(&Kernel, &Operands<'_>, Part<'_, O>, &mut Scratch) + Sync,
 ) -> Result<(), KernelError> {
     for IntProblem { x, rows, weight, out } in &problems {
         error::dim("w, axis K", x.cols(), weight.k())?;
@@ -224,55 +264,36 @@ fn run<'a, 'o, O: Copy + Send + Sync>(
         error::dim("out, axis M", rows.len(), out.rows())?;
         error::dim("out, axis N", weight.n(), out.cols())?;
     }
-    let mut tiles = Vec::new();
-    for (problem, IntProblem { x, rows, weight, mut out }) in problems.into_iter().enumerate() {
-        let mut row = rows.start;
-        while out.rows() > 0 && out.cols() > 0 {
-            let (mut band, rest) = out.split_rows(MC);
-            let rows = row..row + band.rows();
-            let mut col = 0;
-            while band.cols() > 0 {
-                let (out, rest) = band.split_cols(NC);
-                let cols = col..col + out.cols();
-                col = cols.end;
-                tiles.push(Tile { problem, x, rows: rows.clone(), weight, cols, out });
-                band = rest;
-            }
-            row = rows.end;
-            out = rest;
-        }
+    let kernel = simd::kernel(Isa::current(), Words::Int8);
+    let mut operands = Vec::with_capacity(problems.len());
+    let mut outs = Vec::with_capacity(problems.len());
+    for IntProblem { x, rows, weight, out } in problems {
+        outs.push((x.cols(), out));
+        operands.push(Operands { x, start: rows.start, weight });
     }
-    tiles.into_par_iter().for_each_init(Scratch::default, |scratch, mut tile| work(&mut tile, scratch));
+    in_parts(outs, |part, scratch| work(kernel, &operands[part.product], part, scratch));
     Ok(())
 }
 
-impl<O: Copy> Tile<'_, '_, O> {
-    fn span(&self, row: usize) -> Span {
-        Span { problem: self.problem, row: self.rows.start + row, cols: self.cols.clone() }
+impl Operands<'_> {
+    /// The accumulators of a part.
+    fn multiply<O>(&self, kernel: &Kernel, part: &Part<'_, O>, ks: Range<usize>, scratch: &mut Scratch) {
+        let rows = self.start + part.rows.start..self.start + part.rows.end;
+        scratch.multiply(kernel, &self.x, &self.weight, rows, part.cols.clone(), ks);
     }
 
-    /// `acc[n] = x[row, ks] @ w[ks, n]`.
-    fn accumulate(&self, row: usize, ks: Range<usize>, scratch: &mut Scratch) {
-        let Scratch { acc, line, .. } = scratch;
-        acc.clear();
-        acc.resize(self.cols.len(), 0);
-        line.resize(self.cols.len(), 0);
-        for k in ks {
-            let x = i32::from(self.x.at(self.rows.start + row, k));
-            self.weight.read_row(k, self.cols.clone(), line);
-            for (acc, w) in acc.iter_mut().zip(line.iter()) {
-                *acc += x * i32::from(*w);
-            }
-        }
+    /// Where row `row` of a part belongs.
+    fn span<O>(&self, part: &Part<'_, O>, row: usize) -> Span {
+        Span { problem: part.product, row: self.start + part.rows.start + row, cols: part.cols.clone() }
     }
+}
 
-    /// Lets `fill` write a row of the output.
-    fn write(&mut self, row: usize, fill: impl FnOnce(&mut [O])) {
-        if let Some(out) = self.out.row_slice_mut(row) {
-            return fill(out);
-        }
-        let mut line: Vec<O> = (0..self.out.cols()).filter_map(|col| self.out.get(row, col)).collect();
-        fill(&mut line);
-        self.out.write_row(row, line);
+/// Lets `fill` write a row of the output.
+fn write<O: Copy>(out: &mut MatMut<'_, O>, row: usize, fill: impl FnOnce(&mut [O])) {
+    if let Some(out) = out.row_slice_mut(row) {
+        return fill(out);
     }
+    let mut line: Vec<O> = (0..out.cols()).filter_map(|col| out.get(row, col)).collect();
+    fill(&mut line);
+    out.write_row(row, line);
 }

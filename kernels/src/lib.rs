@@ -2,11 +2,14 @@
 //!
 //! Plain functions over slices and checked views; they know no device. Each follows what CANN's operator of that name computes,
 //! with the source of the fact beside it, and says where it does not know. All run in parallel on the current rayon pool and give
-//! the same bits for any number of threads; [`mod@reference`] holds the same operators as scalar loops, equal bit for bit (of a NaN
-//! only that it is one is defined).
+//! the same bits for any number of threads on one kind of CPU; [`mod@reference`] holds the same operators as scalar loops, equal bit
+//! for bit (of a NaN only that it is one is defined) but for the float GEMMs and the activations, which state their distance from
+//! it. [`isa::Isa`] names the instructions that are used.
 
 pub mod activation;
+pub mod antiquant;
 pub mod combine;
+mod driver;
 pub mod element;
 pub mod elementwise;
 mod error;
@@ -23,8 +26,10 @@ pub mod index;
 pub mod init_routing;
 pub mod int4;
 pub mod int_gemm;
+pub mod isa;
 pub mod lanes;
 pub mod nz;
+mod pack;
 pub mod permute;
 pub mod pointwise;
 pub mod quantise;
@@ -34,6 +39,7 @@ pub mod reference;
 pub mod routing_map;
 mod rows;
 mod select;
+mod simd;
 pub mod softmax_gating;
 mod vectors;
 pub mod view;

@@ -86,7 +86,7 @@ impl NzLayout {
     }
 
     /// Elements of one block of `c0` columns.
-    fn block_len(&self) -> usize {
+    pub(crate) fn block_len(&self) -> usize {
         self.rows.next_multiple_of(FRACTAL_ROWS) * self.c0
     }
 }
@@ -119,10 +119,9 @@ impl<'a, T: Pod> NzMat<'a, T> {
         self.layout.offset(r, c).map(|offset| self.storage[offset])
     }
 
-    /// The `n` columns from `c` on of row `r`, which must exist and lie in one block.
-    #[inline]
-    pub(crate) fn run(&self, r: usize, c: usize, n: usize) -> &'a [T] {
-        &self.storage[self.layout.offset_at(r, c)..][..n]
+    /// Its storage.
+    pub(crate) fn storage(&self) -> &'a [T] {
+        self.storage
     }
 }
 

@@ -20,6 +20,7 @@ fn at<T: Float>(weight: &Weight<'_, T>, k: usize, n: usize) -> f32 {
         Weight::Strided(mat) => mat.get(k, n),
         Weight::Nz(mat) => mat.get(k, n),
         Weight::NzTransposed(mat) => mat.get(n, k),
+        Weight::Antiquant(weight) => weight.get(k, n),
     };
     value.map_or(0.0, T::to_f32)
 }

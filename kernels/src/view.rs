@@ -107,6 +107,11 @@ impl<'a, T: Copy> Mat<'a, T> {
         Self { data: self.data.get(start * self.row_stride..).unwrap_or(&[]), rows: end - start, ..self }
     }
 
+    /// The slice that the view is over, and the strides of rows and columns in it.
+    pub(crate) fn parts(&self) -> (&'a [T], [usize; 2]) {
+        (self.data, [self.row_stride, self.col_stride])
+    }
+
     /// Element (r, c), `None` outside the matrix.
     pub fn get(&self, r: usize, c: usize) -> Option<T> {
         (r < self.rows && c < self.cols).then(|| self.at(r, c))
@@ -126,12 +131,6 @@ impl<'a, T: Copy> Mat<'a, T> {
         }
         let start = r * self.row_stride;
         self.data.get(start + cols.start..start + cols.end)
-    }
-
-    /// Column `c`, rows `rows`, as a slice where rows are contiguous.
-    #[inline]
-    pub(crate) fn col_slice(&self, c: usize, rows: Range<usize>) -> Option<&'a [T]> {
-        self.transposed().row_slice(c, rows)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The GEMMs against the scalar reference, bit for bit, over random shapes, strides, formats and groups, on pools of several sizes.
+//! The GEMMs against the scalar reference, on every instruction set of this CPU and on pools of several sizes, over random shapes,
+//! strides, formats and groups.
 
 #![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
 
@@ -9,7 +10,8 @@ use moe_kernels::element::Float;
 use moe_kernels::gemm::{Bias, Weight, gemm};
 use moe_kernels::group_list::{Group, GroupListKind, decode};
 use moe_kernels::grouped_gemm::{Expert, grouped_gemm};
-use moe_kernels::nz::{NzMat, pack};
+use moe_kernels::isa::Isa;
+use moe_kernels::nz::{NzLayout, NzMat, pack};
 use moe_kernels::view::{Mat, MatMut, NdView};
 use moe_kernels::{KernelError, reference};
 use proptest::prelude::*;
@@ -95,7 +97,7 @@ struct Case {
     seed: u64,
 }
 
-/// Sizes on both sides of the tile sizes 4, 8, 16, 64 and 256.
+/// Sizes on both sides of those of panels, tiles and parts: 4, 6, 12, 16, 64 and 256.
 fn case() -> impl Strategy<Value = Case> {
     let size =
         |most: usize| prop_oneof![3 => 0..20usize, 2 => 20..most, 1 => prop::sample::select(vec![64, 65, 256, 257])];
@@ -123,36 +125,68 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
+/// The operands of a case, or their magnitudes.
+struct Operands<T> {
+    x: Vec<T>,
+    weights: Vec<Vec<T>>,
+    wide: Vec<f32>,
+    same_type: Vec<T>,
+}
+
+impl<T: Float> Operands<T> {
+    fn new(case: &Case) -> Self {
+        let Case { m, k, n, seed, .. } = *case;
+        let weights = case.experts.iter().zip(1..);
+        Self {
+            x: to(&noise(case.x.span(m, k), seed)),
+            weights: weights.map(|((order, _), i)| weight_memory(k, n, *order, seed ^ i)).collect(),
+            wide: noise(n, seed ^ 99),
+            same_type: to(&noise(n, seed ^ 98)),
+        }
+    }
+
+    fn magnitudes(&self) -> Self {
+        Self {
+            x: magnitudes(&self.x),
+            weights: self.weights.iter().map(|weight| magnitudes(weight)).collect(),
+            wide: magnitudes(&self.wide),
+            same_type: magnitudes(&self.same_type),
+        }
+    }
+
+    fn experts(&self, case: &Case) -> Vec<Expert<'_, T>> {
+        let bias = |kind| match kind {
+            0 => None,
+            1 => Some(Bias::F32(&self.wide[..])),
+            _ => Some(Bias::Same(&self.same_type[..])),
+        };
+        let experts = case.experts.iter().zip(&self.weights);
+        experts
+            .map(|((order, kind), memory)| Expert { weight: weight(memory, case.k, case.n, *order), bias: bias(*kind) })
+            .collect()
+    }
+}
+
 /// The whole output memory of both ways, poison included.
 fn both<T: Float, O: Float>(case: &Case) {
     let Case { m, k, n, .. } = *case;
-    let x: Vec<T> = to(&noise(case.x.span(m, k), case.seed));
-    let memory: Vec<Vec<T>> =
-        case.experts.iter().zip(1..).map(|((order, _), i)| weight_memory(k, n, *order, case.seed ^ i)).collect();
-    let (wide, same_type) = (noise(n, case.seed ^ 99), to::<T>(&noise(n, case.seed ^ 98)));
-    let experts: Vec<Expert<'_, T>> = case
-        .experts
-        .iter()
-        .zip(&memory)
-        .map(|((order, bias), memory)| Expert {
-            weight: weight(memory, k, n, *order),
-            bias: match bias {
-                0 => None,
-                1 => Some(Bias::F32(&wide)),
-                _ => Some(Bias::Same(&same_type)),
-            },
-        })
-        .collect();
+    let operands = Operands::<T>::new(case);
     let groups = decode(GroupListKind::Count, &case.counts, case.counts.len(), m).unwrap();
-    let x = view(&x, m, k, case.x);
     let (row, col) = case.out.strides(m, n);
+    let x = view(&operands.x, m, k, case.x);
+    let experts = operands.experts(case);
     let poisoned = vec![O::from_f32(POISON); case.out.span(m, n)];
     let mut expected = poisoned.clone();
     reference::grouped_gemm(x, &experts, &groups, MatMut::new(&mut expected, m, n, row, col).unwrap()).unwrap();
-    on_pools(|| {
+    let sizes = operands.magnitudes();
+    let mut bounds = vec![0f32; poisoned.len()];
+    let out = MatMut::new(&mut bounds, m, n, row, col).unwrap();
+    reference::grouped_gemm(view(&sizes.x, m, k, case.x), &sizes.experts(case), &groups, out).unwrap();
+    bounds.iter_mut().for_each(|bound| *bound = sum_bound(k, *bound));
+    on_every_isa(&expected, &bounds, || {
         let mut out = poisoned.clone();
         grouped_gemm(x, &experts, &groups, MatMut::new(&mut out, m, n, row, col).unwrap()).unwrap();
-        same(&out, &expected);
+        out
     });
 }
 
@@ -173,15 +207,62 @@ proptest! {
     }
 
     #[test]
-    fn infinities_and_nan_propagate(values in prop::collection::vec(wild(), 12), rows in 1..4usize) {
-        let k = 12 / rows;
-        let x = Mat::row_major(&values, rows, k).unwrap();
-        let w: Vec<f32> = values.iter().rev().copied().take(k * 2).chain(std::iter::repeat(1.0)).take(k * 2).collect();
-        let w = Weight::Strided(Mat::row_major(&w, k, 2).unwrap());
-        let (mut out, mut expected) = (vec![0f32; rows * 2], vec![0f32; rows * 2]);
+    fn infinities_and_nan_propagate(values in prop::collection::vec(small_or_not_finite(), 12), rows in 1..4usize) {
+        for_each_float!(not_finite(&values, rows));
+    }
+
+    /// An output depends on its row of x and its column of the weight alone: not on how they lie, nor on what is beside them.
+    #[test]
+    fn neither_layout_nor_neighbours_matter(m in 1..40usize, k in 1..700usize, n in 1..90usize, seed: u64) {
+        for_each_float!(alone_and_together([m, k, n], seed));
+    }
+}
+
+fn small_or_not_finite() -> impl Strategy<Value = f32> {
+    prop_oneof![9 => -4f32..4.0, 1 => prop::sample::select(vec![f32::INFINITY, f32::NEG_INFINITY, f32::NAN])]
+}
+
+fn not_finite<T: Float>(values: &[f32], rows: usize) {
+    let k = 12 / rows;
+    let x: Vec<T> = to(values);
+    let w: Vec<T> = to(&values.iter().rev().copied().chain([1.0; 12]).take(k * 2).collect::<Vec<_>>());
+    let x = Mat::row_major(&x, rows, k).unwrap();
+    let w = Weight::Strided(Mat::row_major(&w, k, 2).unwrap());
+    let mut expected = vec![0f32; rows * 2];
+    reference::gemm(x, w, None, MatMut::row_major(&mut expected, rows, 2).unwrap()).unwrap();
+    // 12 products of at most 4 * 4.
+    on_every_isa(&expected, &vec![sum_bound(k, 12.0 * 16.0); rows * 2], || {
+        let mut out = vec![0f32; rows * 2];
         gemm(x, w, None, MatMut::row_major(&mut out, rows, 2).unwrap()).unwrap();
-        reference::gemm(x, w, None, MatMut::row_major(&mut expected, rows, 2).unwrap()).unwrap();
-        same(&out, &expected);
+        out
+    });
+}
+
+fn alone_and_together<T: Float>([m, k, n]: [usize; 3], seed: u64) {
+    let (x, plain): (Vec<T>, Vec<T>) = (to(&noise(m * k, seed)), to(&noise(k * n, !seed)));
+    let turned: Vec<T> = (0..n).flat_map(|j| plain.iter().skip(j).step_by(n)).copied().collect();
+    let packed = |values: &[T], rows, cols| {
+        let mut storage = vec![T::from_f32(0.0); NzLayout::new(rows, cols, size_of::<T>()).unwrap().storage_len()];
+        pack(&NdView::contiguous(values, &[rows, cols]).unwrap(), &mut storage).unwrap();
+        storage
+    };
+    let (nz, nz_turned) = (packed(&plain, k, n), packed(&turned, n, k));
+    let run = |x: &[T], w| {
+        let mut out = vec![0f32; x.len() / k * n];
+        let rows = x.len() / k;
+        gemm(Mat::row_major(x, rows, k).unwrap(), w, None, MatMut::row_major(&mut out, rows, n).unwrap()).unwrap();
+        out
+    };
+    for isa in Isa::available() {
+        isa.with(|| {
+            let plain = Weight::Strided(Mat::row_major(&plain, k, n).unwrap());
+            let due = run(&x, plain);
+            same(&run(&x, Weight::Strided(Mat::row_major(&turned, n, k).unwrap().transposed())), &due);
+            same(&run(&x, Weight::Nz(NzMat::new(&nz, k, n).unwrap())), &due);
+            same(&run(&x, Weight::NzTransposed(NzMat::new(&nz_turned, n, k).unwrap())), &due);
+            same(&x.chunks(k).flat_map(|row| run(row, plain)).collect::<Vec<_>>(), &due);
+        })
+        .unwrap();
     }
 }
 
@@ -198,10 +279,11 @@ fn hot_and_tiny<T: Float>() {
         let x = Mat::row_major(&x, m, k).unwrap();
         let mut expected = vec![T::from_f32(0.0); m * n];
         reference::grouped_gemm(x, &experts, &groups, MatMut::row_major(&mut expected, m, n).unwrap()).unwrap();
-        on_pools(|| {
+        // The operands are at most a half.
+        on_every_isa(&expected, &vec![sum_bound(k, k as f32 / 4.0); m * n], || {
             let mut out = vec![T::from_f32(0.0); m * n];
             grouped_gemm(x, &experts, &groups, MatMut::row_major(&mut out, m, n).unwrap()).unwrap();
-            same(&out, &expected);
+            out
         });
     }
 }

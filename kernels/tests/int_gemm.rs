@@ -5,6 +5,7 @@
 use moe_kernels::KernelError;
 use moe_kernels::gemm::Weight;
 use moe_kernels::int_gemm::{Int4Weight, IntProblem, IntWeight, int_gemms, int_gemms_in_k_groups};
+use moe_kernels::isa::Isa;
 use moe_kernels::nz::{NzLayout, NzMat, pack};
 use moe_kernels::view::{Mat, MatMut, NdView};
 use proptest::prelude::*;
@@ -28,12 +29,19 @@ fn nibbles(values: &[i8]) -> Vec<u8> {
     values.chunks(2).map(|pair| nibble(pair[0]) | pair.get(1).map_or(0, |&high| nibble(high) << 4)).collect()
 }
 
-fn accumulators(x: &[i8], weight: IntWeight<'_>, [m, k, n]: [usize; 3]) -> Vec<i32> {
-    let mut out = vec![i32::MIN; m * n];
-    let mat = Mat::row_major(x, m, k).unwrap();
-    let problem = IntProblem { x: mat, rows: 0..m, weight, out: MatMut::row_major(&mut out, m, n).unwrap() };
-    int_gemms(vec![problem], |_, acc, out| out.copy_from_slice(acc)).unwrap();
-    out
+/// On every instruction set of this CPU.
+fn accumulators<'a>(
+    x: &'a [i8],
+    weight: IntWeight<'a>,
+    [m, k, n]: [usize; 3],
+) -> impl Iterator<Item = (Isa, Vec<i32>)> + 'a {
+    Isa::available().map(move |isa| {
+        let mut out = vec![i32::MIN; m * n];
+        let mat = Mat::row_major(x, m, k).unwrap();
+        let problem = IntProblem { x: mat, rows: 0..m, weight, out: MatMut::row_major(&mut out, m, n).unwrap() };
+        isa.with(|| int_gemms(vec![problem], |_, acc, out| out.copy_from_slice(acc)).unwrap()).unwrap();
+        (isa, out)
+    })
 }
 
 proptest! {
@@ -56,7 +64,9 @@ proptest! {
             Weight::Nz(NzMat::new(&nz, k, n).unwrap()),
             Weight::NzTransposed(NzMat::new(&nz_transposed, n, k).unwrap()),
         ] {
-            prop_assert_eq!(&accumulators(&x, IntWeight::Int8(weight), [m, k, n]), &due);
+            for (isa, found) in accumulators(&x, IntWeight::Int8(weight), [m, k, n]) {
+                prop_assert_eq!(&found, &due, "{}", isa.name());
+            }
         }
     }
 
@@ -81,7 +91,9 @@ proptest! {
             Int4Weight::nz(&nz, k, n).unwrap(),
             Int4Weight::nz_transposed(&nz_transposed, k, n).unwrap(),
         ] {
-            prop_assert_eq!(&accumulators(&x, IntWeight::Int4(weight), [m, k, n]), &due);
+            for (isa, found) in accumulators(&x, IntWeight::Int4(weight), [m, k, n]) {
+                prop_assert_eq!(&found, &due, "{}", isa.name());
+            }
         }
     }
 
@@ -89,20 +101,38 @@ proptest! {
     fn groups_along_k_come_in_order(m in 1usize..9, k in 1usize..70, n in 1usize..150, group in 1usize..40, seed: u64) {
         let x = numbers(m * k, -128, 127, seed);
         let w = numbers(k * n, -128, 127, !seed);
-        let mut out = vec![0f32; m * n];
         let weight = IntWeight::Int8(Weight::Strided(Mat::row_major(&w, k, n).unwrap()));
         let mat = Mat::row_major(&x, m, k).unwrap();
-        let problem = IntProblem { x: mat, rows: 0..m, weight, out: MatMut::row_major(&mut out, m, n).unwrap() };
         let step = |_: &_, index: usize, acc: &[i32], state: &mut [f32]| {
             for (state, acc) in state.iter_mut().zip(acc) { *state = *state * 0.5 + *acc as f32 * (index + 1) as f32; }
         };
-        int_gemms_in_k_groups(vec![problem], group, step, |_, state, out| out.copy_from_slice(state)).unwrap();
         let mut due = vec![0f32; m * n];
         for (index, start) in (0..k).step_by(group).enumerate() {
             let part = product(&x, &w, [m, k, n], start..k.min(start + group));
             for (due, acc) in due.iter_mut().zip(part) { *due = *due * 0.5 + acc as f32 * (index + 1) as f32; }
         }
-        prop_assert_eq!(out, due);
+        for isa in Isa::available() {
+            let mut out = vec![0f32; m * n];
+            let problem = IntProblem { x: mat, rows: 0..m, weight, out: MatMut::row_major(&mut out, m, n).unwrap() };
+            let run = || int_gemms_in_k_groups(vec![problem], group, step, |_, state, out| out.copy_from_slice(state));
+            isa.with(run).unwrap().unwrap();
+            prop_assert_eq!(&out, &due, "{}", isa.name());
+        }
+    }
+}
+
+/// More than one block of K, of every size of tile, the greatest products there are.
+#[test]
+fn the_greatest_products_are_exact() {
+    let k = 2500;
+    for m in 1..14 {
+        for (x, w) in [(-128, -128), (-128, 127), (127, -128), (127, 127)] {
+            let (x, w) = (vec![x; m * k], vec![w; k * 40]);
+            let weight = IntWeight::Int8(Weight::Strided(Mat::row_major(&w, 40, k).unwrap().transposed()));
+            for (isa, found) in accumulators(&x, weight, [m, k, 40]) {
+                assert_eq!(found, vec![k as i32 * i32::from(x[0]) * i32::from(w[0]); m * 40], "{}", isa.name());
+            }
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that fails must fail its test
 
 use half::{bf16, f16};
-use moe_kernels::element::Float;
+use moe_kernels::element::{Float, FloatType};
+use moe_kernels::isa::Isa;
 use proptest::prelude::*;
 
 /// A value no kernel computes, to see what was not written.
@@ -48,6 +49,48 @@ pub(crate) fn on_pools(mut f: impl FnMut() + Send) {
     for threads in [1, 2, 5] {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&mut f);
     }
+}
+
+/// How far sums of `k` products on two instruction sets may be apart before they are rounded, where the magnitudes of the products,
+/// and of what is added to them, sum up to `magnitude`. See [`moe_kernels::gemm`].
+pub(crate) fn sum_bound(k: usize, magnitude: f32) -> f32 {
+    (k + 3) as f32 * f32::EPSILON * magnitude
+}
+
+/// Runs on every instruction set of this CPU, on pools of several sizes: `portable` gives the expected bits, the others what is
+/// within the bound of it before the rounding to the output's type, and the same bits on all pools.
+#[track_caller]
+pub(crate) fn on_every_isa<O: Float>(expected: &[O], bounds: &[f32], run: impl Fn() -> Vec<O> + Sync) {
+    assert_eq!(expected.len(), bounds.len());
+    // Half a unit in the last place, relative and for denormals.
+    let (half_ulp, least) = match O::TYPE {
+        FloatType::F32 => (2f32.powi(-24), 0.0),
+        FloatType::Bf16 => (2f32.powi(-8), 0.0),
+        FloatType::F16 => (2f32.powi(-11), 2f32.powi(-25)),
+    };
+    for isa in Isa::available() {
+        let mut first: Option<Vec<O>> = None;
+        on_pools(|| {
+            let out = isa.with(&run).unwrap();
+            if isa == Isa::Portable {
+                same(&out, expected);
+            }
+            same(&out, first.get_or_insert_with(|| out.clone()));
+        });
+        let out = first.unwrap();
+        assert_eq!(out.len(), expected.len());
+        for (i, ((a, e), bound)) in out.iter().zip(expected).zip(bounds).enumerate() {
+            let (a, e) = (a.to_f32(), e.to_f32());
+            let bound = if *bound == 0.0 { 0.0 } else { bound + 2.0 * half_ulp * (e.abs() + bound) + 2.0 * least };
+            let equal = a == e || a.is_nan() && e.is_nan();
+            assert!(equal || (a - e).abs() <= bound, "{}, element {i}: {a:e}, expected {e:e} +- {bound:e}", isa.name());
+        }
+    }
+}
+
+/// The magnitudes of values, in their type.
+pub(crate) fn magnitudes<T: Float>(values: &[T]) -> Vec<T> {
+    values.iter().map(|v| T::from_f32(v.to_f32().abs())).collect()
 }
 
 /// Values of many magnitudes, now and then not finite.

@@ -1,0 +1,292 @@
+//! Operands of a GEMM in the form that micro-kernels read: panels of a weight, from wherever it lies, and rows of x.
+
+use std::ops::Range;
+
+use crate::element::{Float, FloatType};
+use crate::nz::NzLayout;
+use crate::simd::{Kernel, Line, PANEL, Rows, STEPS, Words};
+use crate::view::Mat;
+
+/// Where element `i` of an axis lies: `i / block * far + i % block * near`. Offsets grow with `i`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Axis {
+    block: usize,
+    far: usize,
+    near: usize,
+}
+
+impl Axis {
+    /// One stride for the whole axis.
+    pub(crate) const fn strided(stride: usize) -> Self {
+        Self { block: usize::MAX, far: 0, near: stride }
+    }
+
+    /// Where element `i` lies.
+    pub(crate) fn at(self, i: usize) -> usize {
+        i / self.block * self.far + i % self.block * self.near
+    }
+
+    /// Whether a range that is not empty lies within one block.
+    fn is_within(self, range: &Range<usize>) -> bool {
+        range.start / self.block == (range.end - 1) / self.block
+    }
+
+    /// `each(offset, first, n)` for every run of neighbours in `range`: `n` elements from `offset` on, the first of them
+    /// number `first` of the range.
+    pub(crate) fn runs(self, range: Range<usize>, mut each: impl FnMut(usize, usize, usize)) {
+        let mut i = range.start;
+        while i < range.end {
+            let run = if self.near == 1 { (self.block - i % self.block).min(range.end - i) } else { 1 };
+            each(self.at(i), i - range.start, run);
+            i += run;
+        }
+    }
+}
+
+/// Where the elements of a weight `[K, N]` lie in a slice: at the sum of what the axes say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) k: Axis,
+    pub(crate) n: Axis,
+}
+
+impl Place {
+    /// One stride for each axis.
+    pub(crate) const fn strided([k, n]: [usize; 2]) -> Self {
+        Self { k: Axis::strided(k), n: Axis::strided(n) }
+    }
+
+    /// FRACTAL_NZ with rows K and columns N.
+    pub(crate) fn nz(layout: NzLayout) -> Self {
+        let c0 = layout.c0();
+        Self { k: Axis::strided(c0), n: Axis { block: c0, far: layout.block_len(), near: 1 } }
+    }
+
+    /// The transpose in FRACTAL_NZ, with rows N and columns K.
+    pub(crate) fn nz_transposed(layout: NzLayout) -> Self {
+        let Self { k, n } = Self::nz(layout);
+        Self { k: n, n: k }
+    }
+
+    /// Where element (k, n) lies.
+    pub(crate) fn at(&self, k: usize, n: usize) -> usize {
+        self.k.at(k) + self.n.at(n)
+    }
+
+    /// Whether neighbours along K are neighbours in memory, and those along N are not.
+    pub(crate) fn is_along_k(&self) -> bool {
+        self.k.near == 1 && self.n.near != 1
+    }
+}
+
+/// A panel that can be read where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Direct {
+    /// Column i of the panel at `from + i * stride` bytes, in pieces of `piece` elements, `next` bytes from one to the next.
+    Columns { from: *const u8, stride: usize, piece: usize, next: usize },
+    /// Row i of the panel at `from + i * stride` bytes.
+    Rows { from: *const u8, stride: usize },
+    /// It cannot.
+    No,
+}
+
+impl Direct {
+    /// The panel `ks` by `ns` of elements at `place` in `data`, which must hold them; both ranges are not empty.
+    pub(crate) fn of<T>(data: &[T], place: &Place, ks: &Range<usize>, ns: &Range<usize>) -> Self {
+        let size = size_of::<T>();
+        let last = place.at(ks.end - 1, ns.end - 1);
+        if ns.len() != PANEL || !place.n.is_within(ns) || last >= data.len() {
+            return Self::No;
+        }
+        let from = data[place.at(ks.start, ns.start)..].as_ptr().cast();
+        let whole = place.k.is_within(ks);
+        if place.k.near == 1 && (whole || ks.start.is_multiple_of(place.k.block)) {
+            let piece = if whole { ks.len() } else { place.k.block };
+            return Self::Columns { from, stride: place.n.near * size, piece, next: place.k.far * size };
+        }
+        if place.n.near == 1 && whole {
+            return Self::Rows { from, stride: place.k.near * size };
+        }
+        Self::No
+    }
+}
+
+/// A weight `[K, N]` as panels are made of it.
+pub(crate) trait Source: Sync {
+    /// What its panels hold.
+    fn words(&self) -> Words;
+
+    /// The panel `ks` by `ns`, if its memory holds the elements of the words as they are. Neither range is empty.
+    fn direct(&self, ks: &Range<usize>, ns: &Range<usize>) -> Direct;
+
+    /// Whether columns are read faster than rows.
+    fn is_along_k(&self) -> bool;
+
+    /// Column `n`, rows `ks`, as elements of the words, from the first byte of `to` on.
+    fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]);
+
+    /// Row `k`, columns `ns`, likewise.
+    fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]);
+}
+
+/// What words a type's panels hold.
+pub(crate) const fn float_words(of: FloatType) -> Words {
+    match of {
+        FloatType::Bf16 => Words::Bf16,
+        FloatType::F32 | FloatType::F16 => Words::F32,
+    }
+}
+
+/// Elements number `first` and on of `to`, as elements of words.
+pub(crate) fn put_floats<T: Float>(values: &[T], to: &mut [u32], first: usize) {
+    match T::TYPE {
+        FloatType::F32 | FloatType::F16 => T::widen(values, &mut bytemuck::cast_slice_mut(to)[first..]),
+        FloatType::Bf16 => {
+            let to: &mut [u8] = bytemuck::cast_slice_mut(to);
+            to[first * T::BYTES..][..size_of_val(values)].copy_from_slice(bytemuck::cast_slice(values));
+        }
+    }
+}
+
+/// Steps of rows that lie one after the other, over all panels before the next ones: whole lines of the cache are used.
+const ROW_STEPS: usize = 8;
+
+/// Makes panels of columns `cols` and rows `ks`, neither empty: panel p at line `p * STEPS` of `to`.
+///
+/// - `tile` is room for what cannot be read where it lies.
+pub(crate) fn pack_panels(
+    source: &impl Source,
+    kernel: &Kernel,
+    ks: Range<usize>,
+    cols: Range<usize>,
+    tile: &mut Vec<u32>,
+    to: &mut [Line],
+) {
+    let step = kernel.words.step();
+    let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
+    let panel = |start: usize| start..cols.end.min(start + PANEL);
+    let starts = || cols.clone().step_by(PANEL);
+    let mut by_rows = false;
+    for (start, to) in starts().zip(to.chunks_mut(STEPS)) {
+        match source.direct(&ks, &panel(start)) {
+            Direct::Columns { mut from, stride, piece, next } => {
+                for to in to[..whole].chunks_mut(piece.div_ceil(step)) {
+                    // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
+                    unsafe {
+                        (kernel.transpose)(from, stride, to.len(), kernel.flip, PANEL * stride, to.as_mut_ptr());
+                    }
+                    from = from.wrapping_add(next);
+                }
+            }
+            Direct::Rows { .. } => by_rows = true,
+            Direct::No => {
+                pack_copied(source, kernel, ks.clone(), panel(start), tile, &mut to[..steps]);
+                continue;
+            }
+        }
+        if whole < steps {
+            let mut words = [0; PANEL];
+            for (word, n) in words.iter_mut().zip(panel(start)) {
+                source.read_column(n, ks.start + whole * step..ks.end, std::slice::from_mut(word));
+            }
+            to[whole] = Line(words.map(|word| word ^ kernel.flip));
+        }
+    }
+    for first in (0..whole).step_by(if by_rows { ROW_STEPS } else { usize::MAX }) {
+        for (start, to) in starts().zip(to.chunks_mut(STEPS)) {
+            if let Direct::Rows { from, stride } = source.direct(&ks, &panel(start)) {
+                let to = &mut to[first..whole.min(first + ROW_STEPS)];
+                // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
+                unsafe {
+                    let from = from.add(first * step * stride);
+                    (kernel.interleave)(kernel.words, from, stride, to.len(), kernel.flip, to.as_mut_ptr());
+                }
+            }
+        }
+    }
+}
+
+/// Makes a panel of a copy of its elements; columns that it lacks hold anything.
+fn pack_copied(
+    source: &impl Source,
+    kernel: &Kernel,
+    ks: Range<usize>,
+    ns: Range<usize>,
+    tile: &mut Vec<u32>,
+    to: &mut [Line],
+) {
+    let steps = to.len();
+    tile.resize(tile.len().max(PANEL * STEPS), 0);
+    if source.is_along_k() {
+        for (n, column) in ns.zip(tile.chunks_exact_mut(steps)) {
+            column[steps - 1] = 0;
+            source.read_column(n, ks.clone(), column);
+        }
+        // SAFETY: the tile holds 16 columns of `steps` words.
+        unsafe { (kernel.transpose)(tile.as_ptr().cast(), 4 * steps, steps, kernel.flip, 0, to.as_mut_ptr()) }
+    } else {
+        let stride = PANEL * kernel.words.element();
+        for (row, k) in tile.chunks_exact_mut(stride / 4).zip(ks.start..ks.start + steps * kernel.words.step()) {
+            row.fill(0);
+            if k < ks.end {
+                source.read_row(k, ns.clone(), row);
+            }
+        }
+        // SAFETY: the tile holds the elements of `steps` lines, row after row.
+        unsafe {
+            (kernel.interleave)(kernel.words, tile.as_ptr().cast(), stride, steps, kernel.flip, to.as_mut_ptr());
+        }
+    }
+}
+
+/// Activations `[M, K]` as rows are made of them.
+pub(crate) trait Activations: Sync {
+    /// Makes row `row`, columns `ks`, what the kernel wants, with zeros up to whole words; the number that the kernel's
+    /// accumulators of the row become too great by.
+    fn pack_row(&self, kernel: &Kernel, row: usize, ks: Range<usize>, to: &mut [u32]) -> i32;
+}
+
+impl<T: Float> Activations for Mat<'_, T> {
+    fn pack_row(&self, kernel: &Kernel, row: usize, ks: Range<usize>, to: &mut [u32]) -> i32 {
+        if let Some(last) = to.last_mut() {
+            *last = 0;
+        }
+        match (kernel.x, self.row_slice(row, ks.clone())) {
+            (Rows::F32, Some(values)) => T::widen(values, bytemuck::cast_slice_mut(to)),
+            (Rows::F32, None) => {
+                let to: &mut [f32] = bytemuck::cast_slice_mut(to);
+                to.iter_mut().zip(ks).for_each(|(to, k)| *to = self.at(row, k).to_f32());
+            }
+            (_, Some(values)) => put_floats(values, to, 0),
+            (_, None) => ks.enumerate().for_each(|(i, k)| put_floats(&[self.at(row, k)], to, i)),
+        }
+        0
+    }
+}
+
+impl Activations for Mat<'_, i8> {
+    fn pack_row(&self, kernel: &Kernel, row: usize, ks: Range<usize>, to: &mut [u32]) -> i32 {
+        let words = ks.len().div_ceil(kernel.words.step());
+        // Where two words are made of one, the words lie in the second half until then.
+        let half = to.len() - words;
+        let bytes: &mut [i8] = bytemuck::cast_slice_mut(&mut to[half..]);
+        bytes[ks.len()..].fill(0);
+        match self.row_slice(row, ks.clone()) {
+            Some(values) => bytes[..values.len()].copy_from_slice(values),
+            None => bytes.iter_mut().zip(ks.clone()).for_each(|(to, k)| *to = self.at(row, k)),
+        }
+        let sum = match kernel.flip {
+            0 => 0,
+            _ => bytes.iter().map(|x| i32::from(*x)).sum::<i32>().wrapping_mul(128),
+        };
+        if kernel.x == Rows::Int16 {
+            for i in 0..words {
+                let [a, b, c, d] = to[half + i].to_le_bytes().map(|x| i16::from(x.cast_signed()).cast_unsigned());
+                let pair = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
+                to[2 * i] = pair(a, c);
+                to[2 * i + 1] = pair(b, d);
+            }
+        }
+        sum
+    }
+}

@@ -1,0 +1,205 @@
+//! Micro-kernels for x86-64 with AVX2, FMA and F16C.
+//!
+//! bf16 is widened by a shift, so its products and sums are those of f32: one fused multiply-add for each k, ascending. int8 is
+//! widened to int16; the sum of two products of int8 fits int32 with room, so `vpmaddwd` is exact for all values.
+
+use std::arch::x86_64::*;
+
+use super::tile::{Dot, entry, interleave, transpose_from};
+use super::{Kernel, Line, Rows, Words};
+
+/// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
+const PANELS: &[usize] = &[4, 2, 2, 1, 1, 1];
+
+pub(super) fn kernel(words: Words) -> &'static Kernel {
+    static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
+    static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
+    static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
+    match words {
+        Words::F32 => &F32,
+        Words::Bf16 => &BF16,
+        Words::Int8 => &INT8,
+    }
+}
+
+const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
+    Kernel { words, x, flip: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
+}
+
+entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 1 2 3, 4: 1]);
+entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 1 2 3, 4: 1]);
+entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 1 2 3, 4: 1]);
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn vector_interleave(
+    words: Words,
+    from: *const u8,
+    stride: usize,
+    steps: usize,
+    flip: u32,
+    to: *mut Line,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { interleave(words, from, stride, steps, flip, to) }
+}
+
+/// [`super::Transpose`], 8 words of 8 columns at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line) {
+    let mask = _mm256_set1_epi32(flip.cast_signed());
+    // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written; a fetch ahead reaches no memory.
+    unsafe {
+        for step in (0..words & !7).step_by(8) {
+            for half in 0..2 {
+                let column = |i: usize| from.add((8 * half + i) * stride).cast::<u32>().add(step);
+                if ahead > 0 && step % 16 == 0 {
+                    for i in 0..8 {
+                        _mm_prefetch::<_MM_HINT_T1>(column(i).cast::<i8>().wrapping_add(ahead));
+                    }
+                }
+                let load = |i: usize| _mm256_loadu_si256(column(i).cast());
+                let lines = transpose_8x8([load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7)]);
+                for (i, line) in lines.into_iter().enumerate() {
+                    let to = to.add(step + i).cast::<u32>().add(8 * half);
+                    _mm256_store_si256(to.cast(), _mm256_xor_si256(line, mask));
+                }
+            }
+        }
+        transpose_from(words & !7, from, stride, words, flip, to);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
+    let low = |a, b| _mm256_unpacklo_epi32(a, b);
+    let high = |a, b| _mm256_unpackhi_epi32(a, b);
+    let (a0, a1, a2, a3) = (low(r[0], r[1]), high(r[0], r[1]), low(r[2], r[3]), high(r[2], r[3]));
+    let (a4, a5, a6, a7) = (low(r[4], r[5]), high(r[4], r[5]), low(r[6], r[7]), high(r[6], r[7]));
+    let low = |a, b| _mm256_unpacklo_epi64(a, b);
+    let high = |a, b| _mm256_unpackhi_epi64(a, b);
+    let (b0, b1, b2, b3) = (low(a0, a2), high(a0, a2), low(a1, a3), high(a1, a3));
+    let (b4, b5, b6, b7) = (low(a4, a6), high(a4, a6), low(a5, a7), high(a5, a7));
+    let first = |a, b| _mm256_permute2x128_si256::<0x20>(a, b);
+    let second = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
+    [
+        first(b0, b4),
+        first(b1, b5),
+        first(b2, b6),
+        first(b3, b7),
+        second(b0, b4),
+        second(b1, b5),
+        second(b2, b6),
+        second(b3, b7),
+    ]
+}
+
+/// Accumulators of f32 and how a part of the words becomes f32.
+macro_rules! float_dot {
+    ($name:ident, $phases:literal, |$word:ident, $phase:ident| $value:expr) => {
+        struct $name;
+
+        impl Dot for $name {
+            type Acc = __m256;
+            type Words = __m256;
+            type X = __m256;
+            const LANES: usize = 8;
+            const PHASES: usize = $phases;
+
+            #[inline(always)]
+            unsafe fn zero() -> __m256 {
+                // SAFETY: the CPU has AVX.
+                unsafe { _mm256_setzero_ps() }
+            }
+
+            #[inline(always)]
+            unsafe fn load(from: *const u32) -> __m256 {
+                // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes.
+                unsafe { _mm256_load_ps(from.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn store(acc: __m256, to: *mut u32) {
+                // SAFETY: the caller lets 8 words be written; half a line is aligned to 32 bytes.
+                unsafe { _mm256_store_ps(to.cast(), acc) }
+            }
+
+            #[inline(always)]
+            unsafe fn words(from: *const u32, $phase: usize) -> __m256 {
+                // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes. The CPU has AVX2.
+                unsafe {
+                    let $word = _mm256_load_si256(from.cast());
+                    _mm256_castsi256_ps($value)
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn x(from: *const u32) -> __m256 {
+                // SAFETY: the caller lets it be read.
+                unsafe { _mm256_broadcast_ss(&*from.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn dot(acc: __m256, w: __m256, x: __m256) -> __m256 {
+                // SAFETY: the CPU has FMA.
+                unsafe { _mm256_fmadd_ps(w, x, acc) }
+            }
+        }
+    };
+}
+
+float_dot!(F32, 1, |word, _phase| word);
+float_dot!(Bf16, 2, |word, phase| if phase == 0 {
+    _mm256_slli_epi32::<16>(word)
+} else {
+    _mm256_and_si256(word, _mm256_set1_epi32(-0x1_0000))
+});
+
+struct Int8;
+
+impl Dot for Int8 {
+    type Acc = __m256i;
+    type Words = __m256i;
+    type X = __m256i;
+    const LANES: usize = 8;
+    const PHASES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256i {
+        // SAFETY: the CPU has AVX.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> __m256i {
+        // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes.
+        unsafe { _mm256_load_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(acc: __m256i, to: *mut u32) {
+        // SAFETY: the caller lets 8 words be written; half a line is aligned to 32 bytes.
+        unsafe { _mm256_store_si256(to.cast(), acc) }
+    }
+
+    /// Of four int8 a b c d: a and c as int16, or b and d.
+    #[inline(always)]
+    unsafe fn words(from: *const u32, phase: usize) -> __m256i {
+        // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes. The CPU has AVX2.
+        unsafe {
+            let words = _mm256_load_si256(from.cast());
+            _mm256_srai_epi16::<8>(if phase == 0 { _mm256_slli_epi16::<8>(words) } else { words })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn x(from: *const u32) -> __m256i {
+        // SAFETY: the caller lets it be read.
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: the CPU has AVX2.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)) }
+    }
+}

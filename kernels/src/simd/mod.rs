@@ -1,0 +1,155 @@
+//! The innermost loops of the GEMMs, one file for each kind of CPU, and the form of what they work on.
+//!
+//! All of them are the same loop ([`tile`]) over one form of operands: *words* of 32 bits along K, one f32, two bf16 or four int8.
+//! A *panel* is 16 columns of a weight, one [`Line`] of 16 words after the other for ascending K; x is rows of words. A step
+//! multiplies one word of a row with one of a column: `acc += x0 * w0 (+ x1 * w1 (+ ...))`.
+
+pub(crate) mod tile;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use crate::isa::Isa;
+
+/// Columns of a panel.
+pub(crate) const PANEL: usize = 16;
+/// Words along K that are multiplied at a time, at most: a panel of them, 16 KiB, stays in the first cache.
+pub(crate) const STEPS: usize = 256;
+
+/// A word of each column of a panel, or an accumulator of each.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Line(pub(crate) [u32; PANEL]);
+
+/// What the words of a panel hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// One f32.
+    F32,
+    /// Two bf16, the lower k in the lower half.
+    Bf16,
+    /// Four int8, the lowest k in the lowest byte.
+    Int8,
+}
+
+impl Words {
+    /// Elements of K in a word.
+    pub(crate) const fn step(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+            Self::Int8 => 4,
+        }
+    }
+
+    /// Bytes of an element.
+    pub(crate) const fn element(self) -> usize {
+        4 / self.step()
+    }
+}
+
+/// What a row of x is turned into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// The words of the panel's type.
+    Words,
+    /// An f32 for each element.
+    F32,
+    /// Two words for each of four int8 a b c d: a and c as int16, then b and d.
+    Int16,
+}
+
+impl Rows {
+    /// Words of x for each word of a column.
+    pub(crate) const fn per_step(self, words: Words) -> usize {
+        match self {
+            Self::Words => 1,
+            Self::F32 => words.step(),
+            Self::Int16 => 2,
+        }
+    }
+}
+
+/// One call of a micro-kernel: `acc (+)= x @ w` over `steps` words of K.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Rows of x, 1 to [`Kernel::rows`].
+    pub(crate) rows: usize,
+    /// Panels, 1 or [`Kernel::panels`] of the rows.
+    pub(crate) panels: usize,
+    /// Words along K.
+    pub(crate) steps: usize,
+    /// The first row, as [`Kernel::x`] says.
+    pub(crate) x: *const u32,
+    /// Words from one row to the next.
+    pub(crate) x_stride: usize,
+    /// The first panel, `steps` lines.
+    pub(crate) w: *const Line,
+    /// Lines from one panel to the next.
+    pub(crate) w_stride: usize,
+    /// Accumulators of the first row, a line for each panel.
+    pub(crate) acc: *mut Line,
+    /// Lines from one row to the next.
+    pub(crate) acc_stride: usize,
+    /// Whether the accumulators start at 0 whatever they hold.
+    pub(crate) fresh: bool,
+}
+
+/// 16 columns to a panel: column i is `words` words at `from + i * stride` bytes, `flip` is XORed with each, and the memory
+/// `ahead` bytes further on is fetched into the second cache. The lines are written to `to`.
+pub(crate) type Transpose =
+    unsafe fn(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line);
+
+/// Rows of a weight to a panel: row i is 16 elements, `words.element()` bytes each, at `from + i * stride` bytes; there are
+/// `steps * words.step()` of them. `flip` is XORed with each word; the lines are written to `to`.
+pub(crate) type Interleave =
+    unsafe fn(words: Words, from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line);
+
+/// A micro-kernel and what it wants.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// What a panel holds.
+    pub(crate) words: Words,
+    /// What a row of x is turned into.
+    pub(crate) x: Rows,
+    /// XORed with every word of a weight: 0, or what makes unsigned bytes `w + 128` of int8. Then an accumulator is too great
+    /// by 128 times the sum of its row of x.
+    pub(crate) flip: u32,
+    /// For 1, 2, ... rows, how many panels it takes at a time besides single ones; as many rows as it takes at most.
+    pub(crate) panels: &'static [usize],
+    /// The loop.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, all that the job names can be read or written, `rows` and `panels` are as [`Job`] says.
+    pub(crate) multiply: unsafe fn(&Job),
+    /// # Safety
+    /// The CPU has the instructions; all words can be read, all lines written.
+    pub(crate) transpose: Transpose,
+    /// # Safety
+    /// The CPU has the instructions; all elements can be read, all lines written.
+    pub(crate) interleave: Interleave,
+}
+
+/// The micro-kernel of a set of instructions that this CPU has.
+pub(crate) fn kernel(isa: Isa, words: Words) -> &'static Kernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::kernel(words),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::kernel(words),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Dot => avx512::dot_kernel(words),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::kernel(words),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => neon::dot_kernel(words),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonBf16 => neon::bf16_kernel(words),
+        _ => portable::kernel(words),
+    }
+}

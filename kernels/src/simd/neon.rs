@@ -1,0 +1,240 @@
+//! Micro-kernels for aarch64: NEON, its dot product of int8, its dot product of bf16.
+//!
+//! Stable Rust has no intrinsic for the dot products; they are assembly of one instruction. `bfdot` takes denormal inputs for 0,
+//! gives 0 for denormal results and rounds to odd, and adds the two products before the accumulator (source: Arm ARM, BFDotAdd
+//! without FEAT_EBF16).
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::tile::{Dot, entry, interleave, transpose_from};
+use super::{Kernel, Line, Rows, Words};
+
+/// For 1 to 6 rows, panels of a register tile: at most 24 of the 32 registers are accumulators.
+const PANELS: &[usize] = &[2, 2, 1, 1, 1, 1];
+
+static PLAIN_F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
+static PLAIN_BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
+static INT8_DOT: Kernel = of(Words::Int8, Rows::Words, multiply_int8_dot);
+
+pub(super) fn kernel(words: Words) -> &'static Kernel {
+    static INT8: Kernel = of(Words::Int8, Rows::Words, multiply_int8);
+    match words {
+        Words::F32 => &PLAIN_F32,
+        Words::Bf16 => &PLAIN_BF16,
+        Words::Int8 => &INT8,
+    }
+}
+
+pub(super) fn dot_kernel(words: Words) -> &'static Kernel {
+    match words {
+        Words::F32 => &PLAIN_F32,
+        Words::Bf16 => &PLAIN_BF16,
+        Words::Int8 => &INT8_DOT,
+    }
+}
+
+pub(super) fn bf16_kernel(words: Words) -> &'static Kernel {
+    static BF16_DOT: Kernel = of(Words::Bf16, Rows::Words, multiply_bf16_dot);
+    match words {
+        Words::F32 => &PLAIN_F32,
+        Words::Bf16 => &BF16_DOT,
+        Words::Int8 => &INT8_DOT,
+    }
+}
+
+const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
+    Kernel { words, x, flip: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
+}
+
+entry!(multiply_f32, "neon", F32, [1: 1 2 3 4 5 6, 2: 1 2]);
+entry!(multiply_bf16, "neon", Bf16, [1: 1 2 3 4 5 6, 2: 1 2]);
+entry!(multiply_int8, "neon", Int8, [1: 1 2 3 4 5 6, 2: 1 2]);
+entry!(multiply_int8_dot, "neon,dotprod", Int8Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
+entry!(multiply_bf16_dot, "neon,bf16", Bf16Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
+
+#[target_feature(enable = "neon")]
+unsafe fn vector_interleave(words: Words, from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line) {
+    // SAFETY: the caller's promise.
+    unsafe { interleave(words, from, stride, steps, flip, to) }
+}
+
+/// [`super::Transpose`], 4 words of 4 columns at a time.
+#[target_feature(enable = "neon")]
+unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line) {
+    let mask = vdupq_n_u32(flip);
+    // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written; a fetch ahead reaches no memory.
+    unsafe {
+        for step in (0..words & !3).step_by(4) {
+            for quarter in 0..4 {
+                let column = |i: usize| from.add((4 * quarter + i) * stride).cast::<u32>().add(step);
+                if ahead > 0 && step % 16 == 0 {
+                    for i in 0..4 {
+                        let line = column(i).cast::<u8>().wrapping_add(ahead);
+                        asm!("prfm pldl2strm, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+                    }
+                }
+                let load = |i: usize| vreinterpretq_u32_u8(vld1q_u8(column(i).cast()));
+                let (a, b, c, d) = (load(0), load(1), load(2), load(3));
+                let (ac_low, ac_high) = (vzip1q_u32(a, c), vzip2q_u32(a, c));
+                let (bd_low, bd_high) = (vzip1q_u32(b, d), vzip2q_u32(b, d));
+                let lines = [
+                    vzip1q_u32(ac_low, bd_low),
+                    vzip2q_u32(ac_low, bd_low),
+                    vzip1q_u32(ac_high, bd_high),
+                    vzip2q_u32(ac_high, bd_high),
+                ];
+                for (i, line) in lines.into_iter().enumerate() {
+                    vst1q_u32(to.add(step + i).cast::<u32>().add(4 * quarter), veorq_u32(line, mask));
+                }
+            }
+        }
+        transpose_from(words & !3, from, stride, words, flip, to);
+    }
+}
+
+/// A type of accumulators, of words and of words of x, and what is done with them.
+macro_rules! dot {
+    (
+        $name:ident, $phases:literal, $acc:ty, $words:ty, $zero:expr, $load:ident, $store:ident,
+        |$word:ident, $phase:ident| $value:expr, |$x:ident| $row:expr, |$sum:ident, $w:ident, $v:ident| $dot:expr
+    ) => {
+        struct $name;
+
+        impl Dot for $name {
+            type Acc = $acc;
+            type Words = $words;
+            type X = $words;
+            const LANES: usize = 4;
+            const PHASES: usize = $phases;
+
+            #[inline(always)]
+            unsafe fn zero() -> $acc {
+                // SAFETY: the CPU has NEON.
+                unsafe { $zero }
+            }
+
+            #[inline(always)]
+            unsafe fn load(from: *const u32) -> $acc {
+                // SAFETY: the caller lets 4 words be read.
+                unsafe { $load(from.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn store(acc: $acc, to: *mut u32) {
+                // SAFETY: the caller lets 4 words be written.
+                unsafe { $store(to.cast(), acc) }
+            }
+
+            #[inline(always)]
+            unsafe fn words(from: *const u32, $phase: usize) -> $words {
+                // SAFETY: the caller lets 4 words be read; the CPU has NEON.
+                unsafe {
+                    let $word = vld1q_u32(from);
+                    $value
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn x(from: *const u32) -> $words {
+                // SAFETY: the caller lets it be read; the CPU has NEON.
+                unsafe {
+                    let $x = vld1q_dup_u32(from);
+                    $row
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn dot($sum: $acc, $w: $words, $v: $words) -> $acc {
+                // SAFETY: the CPU has the instructions.
+                unsafe { $dot }
+            }
+        }
+    };
+}
+
+dot!(
+    F32,
+    1,
+    float32x4_t,
+    float32x4_t,
+    vdupq_n_f32(0.0),
+    vld1q_f32,
+    vst1q_f32,
+    |word, _phase| vreinterpretq_f32_u32(word),
+    |x| vreinterpretq_f32_u32(x),
+    |sum, w, x| vfmaq_f32(sum, w, x)
+);
+dot!(
+    Bf16,
+    2,
+    float32x4_t,
+    float32x4_t,
+    vdupq_n_f32(0.0),
+    vld1q_f32,
+    vst1q_f32,
+    |word, phase| vreinterpretq_f32_u32(if phase == 0 {
+        vshlq_n_u32::<16>(word)
+    } else {
+        vandq_u32(word, vdupq_n_u32(0xffff_0000))
+    }),
+    |x| vreinterpretq_f32_u32(x),
+    |sum, w, x| vfmaq_f32(sum, w, x)
+);
+dot!(
+    Bf16Dot,
+    1,
+    float32x4_t,
+    uint32x4_t,
+    vdupq_n_f32(0.0),
+    vld1q_f32,
+    vst1q_f32,
+    |word, _phase| word,
+    |x| x,
+    |sum, w, x| {
+        let mut sum = sum;
+        asm!(
+            "bfdot {0:v}.4s, {1:v}.8h, {2:v}.8h",
+            inout(vreg) sum, in(vreg) w, in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        sum
+    }
+);
+dot!(
+    Int8,
+    1,
+    int32x4_t,
+    int8x16_t,
+    vdupq_n_s32(0),
+    vld1q_s32,
+    vst1q_s32,
+    |word, _phase| vreinterpretq_s8_u32(word),
+    |x| vreinterpretq_s8_u32(x),
+    |sum, w, x| {
+        // Four products of each column, each in int16; pairs of them need int32.
+        let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+        let high = vpaddlq_s16(vmull_high_s8(w, x));
+        vaddq_s32(sum, vpaddq_s32(low, high))
+    }
+);
+dot!(
+    Int8Dot,
+    1,
+    int32x4_t,
+    int8x16_t,
+    vdupq_n_s32(0),
+    vld1q_s32,
+    vst1q_s32,
+    |word, _phase| vreinterpretq_s8_u32(word),
+    |x| vreinterpretq_s8_u32(x),
+    |sum, w, x| {
+        let mut sum = sum;
+        asm!(
+            "sdot {0:v}.4s, {1:v}.16b, {2:v}.16b",
+            inout(vreg) sum, in(vreg) w, in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        sum
+    }
+);

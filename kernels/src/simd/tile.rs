@@ -1,0 +1,152 @@
+//! The loop that all micro-kernels are, over the few vector operations in which they differ ([`Dot`]), and the packing that
+//! compilers vectorise by themselves.
+
+use super::{Job, Line, PANEL, Words};
+
+/// The vector operations of a micro-kernel.
+///
+/// The functions are safe to call only where the CPU has the instructions, and pointers must be good for as much as a vector holds;
+/// they are inlined into a function that enables the instructions.
+pub(super) trait Dot {
+    /// Accumulators of [`LANES`](Self::LANES) columns.
+    type Acc: Copy;
+    /// Words of as many columns.
+    type Words: Copy;
+    /// A word of x, for all of them.
+    type X: Copy;
+    /// Columns of a vector; divides [`PANEL`].
+    const LANES: usize;
+    /// How many words of x go with a word of a column.
+    const PHASES: usize;
+
+    /// Accumulators of 0.
+    unsafe fn zero() -> Self::Acc;
+    /// Accumulators from memory.
+    unsafe fn load(from: *const u32) -> Self::Acc;
+    /// Accumulators to memory.
+    unsafe fn store(acc: Self::Acc, to: *mut u32);
+    /// The part of the words that goes with word `phase` of x.
+    unsafe fn words(from: *const u32, phase: usize) -> Self::Words;
+    /// A word of x.
+    unsafe fn x(from: *const u32) -> Self::X;
+    /// `acc + w * x`.
+    unsafe fn dot(acc: Self::Acc, w: Self::Words, x: Self::X) -> Self::Acc;
+}
+
+/// A job of `R` rows and `V` vectors of columns, with all accumulators in registers.
+///
+/// # Safety
+/// As [`super::Kernel::multiply`], for these rows and as many panels as the vectors make; inlined where the instructions are
+/// enabled.
+#[inline(always)]
+pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
+    let per_panel = const { PANEL / D::LANES };
+    let column = |v: usize| (v / per_panel, v % per_panel * D::LANES);
+    // SAFETY: the caller lets every word of the job be read and every accumulator be written.
+    unsafe {
+        let acc_at = |r: usize, v: usize| {
+            let (panel, lane) = column(v);
+            job.acc.add(r * job.acc_stride + panel).cast::<u32>().add(lane)
+        };
+        let mut acc = [[D::zero(); V]; R];
+        if !job.fresh {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = D::load(acc_at(r, v));
+                }
+            }
+        }
+        let mut x = job.x;
+        let mut w = job.w;
+        for _ in 0..job.steps {
+            for phase in 0..D::PHASES {
+                let mut words = [D::words(w.cast(), phase); V];
+                for (v, words) in words.iter_mut().enumerate().skip(1) {
+                    let (panel, lane) = column(v);
+                    *words = D::words(w.add(panel * job.w_stride).cast::<u32>().add(lane), phase);
+                }
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let x = D::x(x.add(r * job.x_stride + phase));
+                    for (acc, words) in acc.iter_mut().zip(words) {
+                        *acc = D::dot(*acc, words, x);
+                    }
+                }
+            }
+            x = x.add(D::PHASES);
+            w = w.add(1);
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (v, acc) in acc.iter().enumerate() {
+                D::store(*acc, acc_at(r, v));
+            }
+        }
+    }
+}
+
+/// A function of this name and these features that runs a job with the instance of [`tile`] for its rows and panels.
+macro_rules! entry {
+    ($name:ident, $($features:literal,)? $dot:ty, [$($panels:literal: $($rows:literal)*),*]) => {
+        $(#[target_feature(enable = $features)])?
+        unsafe fn $name(job: &$crate::simd::Job) {
+            use $crate::simd::{PANEL, tile::{Dot, tile}};
+            const LANES: usize = <$dot as Dot>::LANES;
+            match (job.panels, job.rows) {
+                // SAFETY: the caller's promise; the instructions are enabled here.
+                $($(($panels, $rows) => unsafe { tile::<$dot, $rows, { $panels * PANEL / LANES }>(job) },)*)*
+                _ => debug_assert!(false, "no tile for {job:?}"),
+            }
+        }
+    };
+}
+pub(super) use entry;
+
+/// [`super::Interleave`] in plain steps, vectorised where it is inlined.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn interleave(words: Words, from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line) {
+    // SAFETY: the caller lets 16 elements of every row be read and every line be written.
+    unsafe {
+        for step in 0..steps {
+            let row = |i: usize| from.add((step * words.step() + i) * stride);
+            let line = &mut (*to.add(step)).0;
+            match words {
+                Words::F32 => *line = row(0).cast::<[u32; PANEL]>().read_unaligned(),
+                Words::Bf16 => {
+                    let [low, high] = [0, 1].map(|i| row(i).cast::<[u16; PANEL]>().read_unaligned());
+                    for (n, word) in line.iter_mut().enumerate() {
+                        *word = (u32::from(low[n]) | u32::from(high[n]) << 16) ^ flip;
+                    }
+                }
+                Words::Int8 => {
+                    let [a, b, c, d] = [0, 1, 2, 3].map(|i| row(i).cast::<[u8; PANEL]>().read_unaligned());
+                    for (n, word) in line.iter_mut().enumerate() {
+                        *word = u32::from_le_bytes([a[n], b[n], c[n], d[n]]) ^ flip;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`super::Transpose`] word by word, from word `start` on.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn transpose_from(
+    start: usize,
+    from: *const u8,
+    stride: usize,
+    words: usize,
+    flip: u32,
+    to: *mut Line,
+) {
+    for step in start..words {
+        for n in 0..PANEL {
+            // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written.
+            unsafe { (*to.add(step)).0[n] = from.add(n * stride).cast::<u32>().add(step).read_unaligned() ^ flip }
+        }
+    }
+}
