@@ -24,9 +24,11 @@ pub mod lanes;
 pub mod nz;
 pub mod permute;
 pub mod pointwise;
+pub mod quant_gemm;
 pub mod reference;
 pub mod routing_map;
 pub mod softmax_gating;
+pub mod swiglu_quant;
 pub mod view;
 
 pub use error::KernelError;
