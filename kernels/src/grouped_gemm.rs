@@ -45,20 +45,33 @@ pub fn grouped_gemm<T: Float, O: Float>(
             error::length("expert bias", out.cols(), bias.len())?;
         }
     }
-    check_groups(groups, experts.len(), x.rows())?;
-    let mut rest = out;
-    let mut row = 0;
-    let mut problems = Vec::with_capacity(groups.len());
-    for Group { expert, rows } in groups {
-        let (_, from) = rest.split_rows(rows.start - row);
-        let (out, after) = from.split_rows(rows.len());
+    let parts = split_groups(groups, experts.len(), out)?;
+    let problem = |(Group { expert, rows }, out): (&Group, _)| {
         let Expert { weight, bias } = experts[*expert];
-        problems.push(Problem { x, rows: rows.clone(), weight, bias, out, adds: false });
+        Problem { x, rows: rows.clone(), weight, bias, out, adds: false }
+    };
+    let problems = groups.iter().zip(parts).map(problem).collect();
+    gemm::run(problems);
+    Ok(())
+}
+
+/// The rows of `out` that belong to each group.
+pub(crate) fn split_groups<'o, O: Copy>(
+    groups: &[Group],
+    experts: usize,
+    out: MatMut<'o, O>,
+) -> Result<Vec<MatMut<'o, O>>, KernelError> {
+    check_groups(groups, experts, out.rows())?;
+    let mut parts = Vec::with_capacity(groups.len());
+    let (mut rest, mut row) = (out, 0);
+    for Group { rows, .. } in groups {
+        let (_, from) = rest.split_rows(rows.start - row);
+        let (part, after) = from.split_rows(rows.len());
+        parts.push(part);
         rest = after;
         row = rows.end;
     }
-    gemm::run(problems);
-    Ok(())
+    Ok(parts)
 }
 
 /// Groups name experts that there are, ascend, do not overlap and end within `rows`.

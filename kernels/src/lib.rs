@@ -35,6 +35,7 @@ pub mod pointwise;
 pub mod quantise;
 pub mod quant_matmul;
 pub mod quant_param;
+pub mod quant_gemm;
 pub mod reference;
 pub mod routing_map;
 mod rows;
@@ -42,6 +43,7 @@ mod select;
 mod simd;
 pub mod softmax_gating;
 mod vectors;
+pub mod swiglu_quant;
 pub mod view;
 
 pub use error::KernelError;

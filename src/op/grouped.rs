@@ -4,6 +4,7 @@ use ascend_sys::ops::{Arg, TensorDesc};
 use ascend_sys::{OperatorId, aclFormat};
 use moe_kernels::group_list::decode;
 
+use super::grouped_quant::QuantArgs;
 use super::launch::{MAX_ARGS, MAX_LIST, input, launch, optional, output, pick};
 use crate::error::{Error, Result};
 use crate::scratch::Sequence;
@@ -73,7 +74,7 @@ pub enum Groups<'a> {
 type Form = (i64, i64, &'static [OperatorId]);
 
 impl<'a> Groups<'a> {
-    fn form(&self, packed: bool, outputs: usize) -> Form {
+    fn form(&self, packed: bool, integers: bool, outputs: usize) -> Form {
         use GroupListKind::Cumsum;
         use OperatorId as Id;
         const PACKED: &[Id] = &[Id::GroupedMatmulWeightNz, Id::GroupedMatmulV5, Id::GroupedMatmulV4];
@@ -82,7 +83,11 @@ impl<'a> Groups<'a> {
         const UNLISTED: &[Id] = &[Id::GroupedMatmulV5, Id::GroupedMatmulV4, Id::GroupedMatmulV3, Id::GroupedMatmulV2];
         const ON_HOST: &[Id] = &[Id::GroupedMatmulV2, Id::GroupedMatmul];
         let listed = |kind| if kind == Cumsum { BY_ENDS } else { LISTED };
-        let unless_packed = |operators| if packed { PACKED } else { operators };
+        let unless_packed = |operators| match (packed, integers) {
+            (true, _) => PACKED,
+            (false, true) => LISTED,
+            (false, false) => operators,
+        };
         match self {
             Self::Rows { kind, .. } => (BY_ROWS, ONE_OUTPUT, unless_packed(listed(*kind))),
             Self::RowsUpTo(_) => (BY_ROWS, if outputs > 1 { MANY_OUTPUTS } else { ONE_OUTPUT }, ON_HOST),
@@ -132,8 +137,18 @@ pub fn grouped_matmul(
     inputs: &GroupedMatmul<'_>,
     out: &mut [TensorViewMut<'_>],
 ) -> Result<OperatorId> {
+    multiply(sequence, inputs, &QuantArgs::default(), out)
+}
+
+/// The call of [`grouped_matmul`], with what belongs to quantised operands.
+pub(super) fn multiply(
+    sequence: &Sequence<'_>,
+    inputs: &GroupedMatmul<'_>,
+    quant: &QuantArgs<'_>,
+    out: &mut [TensorViewMut<'_>],
+) -> Result<OperatorId> {
     let packed = inputs.weight.iter().all(|weight| weight.desc().format == aclFormat::FRACTAL_NZ);
-    let (group_type, split_item, operators) = inputs.groups.form(packed, out.len());
+    let (group_type, split_item, operators) = inputs.groups.form(packed, quant.integers, out.len());
     let operator = pick(sequence, operators)?;
     if out.iter().all(TensorViewMut::is_empty) {
         return Ok(operator);
@@ -141,26 +156,38 @@ pub fn grouped_matmul(
     list!(x = inputs.x);
     list!(weight = inputs.weight);
     list!(bias = inputs.bias);
+    list!(scale = quant.scale);
+    list!(offset = quant.offset);
+    list!(antiquant_scale = quant.antiquant_scale);
+    list!(antiquant_offset = quant.antiquant_offset);
+    list!(per_token = quant.per_token);
     list!(target = out);
 
     let list = inputs.groups.list();
+    let group_size = group_size(inputs.weight, quant.scale);
     let mut args = [Arg::Int(0); MAX_ARGS];
     let params = operator.info().params;
     for (arg, (name, _)) in args.iter_mut().zip(params) {
         *arg = match (*name, inputs.groups) {
             ("x", _) => Arg::Tensors(Some(x)),
             ("weight", _) => Arg::Tensors(Some(weight)),
-            ("biasOptional", _) => Arg::Tensors((!bias.is_empty()).then_some(bias)),
+            ("biasOptional", _) => given(bias),
+            ("scaleOptional", _) => given(scale),
+            ("offsetOptional", _) => given(offset),
+            ("antiquantScaleOptional", _) => given(antiquant_scale),
+            ("antiquantOffsetOptional", _) => given(antiquant_offset),
+            ("perTokenScaleOptional", _) => given(per_token),
             ("groupListOptional", Groups::RowsUpTo(ends)) => Arg::Ints(Some(ends)),
             ("groupListOptional", _) if operator == OperatorId::GroupedMatmulV2 => Arg::Ints(None),
             ("groupListOptional", _) => optional(list.map(|(list, _)| list)),
             ("splitItem", _) => Arg::Int(split_item),
             ("groupType", _) => Arg::Int(group_type),
             ("groupListType", _) => Arg::Int(list.map_or(0, |(_, kind)| list_type(kind))),
-            ("actType" | "quantGroupSize", _) => Arg::Int(0),
+            ("actType", _) => Arg::Int(quant.act_type),
+            ("quantGroupSize", _) => Arg::Int(group_size),
             ("tuningConfigOptional", _) => Arg::Ints(None),
             ("out" | "y", _) => Arg::Tensors(Some(target)),
-            // Scales, offsets and what belongs to an activation.
+            // What belongs to the gradient of an activation.
             _ => Arg::Tensors(None),
         };
     }
@@ -174,7 +201,10 @@ pub fn grouped_matmul(
         };
         check_group_list(list, kind, [groups, extent], stream)?;
     }
-    let reads = [inputs.x, inputs.weight, inputs.bias].into_iter().flatten().chain(list.map(|(list, _)| list));
+    let QuantArgs { scale, offset, antiquant_scale, antiquant_offset, per_token, .. } = *quant;
+    let factors = [scale, offset, antiquant_scale, antiquant_offset, per_token];
+    let operands = [inputs.x, inputs.weight, inputs.bias].into_iter().chain(factors);
+    let reads = operands.flatten().chain(list.map(|(list, _)| list));
     let args = args.get(..params.len()).unwrap_or_default();
     launch(sequence, operators, args, reads.map(|view| view.0), out.iter().map(|view| view.0))
 }
@@ -226,6 +256,19 @@ fn list_type(kind: GroupListKind) -> i64 {
         GroupListKind::Cumsum => 0,
         GroupListKind::Count => 1,
         GroupListKind::KeyValue => 2,
+    }
+}
+
+/// A list that may be absent.
+fn given<'a>(list: &'a [Option<TensorDesc>]) -> Arg<'a> {
+    Arg::Tensors((!list.is_empty()).then_some(list))
+}
+
+/// Rows of a weight that a scale `[E, G, N]` has one row for; 0 for one scale per column.
+fn group_size(weight: &[TensorView<'_>], scale: &[TensorView<'_>]) -> i64 {
+    match (weight, scale) {
+        ([weight], [scale]) if scale.desc().rank() == 3 && scale.dim(1) > 1 => weight.dim(-2) / scale.dim(1),
+        _ => 0,
     }
 }
 

@@ -13,6 +13,7 @@ use moe_kernels::grouped_gemm::{Expert, grouped_gemm, k_grouped_gemm, k_grouped_
 use moe_kernels::view::{Mat, MatMut};
 
 use super::OpError;
+use super::grouped_quant::quantised;
 use super::view::{Device, Output, check_outputs, sizes, weights, with_float};
 use crate::executor::Args;
 
@@ -24,16 +25,40 @@ const K_GROUPS: i64 = 2;
 pub(super) fn grouped_matmul(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     check_outputs(args, &["out", "y"])?;
     let first = args.tensors("x").iter().flatten().next().ok_or(OpError::Null("x"))?;
-    with_float!(first.dtype, T => grouped::<T>(args, device))
+    match first.dtype {
+        aclDataType::INT8 | aclDataType::INT4 | aclDataType::INT32 => quantised(args, device),
+        dtype => with_float!(dtype, T => grouped::<T>(args, device)),
+    }
+}
+
+/// The tensors of a call, and what is divided into groups.
+pub(super) struct Lists<'a> {
+    pub(super) x: Vec<&'a TensorDesc>,
+    pub(super) weight: Vec<&'a TensorDesc>,
+    pub(super) out: Vec<&'a TensorDesc>,
+    pub(super) group_type: i64,
+}
+
+impl<'a> Lists<'a> {
+    pub(super) fn of(args: &'a Args) -> Self {
+        let list = |name| args.tensors(name).iter().flatten();
+        let (x, weight): (Vec<_>, Vec<_>) = (list("x").collect(), list("weight").collect());
+        // The older signatures call the output y.
+        let out: Vec<_> = ["out", "y"].into_iter().flat_map(list).collect();
+        let implied = || implied_group_type(x.len(), weight.len(), out.len());
+        let group_type = args.find_int("groupType").unwrap_or_else(implied);
+        Self { x, weight, out, group_type }
+    }
+
+    /// The weight as the operator takes it: `WeightNz` takes every one for FRACTAL_NZ.
+    pub(super) fn weight_of(args: &Args, weight: &TensorDesc) -> TensorDesc {
+        let forced = args.operator() == OperatorId::GroupedMatmulWeightNz;
+        TensorDesc { format: if forced { aclFormat::FRACTAL_NZ } else { weight.format }, ..*weight }
+    }
 }
 
 fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
-    let xs: Vec<&TensorDesc> = args.tensors("x").iter().flatten().collect();
-    let ws: Vec<&TensorDesc> = args.tensors("weight").iter().flatten().collect();
-    // The older signatures call the output y.
-    let outs: Vec<&TensorDesc> = ["out", "y"].iter().flat_map(|name| args.tensors(name)).flatten().collect();
-    let lists = (xs.len(), ws.len(), outs.len());
-    let group_type = args.find_int("groupType").unwrap_or_else(|| implied_group_type(lists.0, lists.1, lists.2));
+    let Lists { x: xs, weight: ws, out: outs, group_type } = Lists::of(args);
 
     let inputs = xs.iter().map(|x| Input::<T>::load(device, "x", x)).collect::<Result<Vec<_>, _>>()?;
     let x = inputs.iter().map(Input::mat).collect::<Result<Vec<_>, _>>()?;
@@ -77,13 +102,7 @@ fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
             let groups = consecutive(x.iter().map(Mat::rows));
             let rows = groups.last().map_or(0, |group| group.rows.end);
             check_list(args, device, &groups, rows)?;
-            let mut rest = matrix(out.slice(), rows, size_of_row(&outs))?;
-            let mut parts = Vec::new();
-            for x in x {
-                let (part, after) = rest.split_rows(x.rows());
-                parts.push(part);
-                rest = after;
-            }
+            let parts = rows_of_each(x, matrix(out.slice(), rows, size_of_row(&outs))?);
             gemms(products(x.iter().copied(), &experts, parts))?;
         }
         _ => return Err(OpError::Null("out")),
@@ -110,12 +129,12 @@ pub(super) fn grouped_matmul_add(args: &Args, device: &Device<'_>) -> Result<(),
     })
 }
 
-fn size(dim: i64) -> usize {
+pub(super) fn size(dim: i64) -> usize {
     usize::try_from(dim).unwrap_or(0)
 }
 
 /// N of the first output.
-fn size_of_row(outs: &[&TensorDesc]) -> usize {
+pub(super) fn size_of_row(outs: &[&TensorDesc]) -> usize {
     outs.first().map_or(0, |out| size(out.dim(-1)))
 }
 
@@ -130,7 +149,7 @@ fn products<'a, 'o, T: Float>(
 }
 
 /// One group after the other, of these sizes, the first one's expert being 0.
-fn consecutive(sizes: impl Iterator<Item = usize>) -> Vec<Group> {
+pub(super) fn consecutive(sizes: impl Iterator<Item = usize>) -> Vec<Group> {
     let mut end = 0;
     let group = |(expert, size)| {
         let start = end;
@@ -141,14 +160,14 @@ fn consecutive(sizes: impl Iterator<Item = usize>) -> Vec<Group> {
 }
 
 /// A tensor `[.., C]` as a matrix whose leading dimensions count as one.
-struct Input<'a, T: Pod> {
+pub(super) struct Input<'a, T: Pod> {
     values: Cow<'a, [T]>,
     shape: [usize; 2],
     strides: [usize; 2],
 }
 
-impl<'a, T: Float> Input<'a, T> {
-    fn load(device: &Device<'a>, name: &'static str, tensor: &TensorDesc) -> Result<Self, OpError> {
+impl<'a, T: Pod + Send + Sync> Input<'a, T> {
+    pub(super) fn load(device: &Device<'a>, name: &'static str, tensor: &TensorDesc) -> Result<Self, OpError> {
         let (shape, strides) = sizes(tensor);
         if let ([rows, cols], [row, col]) = (&shape[..], &strides[..]) {
             let values = Cow::Borrowed(device.read(name, tensor)?);
@@ -158,17 +177,23 @@ impl<'a, T: Float> Input<'a, T> {
         Ok(Self { values: device.packed(name, tensor)?, shape: [rows, cols], strides: [cols, 1] })
     }
 
-    fn mat(&self) -> Result<Mat<'_, T>, OpError> {
+    /// Rows of `cols` one after the other.
+    pub(super) fn row_major(values: Cow<'a, [T]>, cols: usize) -> Self {
+        let rows = values.len().checked_div(cols).unwrap_or(0);
+        Self { values, shape: [rows, cols], strides: [cols, 1] }
+    }
+
+    pub(super) fn mat(&self) -> Result<Mat<'_, T>, OpError> {
         Ok(Mat::new(&self.values, self.shape[0], self.shape[1], self.strides[0], self.strides[1])?)
     }
 }
 
-fn matrix<T: Float>(values: &mut [T], rows: usize, cols: usize) -> Result<MatMut<'_, T>, OpError> {
+pub(super) fn matrix<T: Copy>(values: &mut [T], rows: usize, cols: usize) -> Result<MatMut<'_, T>, OpError> {
     Ok(MatMut::row_major(values, rows, cols)?)
 }
 
 /// Every output as a matrix whose leading dimensions count as one.
-fn matrices<'o, T: Float>(
+pub(super) fn matrices<'o, T: Pod + Send + Sync>(
     outputs: &'o mut [Output<'_, T>],
     outs: &[&TensorDesc],
 ) -> Result<Vec<MatMut<'o, T>>, OpError> {
@@ -178,6 +203,18 @@ fn matrices<'o, T: Float>(
         matrix(output.slice(), rows, cols)
     };
     outputs.iter_mut().zip(outs).map(matrix).collect()
+}
+
+/// As many rows of a matrix for each x as it has.
+pub(super) fn rows_of_each<'o, X: Copy, O: Copy>(x: &[Mat<'_, X>], out: MatMut<'o, O>) -> Vec<MatMut<'o, O>> {
+    let mut rest = Some(out);
+    let rows = x.iter().map(Mat::rows);
+    rows.filter_map(|rows| {
+        let (part, after) = rest.take()?.split_rows(rows);
+        rest = Some(after);
+        Some(part)
+    })
+    .collect()
 }
 
 /// A stack of `count` matrices.
@@ -241,9 +278,7 @@ fn load_experts<'a, T: Float>(
 ) -> Result<Vec<Expert<'a, T>>, OpError> {
     let mut experts: Vec<Expert<'_, T>> = Vec::new();
     for weight in list {
-        let forced = args.operator() == OperatorId::GroupedMatmulWeightNz;
-        let format = if forced { aclFormat::FRACTAL_NZ } else { weight.format };
-        let found = weights::<T>(device, "weight", &TensorDesc { format, ..**weight })?;
+        let found = weights::<T>(device, "weight", &Lists::weight_of(args, weight))?;
         experts.extend(found.into_iter().map(|weight: Weight<'_, T>| Expert { weight, bias: None }));
     }
     let rows = biases.iter().flat_map(|bias| (0..bias.rows).map(|row| bias.row(row)));
@@ -270,13 +305,18 @@ fn group_list<'a>(args: &'a Args, device: &Device<'a>) -> Result<Option<GroupLis
     Ok(Some(GroupList { kind, values: device.packed("groupList", list)? }))
 }
 
-fn read_groups(args: &Args, device: &Device<'_>, experts: usize, extent: usize) -> Result<Vec<Group>, OpError> {
+pub(super) fn read_groups(
+    args: &Args,
+    device: &Device<'_>,
+    experts: usize,
+    extent: usize,
+) -> Result<Vec<Group>, OpError> {
     let GroupList { kind, values } = group_list(args, device)?.ok_or(OpError::Null("groupList"))?;
     groups_of(device, args.operator().info().phase2.name(), kind, &values, experts, extent)
 }
 
 /// The groups that a list divides `extent` into.
-fn groups_of(
+pub(super) fn groups_of(
     device: &Device<'_>,
     call: &'static str,
     kind: GroupListKind,
@@ -296,7 +336,7 @@ fn groups_of(
 }
 
 /// Holds a list that is given beside a list of x against the rows of each x.
-fn check_list(args: &Args, device: &Device<'_>, due: &[Group], rows: usize) -> Result<(), OpError> {
+pub(super) fn check_list(args: &Args, device: &Device<'_>, due: &[Group], rows: usize) -> Result<(), OpError> {
     let Some(GroupList { kind, values }) = group_list(args, device)? else { return Ok(()) };
     let result = decode(kind, &values, due.len(), rows).and_then(|groups| {
         due.iter().try_for_each(|Group { expert, rows }| {

@@ -8,6 +8,7 @@ mod expert_table;
 mod format;
 mod fused_topk;
 mod grouped_matmul;
+mod grouped_quant;
 mod index;
 mod lanes;
 mod matmul;

@@ -5,7 +5,9 @@ use ascend_sys::{Release, aclDataType, aclFormat};
 use std::borrow::Cow;
 
 use bytemuck::Pod;
+use moe_kernels::element::Float;
 use moe_kernels::elementwise::map;
+use moe_kernels::int_gemm::{Int4Weight, IntWeight};
 use moe_kernels::nz::{NzLayout, NzMat};
 use moe_kernels::view::{Mat, NdView, NdViewMut};
 
@@ -153,7 +155,82 @@ pub(super) fn weights<'a, T: Pod>(
         .collect()
 }
 
+/// A weight tensor of int8 or int4 (int32 stands for eight), `[K, N]` or `[E, K, N]`, ND or FRACTAL_NZ, as one kernel weight
+/// per expert.
+pub(super) fn int_weights<'a>(
+    device: &Device<'a>,
+    name: &'static str,
+    tensor: &TensorDesc,
+) -> Result<Vec<IntWeight<'a>>, OpError> {
+    let tensor = tensor.unpacked();
+    if tensor.dtype != aclDataType::INT4 {
+        return Ok(weights::<i8>(device, name, &tensor)?.into_iter().map(IntWeight::Int8).collect());
+    }
+    let (shape, strides) = sizes(&tensor);
+    let [k, n] = last_two(&shape);
+    let experts = shape[..shape.len().saturating_sub(2)].iter().product::<usize>();
+    if tensor.format == aclFormat::FRACTAL_NZ {
+        let transposed = tensor.is_transposed();
+        let layout = if transposed { NzLayout::int4(n, k)? } else { NzLayout::int4(k, n)? };
+        // The blocks themselves: of int32 that were int8, the storage shape counts something else.
+        let each = layout.storage_len() / 2;
+        let bytes = device.bytes(name, &tensor, 0, each * experts)?;
+        let weight =
+            |block| if transposed { Int4Weight::nz_transposed(block, k, n) } else { Int4Weight::nz(block, k, n) };
+        return bytes.chunks(each.max(1)).map(|block| Ok(IntWeight::Int4(weight(block)?))).collect();
+    }
+    let bytes = device.int4(name, &tensor)?;
+    let step = if strides.len() > 2 { strides[strides.len() - 3] } else { 0 };
+    (0..experts)
+        .map(|expert| {
+            let block = bytes.get(half(expert * step)?..).unwrap_or(&[]);
+            Ok(IntWeight::Int4(Int4Weight::strided(block, [k, n], last_two(&strides))?))
+        })
+        .collect()
+}
+
+/// Bytes of so many int4, which are whole bytes.
+fn half(count: usize) -> Result<usize, OpError> {
+    let error = moe_kernels::KernelError::NotMultiple { what: "first int4 of a view", value: count, of: 2 };
+    if count % 2 == 0 { Ok(count / 2) } else { Err(error.into()) }
+}
+
 impl<'a> Device<'a> {
+    /// The storage of a tensor of int4 from its first viewed element on, two to a byte.
+    fn int4(&self, name: &'static str, tensor: &TensorDesc) -> Result<&'a [u8], OpError> {
+        let (first, len) = bounds(name, tensor)?;
+        self.bytes(name, tensor, half(first as usize)?, (len as usize).div_ceil(2))
+    }
+
+    /// Bytes of an input.
+    fn bytes(&self, name: &'static str, tensor: &TensorDesc, first: usize, len: usize) -> Result<&'a [u8], OpError> {
+        if len == 0 {
+            return Ok(&[]);
+        }
+        let slice = self.slice::<u8>(name, tensor, first as u64, len as u64)?;
+        // SAFETY: as in `read`.
+        unsafe { slice.as_slice() }.map_err(|source| OpError::Memory { parameter: name, source })
+    }
+
+    /// The numbers of an input of int8, or of a contiguous one of int4 (int32 stands for eight), in row-major order.
+    pub(super) fn small_ints(&self, name: &'static str, tensor: &TensorDesc) -> Result<Cow<'a, [i8]>, OpError> {
+        let tensor = tensor.unpacked();
+        if tensor.dtype != aclDataType::INT4 {
+            return self.packed(name, &tensor);
+        }
+        let (shape, _) = sizes(&tensor);
+        let nibbles = self.int4(name, &tensor)?.iter().flat_map(|&byte| [(byte << 4) as i8 >> 4, byte as i8 >> 4]);
+        Ok(nibbles.take(shape.iter().product()).collect())
+    }
+
+    /// The elements of an input of floats in f32, in row-major order; of uint64 and int64 the f32 in their low halves.
+    pub(super) fn factors(&self, name: &'static str, tensor: &TensorDesc) -> Result<Vec<f32>, OpError> {
+        if matches!(tensor.dtype, aclDataType::UINT64 | aclDataType::INT64) {
+            return Ok(self.packed::<u64>(name, tensor)?.iter().map(|&bits| f32::from_bits(bits as u32)).collect());
+        }
+        with_float!(tensor.dtype, T => Ok(self.packed::<T>(name, tensor)?.iter().map(|value| Float::to_f32(*value)).collect()))
+    }
+
     /// The elements of an input in row-major order: where they lie, or a copy of a strided view.
     pub(super) fn packed<T: Pod + Send + Sync>(
         &self,

@@ -14,6 +14,8 @@ pub const MAX_RANK: usize = 8;
 const NZ_ROWS: i64 = 16;
 /// Bits of a row of a FRACTAL_NZ block: 32 bytes.
 const NZ_ROW_BITS: usize = 256;
+/// int4 in an int32.
+const INT4_PER_INT32: i64 = 8;
 
 /// A short list of dimensions or strides, by value.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -188,6 +190,38 @@ impl TensorDesc {
                 packed = packed.saturating_mul(dim);
                 fits
             })
+    }
+
+    /// The tensor of int4 that one of int32 stands for, eight to an element along the dimension that is innermost in memory:
+    /// the last, of a transposed matrix the last but one. Other tensors as they are (ops-transformer, gmm).
+    pub fn unpacked(&self) -> Self {
+        if self.dtype != aclDataType::INT32 {
+            return *self;
+        }
+        let mut tensor = Self { dtype: aclDataType::INT4, ..*self };
+        let back = if self.is_transposed() { 2 } else { 1 };
+        let Some(inner) = self.rank().checked_sub(back) else { return tensor };
+        let widen = |dim: &mut i64| *dim = dim.saturating_mul(INT4_PER_INT32);
+        tensor.shape.as_mut_slice().iter_mut().skip(inner).take(1).for_each(widen);
+        let outer = tensor.strides.as_mut_slice().iter_mut().enumerate().filter(|(index, _)| *index != inner);
+        outer.for_each(|(_, stride)| widen(stride));
+        tensor.storage.as_mut_slice().iter_mut().last().into_iter().for_each(widen);
+        tensor
+    }
+
+    /// The matrices of a weight, whatever its view: int32 as [`unpacked`](Self::unpacked), and a view that consists of
+    /// FRACTAL_NZ blocks, `[.., C / C0, R / 16, 16, C0]`, as `[.., R, C]`, where `blocked` says that it may.
+    pub fn matrices(&self, blocked: bool) -> Self {
+        let tensor = self.unpacked();
+        let [batch @ .., columns, rows, block_rows, c0] = &*tensor.shape else { return tensor };
+        if !blocked || tensor.is_transposed() {
+            return tensor;
+        }
+        let matrix = [rows.saturating_mul(*block_rows), columns.saturating_mul(*c0)];
+        match Dims::collect(batch.iter().copied().chain(matrix)) {
+            Some(shape) => Self { shape, strides: shape.contiguous_strides(), ..tensor },
+            None => tensor,
+        }
     }
 
     /// Bytes of the storage; `None` on overflow, a negative dimension or an unknown dtype.

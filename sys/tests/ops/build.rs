@@ -10,6 +10,8 @@ pub(crate) const BF16: aclDataType = aclDataType::BF16;
 pub(crate) const I8: aclDataType = aclDataType::INT8;
 pub(crate) const I32: aclDataType = aclDataType::INT32;
 pub(crate) const I64: aclDataType = aclDataType::INT64;
+pub(crate) const I4: aclDataType = aclDataType::INT4;
+pub(crate) const U64: aclDataType = aclDataType::UINT64;
 pub(crate) const BOOL: aclDataType = aclDataType::BOOL;
 pub(crate) const COMPLEX: aclDataType = aclDataType::COMPLEX64;
 

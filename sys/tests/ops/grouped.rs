@@ -4,6 +4,7 @@ use ascend_sys::ops::TensorDesc;
 use ascend_sys::{OperatorId, aclDataType};
 
 use crate::build::{BF16, Built, Case, F16, F32, I8, I32, I64, Value, packed, spread, tensor, transposed};
+use crate::grouped_quant;
 use crate::limits::Limit;
 
 const INVALID: i32 = 161002;
@@ -224,6 +225,9 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
     if s.nz {
         calls.push(s.base().set("quantGroupSize", 256));
     }
+    if s.listed {
+        calls.extend(grouped_quant::legal(operator));
+    }
     calls
 }
 
@@ -237,10 +241,9 @@ fn carried(call: Built, rule: &'static str) -> Case {
 
 pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
     let s = Signature::of(operator);
-    [of_values(s), of_dtypes(s), of_shapes(s), of_lists(s), of_weights(s), of_k_groups(s)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let own = [of_values(s), of_dtypes(s), of_shapes(s), of_lists(s), of_weights(s), of_k_groups(s)];
+    let quantised = if s.listed { grouped_quant::violations(operator) } else { Vec::new() };
+    own.into_iter().flatten().chain(quantised).collect()
 }
 
 fn of_values(s: Signature) -> Vec<Case> {
@@ -288,12 +291,8 @@ fn of_dtypes(s: Signature) -> Vec<Case> {
     let x = |call: Built, dtype| call.set("x", vec![tensor(dtype, &[10, 32])]);
     let two = || s.multi(2, tensor(BF16, &[32, 64]));
     let mut cases = vec![
-        case(weights(F16), "dtypes").also(&["quantised"]),
-        case(x(weights(BF16), I8), "dtypes").also(&["quantised", "out-dtype"]),
-        carried(weights(I8), "quantised"),
-        carried(s.all_of(I8), "quantised"),
-        carried(x(weights(INT4), INT4), "quantised").also(&["out-dtype"]),
-        if s.listed { carried(weights(I32), "quantised") } else { case(weights(I32), "dtypes").also(&["quantised"]) },
+        case(weights(F16), "dtypes"),
+        case(x(weights(BF16), I8), "dtypes").also(&["out-dtype"]),
         case(two().set("weight", vec![tensor(BF16, &[32, 64]), tensor(F16, &[32, 64])]), "list-dtypes"),
         case(s.multi_x().set("x", vec![tensor(BF16, &[4, 32]), tensor(F16, &[6, 32])]), "list-dtypes"),
         case(s.out(s.base(), vec![tensor(F32, &[10, 64])]), "out-dtype"),
@@ -303,6 +302,14 @@ fn of_dtypes(s: Signature) -> Vec<Case> {
     ];
     if !s.typed {
         cases.push(case(s.all_of(F32), "no-fp32"));
+    }
+    if !s.listed {
+        cases.extend([
+            carried(weights(I8), "quantised").also(&["quant-params"]),
+            carried(s.all_of(I8), "quantised").also(&["quant-params"]),
+            carried(x(weights(INT4), INT4), "quantised").also(&["quant-params"]),
+            case(weights(I32), "dtypes"),
+        ]);
     }
     cases
 }
@@ -530,12 +537,13 @@ fn an_empty_list_on_the_host_counts_as_null() {
 fn the_signatures_share_their_rules() {
     use OperatorId as Id;
     let ids = |id: OperatorId| id.row().rules.iter().map(|rule| rule.id).collect::<Vec<_>>();
-    assert_eq!([ids(Id::GroupedMatmulV4), vec!["tuning-config"]].concat(), ids(Id::GroupedMatmulV5));
+    assert_eq!([ids(Id::GroupedMatmulV4), vec!["tuning-config", "msd-tuning"]].concat(), ids(Id::GroupedMatmulV5));
     for id in [Id::GroupedMatmul, Id::GroupedMatmulV2, Id::GroupedMatmulV3, Id::GroupedMatmulWeightNz] {
         let missing: Vec<_> = ids(id).into_iter().filter(|rule| !ids(Id::GroupedMatmulV5).contains(rule)).collect();
         let own: &[&str] = match id {
-            Id::GroupedMatmul => &["group-list-order", "group-list-ends", "no-fp32"],
-            Id::GroupedMatmulV2 => &["group-list-order", "group-list-ends"],
+            Id::GroupedMatmul => &["quantised", "group-list-order", "group-list-ends", "no-fp32"],
+            Id::GroupedMatmulV2 => &["quantised", "group-list-order", "group-list-ends"],
+            Id::GroupedMatmulV3 => &["quantised"],
             _ => &[],
         };
         assert_eq!(missing, own, "{id:?}");

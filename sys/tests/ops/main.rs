@@ -15,6 +15,7 @@ pub(crate) mod fused_topk;
 pub(crate) mod gating_v2;
 pub(crate) mod grouped;
 pub(crate) mod grouped_add;
+pub(crate) mod grouped_quant;
 pub(crate) mod lanes;
 pub(crate) mod limits;
 pub(crate) mod permute;

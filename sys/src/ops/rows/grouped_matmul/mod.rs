@@ -1,5 +1,6 @@
 //! Rows of the grouped matrix product: six signatures, whose parameters and rules are put together from shared parts.
 
+mod quant;
 mod rules;
 
 use super::check::I64;
@@ -194,7 +195,7 @@ const fn row(operator: OperatorId, params: &'static [Param], rules: &'static [Ru
 pub(super) static GROUPED_MATMUL: OpRow = row(
     OperatorId::GroupedMatmul,
     V1,
-    joined!(rules::COMMON, rules::DECLARED, rules::HOST, rules::FIRST),
+    joined!(quant::FLOAT_ONLY, rules::COMMON, rules::DECLARED, rules::HOST, rules::FIRST),
     DOUBTFUL_OLD,
 );
 
@@ -207,7 +208,15 @@ pub(super) static GROUPED_MATMUL: OpRow = row(
 pub(super) static GROUPED_MATMUL_V2: OpRow = row(
     OperatorId::GroupedMatmulV2,
     V2,
-    joined!(rules::TYPED, rules::COMMON, rules::DECLARED, rules::SINGLE, rules::K_GROUPED, rules::HOST),
+    joined!(
+        rules::TYPED,
+        quant::FLOAT_ONLY,
+        rules::COMMON,
+        rules::DECLARED,
+        rules::SINGLE,
+        rules::K_GROUPED,
+        rules::HOST
+    ),
     DOUBTFUL_OLD,
 );
 
@@ -216,7 +225,15 @@ pub(super) static GROUPED_MATMUL_V2: OpRow = row(
 pub(super) static GROUPED_MATMUL_V3: OpRow = row(
     OperatorId::GroupedMatmulV3,
     V3,
-    joined!(rules::TYPED, rules::DEVICE, rules::COMMON, rules::DECLARED, rules::SINGLE, rules::K_GROUPED),
+    joined!(
+        rules::TYPED,
+        rules::DEVICE,
+        quant::FLOAT_ONLY,
+        rules::COMMON,
+        rules::DECLARED,
+        rules::SINGLE,
+        rules::K_GROUPED
+    ),
     DOUBTFUL_OLD,
 );
 
@@ -233,36 +250,61 @@ pub(super) static GROUPED_MATMUL_V3: OpRow = row(
 /// | 2 | one `[M, K]` | E of `[part of K, N]` | E of `[M, N]` | 0, 1 |
 /// | -1, no groups | E of `[.., K]` | E of `[K, N]` | E of `[.., N]` | 0, 1 |
 ///
-/// * `x`: device, fp32, fp16 or bf16; with K groups a view of `[K, M]` with its dimensions swapped, else not
+/// * `x`: device, fp32, fp16, bf16, int8 or int4; with K groups a view of `[K, M]` with its dimensions swapped, else not
 ///   transposed; without groups of 2 to 6 dimensions.
-/// * `weight`: device, dtype of x; ND, or for 16 bits without K groups FRACTAL_NZ with K and N multiples of 16;
-///   contiguous or, without K groups, a view with its last two dimensions swapped.
+/// * `weight`: device, dtype of x or quantised, see below; ND, or without K groups FRACTAL_NZ in whole blocks; contiguous or,
+///   without K groups, a view with its last two dimensions swapped.
 /// * `biasOptional`: device, fp32 for bf16 and fp32, fp16 for fp16, `[E, N]` for one `[E, K, N]`, else one `[N]` per
 ///   weight; null with K groups; may be null.
-/// * `scaleOptional` to `perTokenScaleOptional`: device, for quantised products only.
+/// * `scaleOptional` to `perTokenScaleOptional`: device, for quantised products only, see below.
 /// * `groupListOptional`: device, int64, by `groupListType` 0 the ends of the groups `[E]`, 1 their sizes `[E]`, 2
 ///   pairs of group and size `[E, 2]`, non-empty ones first (not with K groups). Its values are seen by the device alone.
 ///   Where x is a list it may be null; without groups and with a list of K groups it should be.
 /// * `activationInputOptional`, `activationQuantScaleOptional`, `activationQuantOffsetOptional`: null.
-/// * `out`: device, dtype of x. Rows that no group covers are not written; an empty K group gives zeros.
+/// * `out`: device, dtype of a float x. Rows that no group covers are not written; an empty K group gives zeros.
 /// * `activationFeatureOutOptional`, `dynQuantScaleOutOptional`: null.
+///
+/// Quantised products, without K groups. int32 stands for eight int4 in x and weight. Shapes are those for one weight
+/// `[E, K, N]`; with a list each weight has its own, without E.
+///
+/// | x | weight | bias | scale | other scales | out |
+/// |---|---|---|---|---|---|
+/// | int8 | int8 | int32 or bf16, or null | `[E, N]`: bf16, fp32, or uint64 | per token fp32 `[M]` or null | bf16, fp16, or int8 (not per token) |
+/// | int8 | int8 | int32 or null | not looked at | not looked at | int32: the accumulators |
+/// | int8 | int4, one, not transposed | fp32: 8 times the sum of w * scale | uint64 `[E, G, N]`, G = 1 or K / 256 | per token fp32 `[M]` | bf16 or fp16 |
+/// | int8 | the same with `offsetOptional` fp32 `[E, 1, N]` | the same | uint64 `[E, 1, N]` | per token fp32 `[M, 1]` | fp16 |
+/// | int4 | int4, one, transposed only where FRACTAL_NZ | null | uint64 `[E, N]` or `[E, G, N]` | per token fp32 `[M]` or null | bf16 or fp16 |
+/// | bf16, fp16 | int8 ND | as without quantisation | null | antiquant scale and offset of x's dtype `[E, N]` | dtype of x |
+/// | bf16, fp16 | int4 ND | as without quantisation | null | the same or `[E, G, N]`; offset may be null for one weight | dtype of x |
+///
+/// `(float(acc + int32 bias) * scale) * per token + bf16 bias`, then `actType`, then one rounding; int8 with int4 in two halves
+/// of x whose scaled products are fp16. uint64 scales hold fp32 in their low half; int64 is the same.
 pub(super) static GROUPED_MATMUL_V4: OpRow = row(OperatorId::GroupedMatmulV4, V4, V4_RULES, DOUBTFUL);
 
 /// `aclnnGroupedMatmulV5`: [`GROUPED_MATMUL_V4`] with a tuning hint.
 ///
 /// * `tuningConfigOptional`: host, int64, first the rows to expect per group, 0 to M; may be null or empty.
 pub(super) static GROUPED_MATMUL_V5: OpRow =
-    row(OperatorId::GroupedMatmulV5, V5, joined!(V4_RULES, rules::TUNED), DOUBTFUL);
+    row(OperatorId::GroupedMatmulV5, V5, joined!(V4_RULES, rules::TUNED, quant::TUNED), DOUBTFUL);
 
 /// `aclnnGroupedMatmulWeightNz`: [`GROUPED_MATMUL_V5`] for weights that are FRACTAL_NZ, whatever their format says.
 ///
-/// * `quantGroupSize`: not looked at without quantisation.
+/// * `quantGroupSize`: not looked at: the shape of the scale says it.
 ///
-/// K groups and fp32 are refused.
+/// K groups, fp32, int8 outputs and integer weights of a float x are refused.
 pub(super) static GROUPED_MATMUL_WEIGHT_NZ: OpRow = row(
     OperatorId::GroupedMatmulWeightNz,
     WEIGHT_NZ,
-    joined!(rules::TYPED, rules::DEVICE, rules::LISTED, rules::COMMON, rules::SINGLE, rules::TUNED),
+    joined!(
+        rules::TYPED,
+        rules::DEVICE,
+        rules::LISTED,
+        rules::COMMON,
+        quant::QUANTISED,
+        rules::SINGLE,
+        rules::TUNED,
+        quant::TUNED
+    ),
     DOUBTFUL,
 );
 
@@ -272,6 +314,8 @@ const V4_RULES: &[Rule] = joined!(
     rules::DEVICE,
     rules::LISTED,
     rules::COMMON,
+    quant::QUANTISED,
+    quant::ROW_MAJOR,
     rules::DECLARED,
     rules::SINGLE,
     rules::K_GROUPED,
@@ -279,8 +323,12 @@ const V4_RULES: &[Rule] = joined!(
 );
 
 const SOURCE: &str = "ops-transformer 9.1.0 and later, gmm/grouped_matmul (docs, op_api, op_kernel)";
-const DOUBTFUL: &str = "CANN takes quantised operands: this row does not carry them yet. \
-                        The rules are those of 9.1.0 and later for every release: lists with K groups are in later \
+const DOUBTFUL: &str = "Quantised: what of a uint64 scale beyond its top 19 bits is used, its offset bits, the rounding to \
+                        int8, the fp16 partial sums of int4 x, the order in which an offset is added, and the formulas of \
+                        the activations are not verified. For int8 x with int4 weights CANN only logs what breaks the \
+                        rules of shapes, dtypes and nulls: the code of what fails behind is a guess, as is that of transposed \
+                        weights. Whether fp16 weights of a weight-only product are rounded once or after each step was not \
+                        seen. The rules are those of 9.1.0 and later for every release: lists with K groups are in later \
                         documents only. The documents ask for a null group list without groups and for lists with K \
                         groups; the op_api does not. What it does not check of lists with K groups (all shapes) is \
                         taken from the documents. With weight [1, K, N] CANN does not compare the length of the group \
@@ -288,5 +336,5 @@ const DOUBTFUL: &str = "CANN takes quantised operands: this row does not carry t
                         all weights have one format, nor what it does with one and K groups; sources of 9.0.0 only log \
                         where K or N of one is no multiple of 16. Limits on lists are those of the op_api; tiling may \
                         have more.";
-const DOUBTFUL_OLD: &str = "As GroupedMatmulV4. The documents of this version name ND weights only; the op_api it shares \
+const DOUBTFUL_OLD: &str = "As GroupedMatmulV4. CANN takes quantised operands here too: these rows do not carry them. The documents of this version name ND weights only; the op_api it shares \
                             with the later ones takes FRACTAL_NZ.";

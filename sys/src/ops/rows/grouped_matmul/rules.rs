@@ -2,9 +2,10 @@
 //!
 //! A rule looks a parameter up by what it means ([`Places`]), as it has another place in every signature.
 
-use super::super::check::{Checked, members, one_of, require};
+use super::super::check::{Checked, one_of, require};
+use super::quant::{Kind, gives_sums, kind};
 use super::{K_GROUPS, Places, ROW_GROUPS, UNGROUPED, implied_group_type};
-use crate::constants::{aclDataType, aclFormat};
+use crate::constants::{aclDataType as T, aclFormat};
 use crate::info::OperatorId;
 use crate::ops::desc::TensorDesc;
 use crate::ops::rule::{Call, PLAIN_FORMATS, Rule};
@@ -15,7 +16,7 @@ const MAX_LIST: usize = 128;
 const MAX_GROUPS: i64 = 1024;
 /// The largest size of the dimension of x or of a weight that is innermost in memory.
 const MAX_INNER: i64 = 65535;
-/// Sides of a FRACTAL_NZ block of a 16-bit dtype.
+/// Rows of a FRACTAL_NZ block, and its columns for a 16-bit dtype.
 const NZ_BLOCK: i64 = 16;
 
 /// Value of `groupListType`.
@@ -24,8 +25,7 @@ const KEY_VALUE: i64 = 2;
 const X: usize = 0;
 const WEIGHT: usize = 1;
 const BIAS: usize = 2;
-/// Scales and offsets of quantised products that every signature has.
-const QUANT_PARAMS: core::ops::RangeInclusive<usize> = 3..=6;
+const OFFSET: usize = 4;
 
 /// Of signatures with a group type.
 pub(super) const TYPED: &[Rule] =
@@ -51,8 +51,12 @@ pub(super) const LISTED: &[Rule] = &[
     Rule::new("group-list-type", "0 (cumsum), 1 (count) or 2 (key-value)", |call| {
         one_of(call, "groupListType", Places::in_call(call).group_list_type, &[0, 1, KEY_VALUE])
     }),
-    Rule::new("act-type", "0 (no activation) without quantisation", |call| {
-        one_of(call, "actType", Places::in_call(call).act_type, &[0])
+    Rule::new("act-type", "0 (no activation); for int8 operands also 1 (relu), 2 and 4 (gelu), 5 (silu)", |call| {
+        let legal = match kind(call) {
+            Some(Kind::Int8 | Kind::Msd | Kind::Int4) => &[0, 1, 2, 4, 5][..],
+            _ => &[0],
+        };
+        one_of(call, "actType", Places::in_call(call).act_type, legal)
     }),
 ];
 
@@ -63,48 +67,63 @@ pub(super) const COMMON: &[Rule] = &[
         one_of(call, "splitItem", Places::in_call(call).split_item, if several { &[0, 1] } else { &[2, 3] })
     }),
     Rule::new("empty-k", "K is 0 only where there is no row or no column, or with K groups", |call| {
-        let no_rows = members(x(call)).all(|x| x.shape.split_last().is_some_and(|(_, rows)| rows.contains(&0)));
-        let no_columns = members(weight(call)).all(|weight| weight.dim(-1) == 0);
-        let empty = grouping(call) != K_GROUPS && members(x(call)).any(|x| x.dim(-1) == 0);
+        let no_rows = x(call).iter().all(|x| x.shape.split_last().is_some_and(|(_, rows)| rows.contains(&0)));
+        let no_columns = weight(call).iter().all(|weight| weight.dim(-1) == 0);
+        let empty = grouping(call) != K_GROUPS && x(call).iter().any(|x| x.dim(-1) == 0);
         require(no_rows || no_columns || !empty, || "an x with K = 0".to_owned())
     }),
     Rule::dtype("dtypes", "x and weight of one float dtype, or a quantised combination", |call| {
-        let (Some(x), Some(weight)) = (first(x(call)), first(weight(call))) else { return Ok(()) };
-        let legal = is_float(x, weight) || is_quantised(call, x.dtype, weight.dtype);
-        require(legal, || format!("x of {:?} and weight of {:?}", x.dtype, weight.dtype))
-    }),
-    Rule::not_carried("quantised", "x and weight of one dtype, fp32, fp16 or bf16", |call| {
-        let (Some(x), Some(weight)) = (first(x(call)), first(weight(call))) else { return Ok(()) };
-        require(is_float(x, weight), || format!("x of {:?} and weight of {:?}", x.dtype, weight.dtype))
+        let (Some(x), Some(weight)) = (x(call).first(), weight(call).first()) else { return Ok(()) };
+        require(kind(call).is_some(), || format!("x of {:?} and weight of {:?}", x.dtype, weight.dtype))
     }),
     Rule::dtype("list-dtypes", "the tensors of x, and those of weight, have one dtype", |call| {
         [("x", x(call)), ("weight", weight(call))].into_iter().try_for_each(|(name, list)| {
-            let Some(due) = first(list) else { return Ok(()) };
-            members(list).try_for_each(|tensor| {
+            let Some(due) = list.first() else { return Ok(()) };
+            list.iter().try_for_each(|tensor| {
                 require(tensor.dtype == due.dtype, || format!("{:?} and {:?} in {name}", due.dtype, tensor.dtype))
             })
         })
     }),
-    Rule::dtype("out-dtype", "the output has the dtype of x", |call| {
-        let Some(x) = first(x(call)) else { return Ok(()) };
-        members(out(call)).try_for_each(|out| {
-            require(out.dtype == x.dtype, || format!("an output of {:?} and x is {:?}", out.dtype, x.dtype))
-        })
-    }),
-    Rule::dtype("bias-dtype", "bias is fp32 for bf16 and fp32, fp16 for fp16", |call| {
-        let Some(x) = first(x(call)) else { return Ok(()) };
-        let due = if x.dtype == aclDataType::FLOAT16 { aclDataType::FLOAT16 } else { aclDataType::FLOAT };
-        members(bias(call)).try_for_each(|bias| {
-            require(bias.dtype == due, || format!("bias of {:?} for x of {:?}", bias.dtype, x.dtype))
-        })
-    }),
-    Rule::new("quant-params", "scales and offsets are null without quantisation", |call| {
-        let mut params = QUANT_PARAMS.chain([Places::in_call(call).per_token_scale]);
-        require(params.all(|index| call.is_absent(index)), || "a scale or an offset".to_owned())
-    }),
+    Rule::dtype(
+        "out-dtype",
+        "all outputs have the dtype of a float x; for int8 operands fp16, bf16, int32 or, where the weights are not \
+         FRACTAL_NZ, int8; for int4 weights of an integer x fp16 or bf16, with an offset fp16",
+        |call| {
+            let (Some(x), Some(due)) = (x(call).first(), out(call).first()) else { return Ok(()) };
+            let legal = match kind(call) {
+                None | Some(Kind::Float | Kind::Antiquant) => due.dtype == x.dtype,
+                Some(Kind::Int8) => match due.dtype {
+                    T::INT8 => packed(call).next().is_none(),
+                    dtype => matches!(dtype, T::FLOAT16 | T::BF16 | T::INT32),
+                },
+                Some(Kind::Msd) if !call.is_absent(OFFSET) => due.dtype == T::FLOAT16,
+                Some(Kind::Msd | Kind::Int4) => matches!(due.dtype, T::FLOAT16 | T::BF16),
+            };
+            let other = out(call).iter().find(|out| out.dtype != due.dtype).unwrap_or(due);
+            require(legal && other.dtype == due.dtype, || {
+                format!("an output of {:?} and x is {:?}", other.dtype, x.dtype)
+            })
+        },
+    ),
+    Rule::dtype(
+        "bias-dtype",
+        "bias is fp32 for bf16 and fp32, fp16 for fp16; for int8 operands all int32 or all bf16 (int32 for an int32 \
+         output), for int4 weights of an integer x fp32",
+        |call| {
+            let (Some(x), Some(given)) = (x(call).first(), bias(call).first()) else { return Ok(()) };
+            let legal = match kind(call) {
+                None | Some(Kind::Float | Kind::Antiquant) if x.dtype == T::FLOAT16 => given.dtype == T::FLOAT16,
+                Some(Kind::Int8) => given.dtype == T::INT32 || (given.dtype == T::BF16 && !gives_sums(call)),
+                _ => given.dtype == T::FLOAT,
+            };
+            let other = bias(call).iter().find(|bias| bias.dtype != given.dtype).unwrap_or(given);
+            require(legal && other.dtype == given.dtype, || format!("bias of {:?} for x of {:?}", other.dtype, x.dtype))
+        },
+    ),
+    super::quant::PARAMS,
     Rule::new("x-transposed", "x is transposed with K groups, and only then", |call| {
         let along_k = grouping(call) == K_GROUPS;
-        members(x(call)).try_for_each(|x| {
+        x(call).iter().try_for_each(|x| {
             // What has one element or none lies both ways.
             let either = along_k && x.elements().is_some_and(|elements| elements <= 1);
             require(x.is_transposed() == along_k || either, || {
@@ -118,7 +137,7 @@ pub(super) const COMMON: &[Rule] = &[
         |call| {
             let kind = grouping(call);
             let never = kind == K_GROUPS || (kind == UNGROUPED && call.operator == OperatorId::GroupedMatmul);
-            let mut transposed = members(weight(call)).map(TensorDesc::is_transposed);
+            let mut transposed = weight(call).iter().map(|weight| weight.is_transposed());
             let due = if never { Some(false) } else { transposed.next() };
             require(transposed.all(|this| Some(this) == due), || "a transposed weight among others".to_owned())
         },
@@ -167,8 +186,8 @@ pub(super) const COMMON: &[Rule] = &[
         "K (with K groups M instead), and N of weights that are not transposed, are below 65536",
         |call| {
             let (name, axis) = if grouping(call) == K_GROUPS { ("M", 0) } else { ("K", -1) };
-            members(x(call)).try_for_each(|x| inner_axis(name, x.dim(axis)))?;
-            let rows = members(weight(call)).filter(|weight| !weight.is_transposed());
+            x(call).iter().try_for_each(|x| inner_axis(name, x.dim(axis)))?;
+            let rows = weight(call).iter().filter(|weight| !weight.is_transposed());
             rows.into_iter().try_for_each(|weight| inner_axis("N", weight.dim(-1)))
         },
     ),
@@ -203,17 +222,28 @@ pub(super) const COMMON: &[Rule] = &[
         },
     ),
     Rule::new("bias-shape", "bias is [E, N] for one weight [E, K, N], else one [N] per weight", bias_shape),
-    Rule::dtype("nz-dtype", "FRACTAL_NZ weights are fp16 or bf16", |call| {
+    Rule::dtype("nz-dtype", "FRACTAL_NZ weights are fp16 or bf16, or integers for an integer x", |call| {
+        let floats = kind(call) == Some(Kind::Antiquant);
         packed(call).try_for_each(|weight| {
-            require(weight.dtype != aclDataType::FLOAT, || "FRACTAL_NZ weight of FLOAT".to_owned())
+            require(!floats && weight.dtype != T::FLOAT, || format!("FRACTAL_NZ weight of {:?}", weight.dtype))
         })
     }),
-    Rule::new("nz-aligned", "K and N of FRACTAL_NZ weights are multiples of 16", |call| {
-        packed(call).try_for_each(|weight| {
-            let aligned = weight.dim(-2) % NZ_BLOCK == 0 && weight.dim(-1) % NZ_BLOCK == 0;
-            require(aligned, || format!("FRACTAL_NZ weight of shape {}", weight.shape))
-        })
-    }),
+    Rule::new(
+        "nz-aligned",
+        "FRACTAL_NZ weights lie in whole blocks of 16 rows and of 16 columns, 32 for int8, 64 for int4",
+        |call| {
+            packed(call).try_for_each(|weight| {
+                let columns = match weight.dtype {
+                    T::INT8 => 2 * NZ_BLOCK,
+                    T::INT4 => 4 * NZ_BLOCK,
+                    _ => NZ_BLOCK,
+                };
+                let [row, column] = if weight.is_transposed() { [-1, -2] } else { [-2, -1] };
+                let aligned = weight.dim(row) % NZ_BLOCK == 0 && weight.dim(column) % columns == 0;
+                require(aligned, || format!("FRACTAL_NZ weight of {:?}, shape {}", weight.dtype, weight.shape))
+            })
+        },
+    ),
     Rule::new("nz-layout", "FRACTAL_NZ weights are contiguous or have their last two dimensions swapped", |call| {
         packed(call).try_for_each(|weight| {
             let legal = weight.is_contiguous() || weight.is_transposed();
@@ -230,9 +260,9 @@ pub(super) const COMMON: &[Rule] = &[
 
 /// Of signatures that believe the format of a weight.
 pub(super) const DECLARED: &[Rule] = &[Rule::dtype("weight-format", "all weights have one format", |call| {
-    let Some(due) = first(weight(call)) else { return Ok(()) };
+    let Some(due) = weight(call).first() else { return Ok(()) };
     let plain = |weight: &TensorDesc| PLAIN_FORMATS.contains(&weight.format);
-    let agree = members(weight(call)).all(|weight| plain(weight) == plain(due));
+    let agree = weight(call).iter().all(|weight| plain(&weight) == plain(&due));
     require(agree, || "FRACTAL_NZ weights and others in one list".to_owned())
 })];
 
@@ -281,35 +311,77 @@ pub(super) const HOST: &[Rule] = &[
 
 /// Of the first signature alone.
 pub(super) const FIRST: &[Rule] = &[Rule::dtype("no-fp32", "x and weight are fp16 or bf16", |call| {
-    let float = |tensor: &TensorDesc| tensor.dtype == aclDataType::FLOAT;
-    require(!members(x(call)).chain(members(weight(call))).any(float), || "FLOAT".to_owned())
+    let float = |tensor: TensorDesc| tensor.dtype == T::FLOAT;
+    require(!x(call).iter().chain(weight(call).iter()).any(float), || "FLOAT".to_owned())
 })];
 
 /// Of signatures with a tuning hint.
 pub(super) const TUNED: &[Rule] =
     &[Rule::new("tuning-config", "the rows to expect per group are 0 to the rows of x", |call| {
         let Some(&[rows, ..]) = call.ints(Places::in_call(call).tuning) else { return Ok(()) };
-        let most = members(x(call)).map(|x| x.dim(0)).max().unwrap_or(0);
+        let most = x(call).iter().map(|x| x.dim(0)).max().unwrap_or(0);
         require((0..=most).contains(&rows), || {
             format!("{rows}; the nearest legal value is {}", rows.clamp(0, most.max(0)))
         })
     })];
 
-fn x<'a>(call: &Call<'a>) -> &'a [Option<TensorDesc>] {
-    call.tensors(X)
+/// The tensors of a list, with int32 as the eight int4 that each stands for, where the signature takes them so.
+#[derive(Clone, Copy)]
+pub(super) struct List<'a> {
+    tensors: &'a [Option<TensorDesc>],
+    unpacks: bool,
 }
 
-fn weight<'a>(call: &Call<'a>) -> &'a [Option<TensorDesc>] {
-    call.tensors(WEIGHT)
+impl<'a> List<'a> {
+    pub(super) fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    fn get(&self, index: usize) -> Option<TensorDesc> {
+        let tensor = self.tensors.get(index)?.as_ref()?;
+        Some(if self.unpacks { tensor.unpacked() } else { *tensor })
+    }
+
+    pub(super) fn first(&self) -> Option<TensorDesc> {
+        self.get(0)
+    }
+
+    /// The members that are there.
+    pub(super) fn iter(self) -> impl Iterator<Item = TensorDesc> + 'a {
+        (0..self.len()).filter_map(move |index| self.get(index))
+    }
+}
+
+pub(super) fn x<'a>(call: &Call<'a>) -> List<'a> {
+    List { tensors: call.tensors(X), unpacks: unpacks(call) }
+}
+
+pub(super) fn weight<'a>(call: &Call<'a>) -> List<'a> {
+    List { tensors: call.tensors(WEIGHT), unpacks: unpacks(call) }
 }
 
 /// The biases; none where the list counts as not given.
-fn bias<'a>(call: &Call<'a>) -> &'a [Option<TensorDesc>] {
-    if call.is_absent(BIAS) { &[] } else { call.tensors(BIAS) }
+pub(super) fn bias<'a>(call: &Call<'a>) -> List<'a> {
+    optional(call, BIAS)
 }
 
-fn out<'a>(call: &Call<'a>) -> &'a [Option<TensorDesc>] {
-    call.tensors(Places::in_call(call).out)
+/// An optional list; empty where it counts as not given.
+pub(super) fn optional<'a>(call: &Call<'a>, index: usize) -> List<'a> {
+    List { tensors: if call.is_absent(index) { &[] } else { call.tensors(index) }, unpacks: false }
+}
+
+pub(super) fn out<'a>(call: &Call<'a>) -> List<'a> {
+    List { tensors: call.tensors(Places::in_call(call).out), unpacks: false }
+}
+
+/// Whether int32 operands stand for int4.
+fn unpacks(call: &Call<'_>) -> bool {
+    use OperatorId as Id;
+    matches!(call.operator, Id::GroupedMatmulV4 | Id::GroupedMatmulV5 | Id::GroupedMatmulWeightNz)
 }
 
 fn device_list<'a>(call: &Call<'a>) -> Option<&'a TensorDesc> {
@@ -322,12 +394,12 @@ fn host_list<'a>(call: &Call<'a>) -> Option<&'a [i64]> {
 }
 
 /// Entries of the group list; `None` where there is none.
-fn list_length(call: &Call<'_>) -> Option<i64> {
+pub(super) fn list_length(call: &Call<'_>) -> Option<i64> {
     let on_host = host_list(call).map(|list| i64::try_from(list.len()).unwrap_or(i64::MAX));
     on_host.or_else(|| Some(device_list(call)?.dim(0)))
 }
 
-fn list_type(call: &Call<'_>) -> i64 {
+pub(super) fn list_type(call: &Call<'_>) -> i64 {
     call.int(Places::in_call(call).group_list_type)
 }
 
@@ -342,48 +414,23 @@ fn forces_nz(call: &Call<'_>) -> bool {
 }
 
 /// What is divided into groups, as a value of `groupType`.
-fn grouping(call: &Call<'_>) -> i64 {
+pub(super) fn grouping(call: &Call<'_>) -> i64 {
     match call.operator {
         OperatorId::GroupedMatmul => implied_group_type(x(call).len(), weight(call).len(), out(call).len()),
         _ => call.int(Places::in_call(call).group_type),
     }
 }
 
-fn first(list: &[Option<TensorDesc>]) -> Option<&TensorDesc> {
-    list.first()?.as_ref()
-}
-
 /// The FRACTAL_NZ weights.
-fn packed<'a>(call: &Call<'a>) -> impl Iterator<Item = &'a TensorDesc> {
+pub(super) fn packed<'a>(call: &Call<'a>) -> impl Iterator<Item = TensorDesc> + 'a {
     let all = forces_nz(call);
-    members(weight(call)).filter(move |weight| all || weight.format == aclFormat::FRACTAL_NZ)
+    weight(call).iter().filter(move |weight| all || weight.format == aclFormat::FRACTAL_NZ)
 }
 
 /// Each member of `many` with the one of `few` at its place, or with the only one of `few`.
-fn pair<'a>(
-    few: &'a [Option<TensorDesc>],
-    many: &'a [Option<TensorDesc>],
-) -> impl Iterator<Item = (&'a TensorDesc, &'a TensorDesc)> {
+pub(super) fn pair<'a>(few: List<'a>, many: List<'a>) -> impl Iterator<Item = (TensorDesc, TensorDesc)> + 'a {
     let place = move |index| if few.len() == 1 { 0 } else { index };
-    many.iter()
-        .enumerate()
-        .filter_map(move |(index, member)| Some((few.get(place(index))?.as_ref()?, member.as_ref()?)))
-}
-
-fn is_float(x: &TensorDesc, weight: &TensorDesc) -> bool {
-    matches!(x.dtype, aclDataType::FLOAT | aclDataType::FLOAT16 | aclDataType::BF16) && weight.dtype == x.dtype
-}
-
-/// Quantised combinations of A3; int32 holds eight int4, from the fourth signature on.
-fn is_quantised(call: &Call<'_>, x: aclDataType, weight: aclDataType) -> bool {
-    use OperatorId as Id;
-    use aclDataType as T;
-    let unpacks = !matches!(call.operator, Id::GroupedMatmul | Id::GroupedMatmulV2 | Id::GroupedMatmulV3);
-    let int4 = |dtype| dtype == T::INT4 || (unpacks && dtype == T::INT32);
-    match x {
-        T::INT8 | T::FLOAT16 | T::BF16 => weight == T::INT8 || int4(weight),
-        _ => int4(x) && int4(weight),
-    }
+    (0..many.len()).filter_map(move |index| Some((few.get(place(index))?, many.get(index)?)))
 }
 
 fn inner_axis(name: &str, size: i64) -> Checked {
@@ -397,23 +444,23 @@ fn ranks(call: &Call<'_>) -> Checked {
     let kind = grouping(call);
     let one = weight(call).len() == 1;
     let due = if one && kind != K_GROUPS && kind != UNGROUPED { 3 } else { 2 };
-    members(weight(call)).try_for_each(|weight| rank("weight", weight, due))?;
+    weight(call).iter().try_for_each(|weight| rank("weight", &weight, due))?;
     if kind == UNGROUPED {
-        return pair(x(call), out(call)).try_for_each(|(x, out)| rank("out", out, x.rank()));
+        return pair(x(call), out(call)).try_for_each(|(x, out)| rank("out", &out, x.rank()));
     }
-    members(x(call)).try_for_each(|x| rank("x", x, 2))?;
+    x(call).iter().try_for_each(|x| rank("x", &x, 2))?;
     let due = if one && kind == K_GROUPS { 3 } else { 2 };
-    members(out(call)).try_for_each(|out| rank("out", out, due))
+    out(call).iter().try_for_each(|out| rank("out", &out, due))
 }
 
 /// Dimension `axis` of all tensors of a list together.
-fn total(list: &[Option<TensorDesc>], axis: isize) -> i64 {
-    members(list).fold(0i64, |sum, tensor| sum.saturating_add(tensor.dim(axis)))
+fn total(list: List<'_>, axis: isize) -> i64 {
+    list.iter().fold(0i64, |sum, tensor| sum.saturating_add(tensor.dim(axis)))
 }
 
 fn k_match(call: &Call<'_>) -> Checked {
     if grouping(call) == K_GROUPS && weight(call).len() > 1 {
-        let (due, found) = (first(x(call)).map_or(0, |x| x.dim(-1)), total(weight(call), -2));
+        let (due, found) = (x(call).first().map_or(0, |x| x.dim(-1)), total(weight(call), -2));
         return require(found <= due, || format!("weights of K = {found} together for x of K = {due}"));
     }
     pair(x(call), weight(call)).try_for_each(|(x, weight)| {
@@ -425,7 +472,7 @@ fn m_match(call: &Call<'_>) -> Checked {
     let rows = |tensor: &TensorDesc| tensor.rank().saturating_sub(1);
     match grouping(call) {
         UNGROUPED => pair(x(call), out(call)).try_for_each(|(x, out)| {
-            require(x.shape.get(..rows(x)) == out.shape.get(..rows(out)), || {
+            require(x.shape.get(..rows(&x)) == out.shape.get(..rows(&out)), || {
                 format!("out of shape {} for x of shape {}", out.shape, x.shape)
             })
         }),
@@ -443,7 +490,7 @@ fn m_match(call: &Call<'_>) -> Checked {
 fn groups(call: &Call<'_>) -> i64 {
     let stack = if grouping(call) == K_GROUPS { out(call) } else { weight(call) };
     match x(call).len().max(weight(call).len()) {
-        1 if grouping(call) != UNGROUPED => first(stack).map_or(0, |stack| stack.dim(0)),
+        1 if grouping(call) != UNGROUPED => stack.first().map_or(0, |stack| stack.dim(0)),
         lists => i64::try_from(lists).unwrap_or(i64::MAX),
     }
 }
@@ -453,13 +500,13 @@ fn group_list_ends(call: &Call<'_>) -> Checked {
     let kind = grouping(call);
     let several = kind != K_GROUPS && (kind == UNGROUPED || x(call).len() > 1 || out(call).len() > 1);
     if !several {
-        let due = first(x(call)).map_or(0, |x| if kind == K_GROUPS { x.dim(-1) } else { x.dim(0) });
+        let due = x(call).first().map_or(0, |x| if kind == K_GROUPS { x.dim(-1) } else { x.dim(0) });
         let last = list.last().copied().unwrap_or(0);
         return require(last == due, || format!("a last group that ends at {last} where {due} is due"));
     }
     let divided = if kind != UNGROUPED && x(call).len() == 1 { out(call) } else { x(call) };
     let mut start = 0i64;
-    members(divided).zip(list).try_for_each(|(tensor, &end)| {
+    divided.iter().zip(list).try_for_each(|(tensor, &end)| {
         let (rows, legal) = (end.saturating_sub(start), tensor.rank() == 2);
         start = end;
         require(legal && tensor.dim(0) == rows, || format!("a group of {rows} rows for shape {}", tensor.shape))
@@ -473,7 +520,7 @@ fn bias_shape(call: &Call<'_>) -> Checked {
     }
     let (given, due) = (bias.len(), weight.len());
     require(given == due, || format!("{given} biases for {due} weights"))?;
-    require(bias.iter().all(Option::is_some), || "a list with a null member".to_owned())?;
+    require(bias.iter().count() == given, || "a list with a null member".to_owned())?;
     let entries = list_length(call).unwrap_or(0);
     pair(bias, weight).try_for_each(|(bias, weight)| {
         let legal = match weight.rank() {

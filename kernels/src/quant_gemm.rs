@@ -1,0 +1,417 @@
+//! Products of quantised activations and weights: exact int32 accumulators, and the scales that make numbers of them.
+//!
+//! The accumulators are those of [`crate::int_gemm`]; what follows is f32, element by element, so that the results are the same
+//! bits for any number of threads. [`Rounding`] says whether the roundings that CANN makes on the way are made here too.
+//!
+//! Source: ops-transformer 9.1.0, gmm/grouped_matmul (op_kernel: quantised, MSD and int4 products).
+
+use std::ops::Range;
+
+use half::f16;
+use rayon::prelude::*;
+
+use crate::element::Float;
+use crate::error::{self, KernelError};
+use crate::group_list::Group;
+use crate::grouped_gemm::split_groups;
+use crate::int_gemm::{IntProblem, IntWeight, Span, int_gemms, int_gemms_in_k_groups};
+use crate::view::{Mat, MatMut};
+
+/// Which roundings a quantised product makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// Sums in f32 and one rounding at the end: the fewest steps.
+    Fast,
+    /// Those of CANN: partial sums in fp16, and activations in two parts, where its kernels have them.
+    Faithful,
+}
+
+/// What is multiplied with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// int8 by int8, a scale for each column.
+    Int8,
+    /// int8 by int4, a scale for each column or for each of equal parts of K.
+    ///
+    /// Faithful: `x = 16 * high + low + 8` with `high = floor(x / 16)` and `low = (x & 15) - 8`. Each part has a product of its
+    /// own, scaled, rounded to fp16 and, over the parts of K, added up in fp16; with `bias = 8 * sum of w * scale`, which the
+    /// caller brings, the result is `((16 * high + low) + bias) * row scale`. Fast: the product itself; the bias is not used.
+    Msd,
+    /// int4 (in int8) by int4, scales as there. Faithful: the scaled product is rounded to fp16 and, over the parts of K, added
+    /// up in fp16.
+    Int4,
+}
+
+/// Which scale a sum is multiplied with first, where both are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScaleOrder {
+    /// That of the column, as grouped_matmul does.
+    Column,
+    /// That of the row, as grouped_matmul_swiglu_quant does.
+    Row,
+}
+
+/// What is done to a dequantised number before it is rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// `max(x, 0)`.
+    Relu,
+    /// GELU in its tanh form.
+    GeluTanh,
+    /// `x * sigmoid(1.702 * x)`.
+    FastGelu,
+    /// `x * sigmoid(x)`.
+    Silu,
+}
+
+impl Activation {
+    fn apply(self, x: f32) -> f32 {
+        let sigmoid_of = |t: f32| x / (1.0 + (-t).exp());
+        match self {
+            Self::None => x,
+            Self::Relu => x.max(0.0),
+            // 0.5 * (1 + tanh(t)) is sigmoid(2 * t); the factor is 2 * sqrt(2 / pi).
+            Self::GeluTanh => sigmoid_of(1.595_769_1 * (x + 0.044_715 * x * x * x)),
+            Self::FastGelu => sigmoid_of(1.702 * x),
+            Self::Silu => sigmoid_of(x),
+        }
+    }
+}
+
+/// What is added to the columns of a quantised product.
+#[derive(Debug, Clone, Copy)]
+pub enum QuantBias<'a> {
+    /// Nothing.
+    None,
+    /// int32 `[N]`, added to the accumulators.
+    Whole(&'a [i32]),
+    /// f32 `[N]`, added after all scales; that of [`Scheme::Msd`] before the scale of the row.
+    Float(&'a [f32]),
+}
+
+/// What one expert applies to its rows.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantExpert<'a> {
+    /// `[K, N]`.
+    pub weight: IntWeight<'a>,
+    /// f32 `[G, N]`, row-major: a row for each of G equal parts of K. Not looked at where accumulators are asked for.
+    pub scale: &'a [f32],
+    /// f32 `[N]`: `sum of x * offset` is added to the scaled product, before the bias. Of [`Scheme::Msd`] alone.
+    pub offset: Option<&'a [f32]>,
+    /// `[N]`.
+    pub bias: QuantBias<'a>,
+}
+
+impl QuantExpert<'_> {
+    /// Equal parts of K.
+    fn parts(&self) -> usize {
+        self.scale.len().checked_div(self.weight.n()).unwrap_or(1)
+    }
+
+    /// Scales of a part of K, of these columns.
+    fn scales(&self, part: usize, cols: &Range<usize>) -> &[f32] {
+        let start = part * self.weight.n();
+        &self.scale[start + cols.start..start + cols.end]
+    }
+
+    fn check(&self, parts: usize) -> Result<(), KernelError> {
+        let (k, n) = (self.weight.k(), self.weight.n());
+        error::length("scales", error::product("scales", &[parts, n])?, self.scale.len())?;
+        error::divide("K, in equal parts", k, parts)?;
+        match self.bias {
+            QuantBias::None => {}
+            QuantBias::Whole(bias) => error::length("bias", n, bias.len())?,
+            QuantBias::Float(bias) => error::length("bias", n, bias.len())?,
+        }
+        self.offset.map_or(Ok(()), |offset| error::length("offset", n, offset.len()))
+    }
+}
+
+/// One product of a batch that runs together.
+#[derive(Debug)]
+pub struct QuantProduct<'a, 'o, O> {
+    /// int8 `[M, K]`, any strides.
+    pub x: Mat<'a, i8>,
+    /// The rows of x that belong to it.
+    pub rows: Range<usize>,
+    /// What they are multiplied with.
+    pub expert: QuantExpert<'a>,
+    /// `[rows, N]`, any strides.
+    pub out: MatMut<'o, O>,
+}
+
+/// A product for every group of rows.
+///
+/// - `x` host i8 `[M, K]`, any strides.
+/// - `experts` each `[K, N]`, with the same K and N.
+/// - `groups` in ascending order of rows, without overlap; an expert may have several groups or none.
+/// - `out` host `O [M, N]`, any strides; rows of no group are in no product.
+///
+/// # Errors
+/// [`KernelError::Dim`] when shapes disagree (of every expert, used or not), [`KernelError::GroupExpert`],
+/// [`KernelError::GroupRows`] or [`KernelError::GroupOverlap`] for groups that do not fit.
+pub fn products_of_groups<'a, 'o, O: Copy>(
+    x: Mat<'a, i8>,
+    experts: &[QuantExpert<'a>],
+    groups: &[Group],
+    out: MatMut<'o, O>,
+) -> Result<Vec<QuantProduct<'a, 'o, O>>, KernelError> {
+    error::dim("out, axis M", x.rows(), out.rows())?;
+    for expert in experts {
+        error::dim("expert weight, axis K", x.cols(), expert.weight.k())?;
+        error::dim("expert weight, axis N", out.cols(), expert.weight.n())?;
+    }
+    let parts = split_groups(groups, experts.len(), out)?;
+    let product = |(Group { expert, rows }, out): (&Group, _)| QuantProduct {
+        x,
+        rows: rows.clone(),
+        expert: experts[*expert],
+        out,
+    };
+    Ok(groups.iter().zip(parts).map(product).collect())
+}
+
+/// How accumulators become numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Dequant<'a> {
+    /// What is multiplied with what.
+    pub scheme: Scheme,
+    /// Which roundings are made.
+    pub rounding: Rounding,
+    /// f32 `[M]`: a scale for each row of x; `None` for 1.
+    pub row_scale: Option<&'a [f32]>,
+    /// Which scale comes first, with [`Scheme::Int8`]; with the others it is that of the column.
+    pub order: ScaleOrder,
+    /// With [`Scheme::Int8`].
+    pub activation: Activation,
+}
+
+/// The accumulators themselves, with whole biases added, in parallel.
+///
+/// # Errors
+/// Those of [`int_gemms`], and [`KernelError::Length`] for a bias of another length.
+pub fn accumulators(products: Vec<QuantProduct<'_, '_, i32>>) -> Result<(), KernelError> {
+    for QuantProduct { expert: QuantExpert { bias, weight, .. }, .. } in &products {
+        if let QuantBias::Whole(bias) = bias {
+            error::length("bias", weight.n(), bias.len())?;
+        }
+    }
+    let (problems, experts) = problems(products);
+    int_gemms(problems, |span, acc, out| {
+        let acc = acc.iter().copied();
+        match experts[span.problem].bias {
+            QuantBias::Whole(bias) => fill(out, acc.zip(&bias[span.cols.clone()]).map(|(acc, b)| acc.wrapping_add(*b))),
+            _ => fill(out, acc),
+        }
+    })
+}
+
+/// `out = x @ w` with scales, bias and activation, in parallel: [`Scheme`] says of what and in which order.
+///
+/// # Errors
+/// Those of [`int_gemms`]; [`KernelError::Length`] for scales, biases, offsets or a scale of rows of another length;
+/// [`KernelError::NotMultiple`] where the scales do not divide K evenly.
+pub fn quant_gemm<O: Float>(products: Vec<QuantProduct<'_, '_, O>>, dequant: &Dequant<'_>) -> Result<(), KernelError> {
+    let parts = products.first().map_or(1, |product| product.expert.parts());
+    let parts = if dequant.scheme == Scheme::Int8 { 1 } else { parts };
+    for QuantProduct { x, expert, .. } in &products {
+        expert.check(parts)?;
+        if let Some(scale) = dequant.row_scale {
+            error::length("scale of rows", x.rows(), scale.len())?;
+        }
+    }
+    match (dequant.scheme, dequant.rounding) {
+        (Scheme::Int8, _) => int8(products, dequant, O::from_f32),
+        (_, Rounding::Fast) => in_parts(products, parts, dequant.row_scale, |sum| sum, O::from_f32),
+        (Scheme::Int4, Rounding::Faithful) => in_parts(products, parts, dequant.row_scale, halved, O::from_f32),
+        (Scheme::Msd, Rounding::Faithful) => msd(products, parts, dequant.row_scale),
+    }
+}
+
+/// As [`quant_gemm`] of [`Scheme::Int8`], to int8: nearest whole number, ties to even, held within -128 to 127.
+///
+/// # Errors
+/// As there.
+pub fn requant_gemm(products: Vec<QuantProduct<'_, '_, i8>>) -> Result<(), KernelError> {
+    products.iter().try_for_each(|product| product.expert.check(1))?;
+    let dequant = Dequant {
+        scheme: Scheme::Int8,
+        rounding: Rounding::Faithful,
+        row_scale: None,
+        order: ScaleOrder::Column,
+        activation: Activation::None,
+    };
+    int8(products, &dequant, round_to_i8)
+}
+
+/// The nearest int8, ties to even; what is too large becomes the largest, NaN 0.
+pub fn round_to_i8(value: f32) -> i8 {
+    // A cast saturates.
+    value.round_ties_even() as i8
+}
+
+/// [`round_to_i8`] of the nearest fp16: a value just beside the middle of two numbers may land on it.
+pub fn round_to_i8_through_f16(value: f32) -> i8 {
+    round_to_i8(halved(value))
+}
+
+fn halved(value: f32) -> f32 {
+    Float::to_f32(<f16 as Float>::from_f32(value))
+}
+
+fn fill<O>(out: &mut [O], values: impl Iterator<Item = O>) {
+    out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+}
+
+/// The products without what comes after the accumulators, and that by itself.
+fn problems<'a, 'o, O>(products: Vec<QuantProduct<'a, 'o, O>>) -> (Vec<IntProblem<'a, 'o, O>>, Vec<QuantExpert<'a>>) {
+    let part = |QuantProduct { x, rows, expert, out }| (IntProblem { x, rows, weight: expert.weight, out }, expert);
+    products.into_iter().map(part).unzip()
+}
+
+fn int8<O: Copy + Send + Sync>(
+    products: Vec<QuantProduct<'_, '_, O>>,
+    dequant: &Dequant<'_>,
+    round: impl Fn(f32) -> O + Sync,
+) -> Result<(), KernelError> {
+    let (problems, experts) = problems(products);
+    let finish = |value: f32| round(dequant.activation.apply(value));
+    let scaled = |acc: i32, column: f32, row: f32| match dequant.order {
+        ScaleOrder::Column => acc as f32 * column * row,
+        ScaleOrder::Row => acc as f32 * row * column,
+    };
+    int_gemms(problems, |Span { problem, row, cols }, acc, out| {
+        let expert = &experts[*problem];
+        let row = dequant.row_scale.map_or(1.0, |scale| scale[*row]);
+        let sums = acc.iter().zip(expert.scales(0, cols));
+        match expert.bias {
+            QuantBias::None => fill(out, sums.map(|(acc, column)| finish(scaled(*acc, *column, row)))),
+            QuantBias::Whole(bias) => {
+                let sums = sums.zip(&bias[cols.clone()]);
+                fill(out, sums.map(|((acc, column), bias)| finish(scaled(acc.wrapping_add(*bias), *column, row))));
+            }
+            QuantBias::Float(bias) => {
+                let sums = sums.zip(&bias[cols.clone()]);
+                fill(out, sums.map(|((acc, column), bias)| finish(scaled(*acc, *column, row) + bias)));
+            }
+        }
+    })
+}
+
+/// The scaled sums over the parts of K, each of them and each of their sums through `step`; times the scale of the row.
+fn in_parts<O: Copy + Send + Sync>(
+    products: Vec<QuantProduct<'_, '_, O>>,
+    parts: usize,
+    row_scale: Option<&[f32]>,
+    step: impl Fn(f32) -> f32 + Sync,
+    round: impl Fn(f32) -> O + Sync,
+) -> Result<(), KernelError> {
+    let depth = products.first().map_or(0, |product| product.expert.weight.k());
+    for product in &products {
+        error::dim("w, axis K, of every product", depth, product.expert.weight.k())?;
+    }
+    let sums: Vec<RowSums> = products.iter().map(RowSums::of).collect();
+    let (problems, experts) = problems(products);
+    let group = error::divide("K, in equal parts", depth, parts)?.max(1);
+    let add = |Span { problem, cols, .. }: &Span, part: usize, acc: &[i32], state: &mut [f32]| {
+        let scales = experts[*problem].scales(part, cols);
+        for ((state, acc), scale) in state.iter_mut().zip(acc).zip(scales) {
+            *state = step(*state + step(*acc as f32 * scale));
+        }
+    };
+    int_gemms_in_k_groups(problems, group, add, |Span { problem, row, cols }, state, out| {
+        let scale = row_scale.map_or(1.0, |scale| scale[*row]);
+        match experts[*problem].offset {
+            None => fill(out, state.iter().map(|sum| round(sum * scale))),
+            Some(offset) => {
+                let of_row = sums[*problem].at(*row);
+                let sums = state.iter().zip(&offset[cols.clone()]);
+                fill(out, sums.map(|(sum, offset)| round((sum + of_row * offset) * scale)));
+            }
+        }
+    })
+}
+
+/// The sum of each row of x, where an offset asks for it.
+struct RowSums {
+    first: usize,
+    sums: Vec<f32>,
+}
+
+impl RowSums {
+    fn of<O>(product: &QuantProduct<'_, '_, O>) -> Self {
+        let QuantProduct { x, rows, expert, .. } = product;
+        let sum = |row| (0..x.cols()).filter_map(|k| x.get(row, k)).map(i64::from).sum::<i64>() as f32;
+        let sums = if expert.offset.is_some() { rows.clone().map(sum).collect() } else { Vec::new() };
+        Self { first: rows.start, sums }
+    }
+
+    /// That of a row of x; 0 where none was asked for.
+    fn at(&self, row: usize) -> f32 {
+        row.checked_sub(self.first).and_then(|row| self.sums.get(row)).copied().unwrap_or(0.0)
+    }
+}
+
+/// The two halves of the rows of a product, int4 each, and their scaled products in fp16, all `[rows, ..]`.
+struct Halves {
+    x: [Vec<i8>; 2],
+    sums: [Vec<f16>; 2],
+}
+
+/// Products of the high and the low half of x.
+fn msd<O: Float>(
+    products: Vec<QuantProduct<'_, '_, O>>,
+    parts: usize,
+    row_scale: Option<&[f32]>,
+) -> Result<(), KernelError> {
+    for QuantProduct { x, rows, expert, .. } in &products {
+        error::range("end of the rows of x", rows.end, rows.start, x.rows())?;
+        error::dim("w, axis K", x.cols(), expert.weight.k())?;
+    }
+    let operands: Vec<_> = products.iter().map(|product| (product.x, product.rows.clone(), product.expert)).collect();
+    let split = |(x, rows, expert): &(Mat<'_, i8>, Range<usize>, QuantExpert<'_>)| {
+        let cell = |index: usize| x.at(rows.start + index / x.cols(), index % x.cols());
+        let cells = 0..rows.len() * x.cols();
+        Halves {
+            x: [cells.clone().map(|i| cell(i) >> 4).collect(), cells.map(|i| (cell(i) & 15) - 8).collect()],
+            sums: [0; 2].map(|_| vec![f16::ZERO; rows.len() * expert.weight.n()]),
+        }
+    };
+    let mut halves: Vec<Halves> = operands.par_iter().map(split).collect();
+    let mut batch = Vec::with_capacity(2 * halves.len());
+    for (Halves { x, sums }, (_, rows, expert)) in halves.iter_mut().zip(&operands) {
+        let expert = QuantExpert { bias: QuantBias::None, offset: None, ..*expert };
+        for (x, sums) in x.iter().zip(sums.iter_mut()) {
+            let x = Mat::row_major(x, rows.len(), expert.weight.k())?;
+            let out = MatMut::row_major(sums, rows.len(), expert.weight.n())?;
+            batch.push(QuantProduct { x, rows: 0..rows.len(), expert, out });
+        }
+    }
+    in_parts(batch, parts, None, halved, <f16 as Float>::from_f32)?;
+    products.into_par_iter().zip(&halves).try_for_each(|(mut product, Halves { sums: [high, low], .. })| {
+        let n = product.expert.weight.n();
+        error::dim("out, axis M", product.rows.len(), product.out.rows())?;
+        error::dim("out, axis N", n, product.out.cols())?;
+        let of_rows = RowSums::of(&product);
+        let QuantExpert { offset, bias, .. } = product.expert;
+        let bias = |n: usize| match bias {
+            QuantBias::None => 0.0,
+            QuantBias::Whole(bias) => bias[n] as f32,
+            QuantBias::Float(bias) => bias[n],
+        };
+        for (at, row) in product.rows.clone().enumerate() {
+            let scale = row_scale.map_or(1.0, |scale| scale[row]);
+            let of_row = of_rows.at(row);
+            let value = |n_of: usize| {
+                let index = at * n + n_of;
+                let sum = 16.0 * Float::to_f32(high[index]) + Float::to_f32(low[index]);
+                let sum = offset.map_or(sum, |offset| sum + of_row * offset[n_of]);
+                O::from_f32((sum + bias(n_of)) * scale)
+            };
+            product.out.write_row(at, (0..n).map(value));
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,110 @@
+//! The first product of quantised experts, its SwiGLU and the quantisation of what comes out, row by row.
+//!
+//! Source: ops-transformer 9.1.0, gmm/grouped_matmul_swiglu_quant and gmm/grouped_matmul_swiglu_quant_v2.
+
+use rayon::prelude::*;
+
+use crate::error::{self, KernelError};
+use crate::group_list::Group;
+use crate::quant_gemm::{
+    Activation, Dequant, QuantExpert, Rounding, ScaleOrder, Scheme, products_of_groups, quant_gemm, round_to_i8,
+    round_to_i8_through_f16,
+};
+use crate::view::{Mat, MatMut};
+
+/// Factors of activated numbers before they are quantised.
+#[derive(Debug, Clone, Copy)]
+pub enum Smooth<'a> {
+    /// None.
+    None,
+    /// f32 `[E]`: one for each expert.
+    Expert(&'a [f32]),
+    /// f32 `[E, N / 2]`: one for each column of each expert.
+    Column(&'a [f32]),
+}
+
+/// Inputs of [`grouped_swiglu_quant`], for E experts.
+#[derive(Debug, Clone, Copy)]
+pub struct SwigluQuant<'a> {
+    /// int8 `[M, K]`, any strides; int4 in int8 for [`Scheme::Int4`].
+    pub x: Mat<'a, i8>,
+    /// f32 `[M]`.
+    pub x_scale: &'a [f32],
+    /// Each `[K, N]`: the first N / 2 columns are the gate, the others the up projection.
+    pub experts: &'a [QuantExpert<'a>],
+    /// In ascending order of rows, without overlap.
+    pub groups: &'a [Group],
+    /// What is multiplied with what.
+    pub scheme: Scheme,
+    /// Which roundings are made. [`Rounding::Faithful`] rounds to fp16 before it rounds to int8.
+    pub rounding: Rounding,
+    /// Factors of the activated numbers.
+    pub smooth: Smooth<'a>,
+}
+
+/// For each row of a group: `s = gate / (1 + exp(-gate)) * up` of the dequantised product, `scale = max |s| / 127` and `q` the
+/// nearest whole numbers to `s * (1 / scale)`, in parallel. A row of zeros gives zeros and a scale of 0.
+///
+/// - `q` host i8 `[M, N / 2]`, `scale` host f32 `[M]`; rows of no group are not written.
+///
+/// # Errors
+/// Those of [`products_of_groups`] and [`quant_gemm`]; [`KernelError::NotMultiple`] for an odd N, [`KernelError::Length`] for
+/// slices of another length.
+pub fn grouped_swiglu_quant(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut [f32]) -> Result<(), KernelError> {
+    let &SwigluQuant { x, x_scale, experts, groups, scheme, rounding, smooth } = inputs;
+    let n = experts.first().map_or(0, |expert| expert.weight.n());
+    let half = error::divide("N", n, 2)?;
+    error::length("x_scale", x.rows(), x_scale.len())?;
+    error::length("q", error::product("q", &[x.rows(), half])?, q.len())?;
+    error::length("scale", x.rows(), scale.len())?;
+    match smooth {
+        Smooth::None => {}
+        Smooth::Expert(factors) => error::length("smooth", experts.len(), factors.len())?,
+        Smooth::Column(factors) => {
+            error::length("smooth", error::product("smooth", &[experts.len(), half])?, factors.len())?;
+        }
+    }
+    let mut sums = vec![0f32; error::product("sums", &[x.rows(), n])?];
+    let products = products_of_groups(x, experts, groups, MatMut::row_major(&mut sums, x.rows(), n)?)?;
+    let (row_scale, order, activation) = (Some(x_scale), ScaleOrder::Row, Activation::None);
+    quant_gemm(products, &Dequant { scheme, rounding, row_scale, order, activation })?;
+    if half == 0 {
+        return Ok(());
+    }
+    let mut expert_of = vec![None; x.rows()];
+    for Group { expert, rows } in groups {
+        expert_of[rows.clone()].fill(Some(*expert));
+    }
+    let round = match rounding {
+        Rounding::Fast => round_to_i8,
+        Rounding::Faithful => round_to_i8_through_f16,
+    };
+    let rows = q.par_chunks_mut(half).zip(scale).zip(sums.par_chunks_mut(n)).zip(expert_of);
+    rows.for_each(|(((q, scale), sums), expert)| {
+        let Some(expert) = expert else { return };
+        let (gate, up) = sums.split_at_mut(half);
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + (-*gate).exp()) * *up;
+        }
+        match smooth {
+            Smooth::None => {}
+            Smooth::Expert(factors) => gate.iter_mut().for_each(|s| *s *= factors[expert]),
+            Smooth::Column(factors) => {
+                let factors = &factors[expert * half..(expert + 1) * half];
+                gate.iter_mut().zip(factors).for_each(|(s, factor)| *s *= factor);
+            }
+        }
+        *scale = quantise(gate, q, round);
+    });
+    Ok(())
+}
+
+/// Quantises a row; gives its scale.
+fn quantise(row: &[f32], q: &mut [i8], round: impl Fn(f32) -> i8) -> f32 {
+    let scale = row.iter().fold(0f32, |most, value| most.max(value.abs())) / 127.0;
+    let factor = 1.0 / scale;
+    for (q, value) in q.iter_mut().zip(row) {
+        *q = if scale == 0.0 { 0 } else { round(value * factor) };
+    }
+    scale
+}
