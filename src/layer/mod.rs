@@ -39,6 +39,7 @@ pub use memory::{ChunkPlan, MemoryPlan};
 pub use probe::{Probe, Step};
 pub(crate) use router::PlanCache;
 pub use router::{RouterMethod, RouterPlan};
+pub use moe_kernels::formats::requantise::QuantError;
 pub use source::{Codes, WeightSource};
 
 use std::collections::HashMap;
@@ -201,6 +202,11 @@ impl MoeLayer {
     /// How its experts are held, and which operators multiply with them.
     pub fn experts(&self) -> &ExpertPlan {
         self.router.weights.plan()
+    }
+
+    /// How far the codes of its experts are from the values they were made of, as they were loaded; exact in floating point.
+    pub fn quantisation_error(&self) -> QuantError {
+        self.router.weights.error()
     }
 
     /// Its router.

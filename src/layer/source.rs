@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use moe_kernels::formats::requantise::{INT4_LIMIT, INT8_LIMIT, symmetric};
+use moe_kernels::formats::nibbles::unpack_int4;
+use moe_kernels::formats::requantise::{INT4_LIMIT, INT8_LIMIT, QuantError, symmetric};
 use rayon::prelude::*;
 
 use crate::checkpoint::HostLayer;
@@ -83,6 +84,8 @@ pub trait WeightSource {
     /// * `target`: for each expert `[N, K]`, one code to a byte, in the layout that [`Part`] says.
     /// * `scales`: for each expert `[N, G]`, see [`Codes::groups`].
     ///
+    /// Gives how far the codes are from the values.
+    ///
     /// # Errors
     /// What the source cannot give; [`Error::Shape`] where there is no such part or the slices have other sizes.
     fn fill_codes(
@@ -92,7 +95,7 @@ pub trait WeightSource {
         codes: Codes,
         target: &mut [i8],
         scales: &mut [f32],
-    ) -> Result<()> {
+    ) -> Result<QuantError> {
         let shape = self.spec().shape(part);
         let Some([.., k]) = shape.as_deref().filter(|shape| !shape.contains(&0)) else {
             return Err(Error::shape("part of the weights", part.name(), "one that the layer has"));
@@ -111,11 +114,26 @@ impl WeightSource for HostLayer<'_> {
     fn fill(&self, part: Part, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()> {
         Ok(self.fill(part, experts, dtype, target)?)
     }
+
+    fn fill_codes(
+        &self,
+        part: Part,
+        experts: Range<usize>,
+        codes: Codes,
+        target: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<QuantError> {
+        let Codes::Int4 { group } = codes else { return Ok(self.fill_int8(part, experts, target, scales)?) };
+        let mut packed = vec![0; target.len().div_ceil(2)];
+        let error = self.fill_int4(part, experts, group, &mut packed, scales)?;
+        unpack_int4(&packed, target);
+        Ok(error)
+    }
 }
 
 
 /// Codes `[.., K]` and scales `[.., G]` of values `[.., K]`.
-fn quantise(values: &[f32], k: usize, codes: Codes, target: &mut [i8], scales: &mut [f32]) -> Result<()> {
+fn quantise(values: &[f32], k: usize, codes: Codes, target: &mut [i8], scales: &mut [f32]) -> Result<QuantError> {
     let (groups, limit) = (codes.groups(k), codes.limit());
     if scales.len() * k != values.len() * groups {
         let due = values.len() / k * groups;
@@ -123,14 +141,17 @@ fn quantise(values: &[f32], k: usize, codes: Codes, target: &mut [i8], scales: &
     }
     let group = codes.group().unwrap_or(k);
     let rows = values.par_chunks(k).zip(target.par_chunks_mut(k)).zip(scales.par_chunks_mut(groups));
-    rows.try_for_each(|((values, codes), scales)| {
+    let row = |((values, codes), scales): ((&[f32], &mut [i8]), &mut [f32])| {
         let groups = values.chunks(group).zip(codes.chunks_mut(group)).zip(scales);
-        groups.into_iter().try_for_each(|((values, codes), scale)| {
-            let Some((found, _)) = symmetric(values, limit, codes) else {
+        groups.into_iter().try_fold(QuantError::default(), |error, ((values, codes), scale)| {
+            let Some((found, its_error)) = symmetric(values, limit, codes) else {
                 return Err(Error::shape("weight to be quantised", "infinity or NaN", "finite numbers"));
             };
             *scale = found;
-            Ok(())
+            Ok(error.and(its_error))
         })
-    })
+    };
+    // Collected first, so that errors are added up in the same order whatever the number of threads.
+    let errors: Vec<Result<QuantError>> = rows.map(row).collect();
+    errors.into_iter().try_fold(QuantError::default(), |error, row| Ok(error.and(row?)))
 }

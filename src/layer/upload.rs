@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
+use moe_kernels::formats::requantise::QuantError;
 use moe_kernels::nz::FRACTAL_ROW_BYTES;
 use rayon::prelude::*;
 
@@ -13,7 +14,7 @@ use super::weights::{Held, WeightShapes, Weights, sizes};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::pinned::PinnedBuffer;
-use crate::spec::{MoeSpec, Part};
+use crate::spec::{FloatType, MoeSpec, Part};
 use crate::stream::Stream;
 use crate::tensor::{Tensor, TensorViewMut};
 
@@ -21,12 +22,12 @@ use crate::tensor::{Tensor, TensorViewMut};
 pub(super) struct Upload<'a> {
     stream: &'a Stream,
     source: &'a dyn WeightSource,
-    options: LayerOptions,
     shapes: WeightShapes,
     staging: PinnedBuffer<u8>,
     /// Codes and scales of one expert's projection, as the source gives them.
     codes: Vec<i8>,
     scales: Vec<f32>,
+    error: QuantError,
     done: u64,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
@@ -44,21 +45,23 @@ impl<'a> Upload<'a> {
         let shapes = WeightShapes::new(source.spec(), options, plan, wanted)?;
         let staging = PinnedBuffer::alloc_zeroed(stream.device(), shapes.staging_bytes())?;
         let (codes, scales, total) = (Vec::new(), Vec::new(), shapes.bytes().sum());
-        Ok(Self { stream, source, options, shapes, staging, codes, scales, done: 0, total, progress })
+        Ok(Self { stream, source, shapes, staging, codes, scales, error: QuantError::default(), done: 0, total, progress })
     }
 
     /// Every part that is wanted.
     pub(super) fn all(mut self) -> Result<Weights> {
         (self.progress)(0, self.total);
         let experts = self.source.spec().experts().num;
-        Weights::new(self.shapes.plan().clone(), |part| {
+        let plan = self.shapes.plan().clone();
+        let parts = Weights::parts(|part| {
             let Some(shapes) = self.shapes.get(part) else { return Ok(None) };
             let device = self.stream.device();
             // SAFETY: every element is written below before anybody gets the tensors.
             let mut held = shapes.map(|(dtype, shape)| unsafe { Tensor::uninit(device, *dtype, &sizes(shape)) })?;
             self.part(part, 0..experts, &mut held)?;
             Ok(Some(held))
-        })
+        })?;
+        Ok(Weights::new(parts, plan, self.error))
     }
 
     /// A part, or of one that comes expert by expert those of a range.
@@ -80,7 +83,7 @@ impl<'a> Upload<'a> {
             None => Ok(tensor.view_mut()),
         })?;
         let Some(codes) = tensors.codes else {
-            let dtype = self.source.spec().part_type(part, self.options.dtype);
+            let dtype = float_type(tensors.weight.dtype());
             let staged = staged(&mut self.staging, self.source.spec().fill_bytes(part, dtype));
             self.source.fill(part, range, dtype, staged)?;
             if part == Part::ExpertTable {
@@ -96,7 +99,8 @@ impl<'a> Upload<'a> {
         let groups = codes.groups(k);
         self.codes.resize(n * k, 0);
         self.scales.resize(n * groups, 0.0);
-        self.source.fill_codes(part, range, codes, &mut self.codes, &mut self.scales)?;
+        let error = self.source.fill_codes(part, range, codes, &mut self.codes, &mut self.scales)?;
+        self.error = self.error.and(error);
         if let Some(scale) = self.scales.iter().find(|scale| !scale.is_finite()) {
             return Err(Error::shape("scale of a quantised weight", scale, "finite numbers"));
         }
@@ -128,6 +132,15 @@ impl<'a> Upload<'a> {
         self.done += bytes as u64;
         (self.progress)(self.done, self.total);
         Ok(())
+    }
+}
+
+/// What a part of this type is filled in; of integers nobody asks.
+fn float_type(dtype: DType) -> FloatType {
+    match dtype {
+        DType::Bf16 => FloatType::Bf16,
+        DType::F16 => FloatType::F16,
+        _ => FloatType::F32,
     }
 }
 

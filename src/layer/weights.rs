@@ -1,6 +1,7 @@
 //! A layer's weights on the device: which tensors there are, of what type and shape, and views of them.
 
 use ascend_sys::ops::Dims;
+use moe_kernels::formats::requantise::QuantError;
 use moe_kernels::nz::{FRACTAL_ROW_BYTES, FRACTAL_ROWS};
 
 use super::LayerOptions;
@@ -132,7 +133,12 @@ impl WeightShapes {
             if let Some(codes) = format.codes() {
                 return quantised(part, &shape, format, codes, options, plan).map(Some);
             }
-            let dtype = if part.is_integer() { DType::I32 } else { DType::from(spec.part_type(part, options.dtype)) };
+            let dtype = match part {
+                _ if part.is_integer() => DType::I32,
+                // Beside products of int8 they are added behind the scales, in the type of the output.
+                Part::W13Bias | Part::W2Bias if plan.format == ExpertFormat::W8A8 => options.dtype.into(),
+                _ => DType::from(spec.part_type(part, options.dtype)),
+            };
             let weight = (dtype, crate::tensor::dims(&shape)?);
             Ok(Some(Held { weight, scale: None, extra: None, packed: None, codes: None }))
         })?;
@@ -227,14 +233,21 @@ fn quantised(
 pub(super) struct Weights {
     parts: Parts<Held<Tensor>>,
     plan: ExpertPlan,
+    error: QuantError,
 }
 
 impl Weights {
-    pub(super) fn new(
-        plan: ExpertPlan,
-        make: impl FnMut(Part) -> Result<Option<Held<Tensor>>>,
-    ) -> Result<Self> {
-        Ok(Self { parts: Parts::new(make)?, plan })
+    pub(super) fn parts(make: impl FnMut(Part) -> Result<Option<Held<Tensor>>>) -> Result<Parts<Held<Tensor>>> {
+        Parts::new(make)
+    }
+
+    pub(super) fn new(parts: Parts<Held<Tensor>>, plan: ExpertPlan, error: QuantError) -> Self {
+        Self { parts, plan, error }
+    }
+
+    /// How far the codes were from the values when they were loaded.
+    pub(super) fn error(&self) -> QuantError {
+        self.error
     }
 
     /// How the experts run.

@@ -148,6 +148,8 @@ fn right<'a>(device: &Device<'a>, tensor: &TensorDesc, transposed: bool) -> Resu
             Weight::Strided(mat) => Weight::Strided(mat.transposed()),
             Weight::Nz(mat) => Weight::NzTransposed(mat),
             Weight::NzTransposed(mat) => Weight::Nz(mat),
+            // `weights` makes none.
+            antiquant @ Weight::Antiquant(_) => antiquant,
         };
         return Ok(weights.map(|weight| IntWeight::Int8(if transposed { turned(weight) } else { weight })).collect());
     }
