@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::pack::{Activations, Source, pack_panels};
+use crate::pack::{Activations, MAX_PANELS, Source, pack_panels};
 use crate::simd::{Job, Kernel, Line, PANEL, STEPS};
 use crate::view::MatMut;
 
@@ -23,8 +23,6 @@ const COLUMNS: usize = 64;
 const PARTS: usize = 8;
 /// What packing a column costs, in rows.
 const PACKING: usize = 4;
-/// Panels that are packed at a time from rows.
-const MAX_PANELS: usize = 8;
 /// Words from a row of x to the next: a little more than it may need, lest rows fall on the same lines of the cache.
 const X_STRIDE: usize = 2 * STEPS + 16;
 

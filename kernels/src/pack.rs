@@ -148,10 +148,13 @@ pub(crate) fn put_floats<T: Float>(values: &[T], to: &mut [u32], first: usize) {
     }
 }
 
-/// Steps of rows that lie one after the other, over all panels before the next ones: whole lines of the cache are used.
+/// Panels that are made at a time, at most.
+pub(crate) const MAX_PANELS: usize = 8;
+/// Steps of rows, over all panels before the next ones: whole lines of the cache are used.
 const ROW_STEPS: usize = 8;
 
-/// Makes panels of columns `cols` and rows `ks`, neither empty: panel p at line `p * STEPS` of `to`.
+/// Makes panels of columns `cols` and rows `ks`, neither empty: panel p at line `p * STEPS` of `to`. What panels hold beyond the
+/// columns is of no meaning.
 ///
 /// - `tile` is room for what cannot be read where it lies.
 pub(crate) fn pack_panels(
@@ -162,79 +165,89 @@ pub(crate) fn pack_panels(
     tile: &mut Vec<u32>,
     to: &mut [Line],
 ) {
-    let step = kernel.words.step();
-    let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
-    let panel = |start: usize| start..cols.end.min(start + PANEL);
-    let starts = || cols.clone().step_by(PANEL);
-    let mut by_rows = false;
-    for (start, to) in starts().zip(to.chunks_mut(STEPS)) {
-        match source.direct(&ks, &panel(start)) {
-            Direct::Columns { mut from, stride, piece, next } => {
-                for to in to[..whole].chunks_mut(piece.div_ceil(step)) {
-                    // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
-                    unsafe {
-                        (kernel.transpose)(from, stride, to.len(), kernel.flip, PANEL * stride, to.as_mut_ptr());
-                    }
-                    from = from.wrapping_add(next);
-                }
-            }
-            Direct::Rows { .. } => by_rows = true,
-            Direct::No => {
-                pack_copied(source, kernel, ks.clone(), panel(start), tile, &mut to[..steps]);
-                continue;
-            }
-        }
-        if whole < steps {
-            let mut words = [0; PANEL];
-            for (word, n) in words.iter_mut().zip(panel(start)) {
-                source.read_column(n, ks.start + whole * step..ks.end, std::slice::from_mut(word));
-            }
-            to[whole] = Line(words.map(|word| word ^ kernel.flip));
-        }
+    tile.resize(PANEL * STEPS, 0);
+    if !source.is_along_k() {
+        return pack_rows(source, kernel, ks, cols, tile, to);
     }
-    for first in (0..whole).step_by(if by_rows { ROW_STEPS } else { usize::MAX }) {
-        for (start, to) in starts().zip(to.chunks_mut(STEPS)) {
-            if let Direct::Rows { from, stride } = source.direct(&ks, &panel(start)) {
-                let to = &mut to[first..whole.min(first + ROW_STEPS)];
-                // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
-                unsafe {
-                    let from = from.add(first * step * stride);
-                    (kernel.interleave)(kernel.words, from, stride, to.len(), kernel.flip, to.as_mut_ptr());
-                }
-            }
-        }
+    for (start, to) in cols.clone().step_by(PANEL).zip(to.chunks_mut(STEPS)) {
+        pack_columns(source, kernel, ks.clone(), start..cols.end.min(start + PANEL), tile, to);
     }
 }
 
-/// Makes a panel of a copy of its elements; columns that it lacks hold anything.
-fn pack_copied(
+/// Makes one panel of columns.
+fn pack_columns(
     source: &impl Source,
     kernel: &Kernel,
     ks: Range<usize>,
     ns: Range<usize>,
-    tile: &mut Vec<u32>,
+    tile: &mut [u32],
     to: &mut [Line],
 ) {
-    let steps = to.len();
-    tile.resize(tile.len().max(PANEL * STEPS), 0);
-    if source.is_along_k() {
-        for (n, column) in ns.zip(tile.chunks_exact_mut(steps)) {
-            column[steps - 1] = 0;
-            source.read_column(n, ks.clone(), column);
+    let step = kernel.words.step();
+    let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
+    if let Direct::Columns { mut from, stride, piece, next } = source.direct(&ks, &ns) {
+        for to in to[..whole].chunks_mut(piece.div_ceil(step)) {
+            // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
+            unsafe { (kernel.transpose)(from, stride, to.len(), kernel.flip, PANEL * stride, to.as_mut_ptr()) }
+            from = from.wrapping_add(next);
         }
-        // SAFETY: the tile holds 16 columns of `steps` words.
-        unsafe { (kernel.transpose)(tile.as_ptr().cast(), 4 * steps, steps, kernel.flip, 0, to.as_mut_ptr()) }
-    } else {
-        let stride = PANEL * kernel.words.element();
-        for (row, k) in tile.chunks_exact_mut(stride / 4).zip(ks.start..ks.start + steps * kernel.words.step()) {
-            row.fill(0);
-            if k < ks.end {
-                source.read_row(k, ns.clone(), row);
+        if whole < steps {
+            let mut words = [0; PANEL];
+            for (word, n) in words.iter_mut().zip(ns) {
+                source.read_column(n, ks.start + whole * step..ks.end, std::slice::from_mut(word));
             }
+            to[whole] = Line(words.map(|word| word ^ kernel.flip));
         }
-        // SAFETY: the tile holds the elements of `steps` lines, row after row.
-        unsafe {
-            (kernel.interleave)(kernel.words, tile.as_ptr().cast(), stride, steps, kernel.flip, to.as_mut_ptr());
+        return;
+    }
+    for (n, column) in ns.zip(tile.chunks_exact_mut(steps)) {
+        column[steps - 1] = 0;
+        source.read_column(n, ks.clone(), column);
+    }
+    // SAFETY: the tile has room for 16 columns of `steps` words, `to` for as many lines.
+    unsafe {
+        let to = to[..steps].as_mut_ptr();
+        (kernel.transpose)(tile[..PANEL * steps].as_ptr().cast(), 4 * steps, steps, kernel.flip, 0, to);
+    }
+}
+
+/// Makes panels of rows.
+fn pack_rows(
+    source: &impl Source,
+    kernel: &Kernel,
+    ks: Range<usize>,
+    cols: Range<usize>,
+    tile: &mut [u32],
+    to: &mut [Line],
+) {
+    let (step, element) = (kernel.words.step(), kernel.words.element());
+    let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
+    let mut direct = [Direct::No; MAX_PANELS];
+    let panels = cols.clone().step_by(PANEL).zip(&mut direct);
+    panels.for_each(|(start, direct)| *direct = source.direct(&ks, &(start..cols.end.min(start + PANEL))));
+    let panels = cols.len().div_ceil(PANEL);
+    // Of a row of the tile.
+    let words = panels * PANEL * element / 4;
+    for first in (0..steps).step_by(ROW_STEPS) {
+        let last = steps.min(first + ROW_STEPS);
+        let mut is_filled = false;
+        for (panel, (to, direct)) in to.chunks_mut(STEPS).zip(&direct[..panels]).enumerate() {
+            let (from, stride) = match *direct {
+                Direct::Rows { from, stride } if last <= whole => (from.wrapping_add(first * step * stride), stride),
+                _ => {
+                    if !is_filled {
+                        for (row, k) in tile.chunks_exact_mut(words).zip(ks.start + first * step..ks.start + last * step) {
+                            if k < ks.end { source.read_row(k, cols.clone(), row) } else { row.fill(0) }
+                        }
+                        is_filled = true;
+                    }
+                    (tile.as_ptr().cast::<u8>().wrapping_add(panel * PANEL * element), 4 * words)
+                }
+            };
+            let to = &mut to[first..last];
+            // SAFETY: `direct` found every element of the panel in the weight's memory; the tile has room for the rows of
+            // `ROW_STEPS` steps of `MAX_PANELS` panels. `to` holds a line for each step.
+            unsafe { (kernel.interleave)(kernel.words, from, stride, last - first, kernel.flip, to.as_mut_ptr()) }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! bf16 is widened by a shift, so its products and sums are those of f32: one fused multiply-add for each k, ascending. int8 is
 //! widened to int16; the sum of two products of int8 fits int32 with room, so `vpmaddwd` is exact for all values.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::tile::{Dot, entry, interleave, transpose_from};
@@ -49,19 +50,22 @@ pub(super) unsafe fn transpose(from: *const u8, stride: usize, words: usize, fli
     let mask = _mm256_set1_epi32(flip.cast_signed());
     // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written; a fetch ahead reaches no memory.
     unsafe {
-        for step in (0..words & !7).step_by(8) {
+        // A line of the cache of 8 columns at a time: that is as many as there is room for where the stride is a large power of 2.
+        for line in (0..words & !7).step_by(16) {
             for half in 0..2 {
-                let column = |i: usize| from.add((8 * half + i) * stride).cast::<u32>().add(step);
-                if ahead > 0 && step % 16 == 0 {
+                let column = |i: usize| from.add((8 * half + i) * stride).cast::<u32>();
+                if ahead > 0 {
                     for i in 0..8 {
-                        _mm_prefetch::<_MM_HINT_T1>(column(i).cast::<i8>().wrapping_add(ahead));
+                        _mm_prefetch::<_MM_HINT_T1>(column(i).add(line).cast::<i8>().wrapping_add(ahead));
                     }
                 }
-                let load = |i: usize| _mm256_loadu_si256(column(i).cast());
-                let lines = transpose_8x8([load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7)]);
-                for (i, line) in lines.into_iter().enumerate() {
-                    let to = to.add(step + i).cast::<u32>().add(8 * half);
-                    _mm256_store_si256(to.cast(), _mm256_xor_si256(line, mask));
+                for step in (line..(line + 16).min(words & !7)).step_by(8) {
+                    let load = |i: usize| _mm256_loadu_si256(column(i).add(step).cast());
+                    let columns = [load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7)];
+                    for (i, line) in transpose_8x8(columns).into_iter().enumerate() {
+                        let to = to.add(step + i).cast::<u32>().add(8 * half);
+                        _mm256_store_si256(to.cast(), _mm256_xor_si256(line, mask));
+                    }
                 }
             }
         }
@@ -91,6 +95,18 @@ fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
         second(b2, b6),
         second(b3, b7),
     ]
+}
+
+/// 8 words of a line; from memory in each phase, since the registers are needed for accumulators and compilers would rather keep
+/// the words.
+///
+/// # Safety
+/// The words can be read, and are the first or second half of a line.
+#[inline(always)]
+unsafe fn load_words(from: *const u32, phase: usize) -> __m256i {
+    let from = from.cast::<__m256i>();
+    // SAFETY: the caller's promise; half a line is aligned to 32 bytes.
+    unsafe { if phase == 0 { from.read() } else { from.read_volatile() } }
 }
 
 /// Accumulators of f32 and how a part of the words becomes f32.
@@ -127,7 +143,7 @@ macro_rules! float_dot {
             unsafe fn words(from: *const u32, $phase: usize) -> __m256 {
                 // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes. The CPU has AVX2.
                 unsafe {
-                    let $word = _mm256_load_si256(from.cast());
+                    let $word = load_words(from, $phase);
                     _mm256_castsi256_ps($value)
                 }
             }
@@ -186,7 +202,7 @@ impl Dot for Int8 {
     unsafe fn words(from: *const u32, phase: usize) -> __m256i {
         // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes. The CPU has AVX2.
         unsafe {
-            let words = _mm256_load_si256(from.cast());
+            let words = load_words(from, phase);
             _mm256_srai_epi16::<8>(if phase == 0 { _mm256_slli_epi16::<8>(words) } else { words })
         }
     }
@@ -200,6 +216,16 @@ impl Dot for Int8 {
     #[inline(always)]
     unsafe fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: the CPU has AVX2.
-        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)) }
+        unsafe { add_in_order(acc, _mm256_madd_epi16(w, x)) }
     }
+}
+
+/// The sum, in just this order: compilers would choose another, for which there are not enough registers.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_in_order(a: __m256i, b: __m256i) -> __m256i {
+    let mut sum = _mm256_add_epi32(a, b);
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
 }

@@ -5,6 +5,7 @@
 //! product of the higher k first; both sums are fused. `vpdpbusd` multiplies unsigned by signed bytes and does not saturate: the
 //! weight is the unsigned side, as w + 128 (source: Intel SDM, volume 2).
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2::{transpose, vector_interleave};
@@ -199,6 +200,16 @@ int_dot!(
     Int8,
     2,
     |word, phase| _mm512_srai_epi16::<8>(if phase == 0 { _mm512_slli_epi16::<8>(word) } else { word }),
-    |acc, w, x| _mm512_add_epi32(acc, _mm512_madd_epi16(w, x))
+    |acc, w, x| add_in_order(acc, _mm512_madd_epi16(w, x))
 );
 int_dot!(Int8Dot, 1, |word, _phase| word, |acc, w, x| _mm512_dpbusd_epi32(acc, w, x));
+
+/// The sum, in just this order: compilers would choose another, for which there are not enough registers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn add_in_order(a: __m512i, b: __m512i) -> __m512i {
+    let mut sum = _mm512_add_epi32(a, b);
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
+}

@@ -60,15 +60,29 @@ pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
         let mut w = job.w;
         for _ in 0..job.steps {
             for phase in 0..D::PHASES {
-                let mut words = [D::words(w.cast(), phase); V];
-                for (v, words) in words.iter_mut().enumerate().skip(1) {
+                let words = |v: usize| {
                     let (panel, lane) = column(v);
-                    *words = D::words(w.add(panel * job.w_stride).cast::<u32>().add(lane), phase);
-                }
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = D::x(x.add(r * job.x_stride + phase));
-                    for (acc, words) in acc.iter_mut().zip(words) {
-                        *acc = D::dot(*acc, words, x);
+                    D::words(w.add(panel * job.w_stride).cast::<u32>().add(lane), phase)
+                };
+                let row = |r: usize| D::x(x.add(r * job.x_stride + phase));
+                // The fewer are held, the others come one by one.
+                if V <= R {
+                    let mut held = [words(0); V];
+                    (1..V).for_each(|v| held[v] = words(v));
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        let x = row(r);
+                        for (acc, words) in acc.iter_mut().zip(held) {
+                            *acc = D::dot(*acc, words, x);
+                        }
+                    }
+                } else {
+                    let mut held = [row(0); R];
+                    (1..R).for_each(|r| held[r] = row(r));
+                    for v in 0..V {
+                        let words = words(v);
+                        for (acc, x) in acc.iter_mut().zip(held) {
+                            acc[v] = D::dot(acc[v], words, x);
+                        }
                     }
                 }
             }
