@@ -11,7 +11,7 @@ use super::weights::WeightViews;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{
-    self, CubeMath, DropPadMode, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting,
+    self, CubeMath, DropPadMode, ExpandedRows, FinalizeRouting, GroupListKind, GroupedMatmul, Groups, InitRouting,
     InitRoutingOutputs, ScatterReduce,
 };
 use crate::scratch::Sequence;
@@ -118,7 +118,7 @@ pub(super) fn experts(
         let (mut expanded, mut row_idx, mut counts) = (expanded.reborrow(), row_idx.reborrow(), counts.reborrow());
         let outputs =
             InitRoutingOutputs { expanded_x: &mut expanded, row_idx: &mut row_idx, counts: &mut counts, scale: None };
-        op::moe_init_routing_v3(sequence, &rows, &ids, None, &routing, outputs)?;
+        op::moe_init_routing_v3(sequence, &rows, &ids, ExpandedRows::Copied(None), &routing, outputs)?;
     }
     mark(sequence, probe, "expand")?;
 

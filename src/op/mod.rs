@@ -24,6 +24,7 @@ mod launch;
 mod matmul;
 mod permute;
 mod pointwise;
+mod quantise;
 mod routing;
 mod routing_map;
 mod softmax_gating;
@@ -51,9 +52,10 @@ pub use pointwise::{
     abs, adds, arange, clamp, clamp_min, copy, div, eq_scalar, exp, ge_scalar, gelu, lt_scalar, masked_fill, maximum,
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
 };
+pub use quantise::{SmoothScales, dynamic_quant};
 pub use routing::{
-    ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
-    moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
+    ExpandedRows, ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex,
+    TokenCounts, moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
 };
 pub use routing_map::{
     RoutingMapRows, UnpermuteOutputs, UnpermuteWithRoutingMap, moe_token_permute_with_routing_map,

@@ -27,6 +27,7 @@ mod matmul_weight;
 mod memory;
 mod operators;
 mod permute;
+mod quantise;
 mod rig;
 mod routing_map;
 mod rules;

@@ -64,6 +64,9 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::Permute
         | OperatorId::BatchMatMul
         | OperatorId::Addmm
+        | OperatorId::DynamicQuant
+        | OperatorId::DynamicQuantV2
+        | OperatorId::DynamicQuantV4
         | OperatorId::TransMatmulWeight => (161001, 161002, 161002, Phase::One),
         OperatorId::Arange => (561103, 161002, 161002, Phase::One),
         OperatorId::MoeGatingTopK
@@ -281,6 +284,9 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => crate::grouped::limits(operator),
         OperatorId::GroupedMatmulAdd => crate::grouped_add::limits(),
+        OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
+            crate::dynamic_quant::limits(operator)
+        }
         OperatorId::MoeGatingTopKSoftmax => crate::softmax_gating::limits_first(),
         OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),
