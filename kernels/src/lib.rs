@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod combine;
+pub mod dequant_swiglu;
 pub mod element;
 pub mod elementwise;
 mod error;
