@@ -88,7 +88,7 @@ pub fn clipped_swiglu<T: Float>(
 
 impl Clipped {
     #[inline]
-    fn one(self, gate: f32, up: f32) -> f32 {
+    pub(crate) fn one(self, gate: f32, up: f32) -> f32 {
         let gate = if gate > self.limit { self.limit } else { gate };
         let up = if up > self.limit {
             self.limit
@@ -103,7 +103,7 @@ impl Clipped {
 
 /// One element of SwiGLU, as the kernel for `T` orders it.
 #[inline]
-fn swiglu_one<T: Float>(gate: f32, up: f32) -> f32 {
+pub(crate) fn swiglu_one<T: Float>(gate: f32, up: f32) -> f32 {
     let denominator = 1.0 + (-gate).exp();
     if T::BYTES == 4 { 1.0 / denominator * gate * up } else { gate / denominator * up }
 }

@@ -10,6 +10,7 @@ pub mod activation;
 pub mod antiquant;
 pub mod combine;
 mod driver;
+pub mod dequant_swiglu;
 pub mod element;
 pub mod elementwise;
 mod error;

@@ -26,6 +26,7 @@ mod matmul;
 mod permute;
 mod pointwise;
 mod quant_matmul;
+mod quantise;
 mod routing;
 mod routing_map;
 mod softmax_gating;
@@ -55,9 +56,10 @@ pub use pointwise::{
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
 };
 pub use quant_matmul::{QuantMatmul, quant_matmul};
+pub use quantise::{SmoothScales, dynamic_quant};
 pub use routing::{
-    ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
-    moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
+    ExpandedRows, ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex,
+    TokenCounts, moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
 };
 pub use routing_map::{
     RoutingMapRows, UnpermuteOutputs, UnpermuteWithRoutingMap, moe_token_permute_with_routing_map,

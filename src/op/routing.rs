@@ -219,26 +219,45 @@ impl InitRouting {
     }
 }
 
+/// What becomes of the rows on their way to the experts (`quantMode`). Ties go to even.
+#[derive(Clone, Copy)]
+pub enum ExpandedRows<'r, 'a> {
+    /// Copied as they are, each with its token's value: f32, `[T]`.
+    Copied(Option<&'r TensorView<'a>>),
+    /// `round(x * scale + offset)` as i8 (from CANN 9.0.0 on).
+    Static {
+        /// f32, `[1]`.
+        scale: &'r TensorView<'a>,
+        /// f32, `[1]`.
+        offset: &'r TensorView<'a>,
+    },
+    /// Each row v, times its expert's factors, `round(v / d)` as i8, d being its greatest magnitude over 127.
+    Dynamic {
+        /// f32, `[C, H]` for C experts in the range, or `[1, H]` for all.
+        smooth: Option<&'r TensorView<'a>>,
+    },
+}
+
 /// Outputs of [`moe_init_routing_v3`]. With T tokens of K choices and C experts in the range:
 pub struct InitRoutingOutputs<'o, 'a> {
-    /// Dtype of x, `[T * K, H]`, with a capacity `[experts, capacity, H]`. Rows behind the last one are not written; with a
-    /// capacity they are 0.
+    /// Dtype of x, i8 where it is quantised, `[T * K, H]`, with a capacity `[experts, capacity, H]`. Rows behind the last
+    /// one are not written; with a capacity they are 0.
     pub expanded_x: &'o mut TensorViewMut<'a>,
     /// i32, `[T * K]`.
     pub row_idx: &'o mut TensorViewMut<'a>,
     /// i64, `[C]`, for key-value `[experts, 2]`.
     pub counts: &'o mut TensorViewMut<'a>,
-    /// f32, one value per row of expanded_x: the `scale` of its token. CANN wants it also where nobody does: a temporary
-    /// one is used then.
+    /// f32, one value per row of expanded_x: that of its token, or the d it was quantised by. CANN wants it also where
+    /// nobody does: a temporary one is used then.
     pub scale: Option<&'o mut TensorViewMut<'a>>,
 }
 
-/// Copies each token's row once per chosen expert, sorted by expert, and counts (`aclnnMoeInitRoutingV3`, without
-/// quantisation). A slot is a token and one of its choices, `t * K + j`; the sort is stable.
+/// Copies or quantises each token's row once per chosen expert, sorted by expert, and counts (`aclnnMoeInitRoutingV3`). A
+/// slot is a token and one of its choices, `t * K + j`; the sort is stable.
 ///
-/// * `x`: f32, f16, bf16 or i8, `[T, H]`.
+/// * `x`: f32, f16, bf16 or, to be copied, i8, `[T, H]`.
 /// * `expert_idx`: i32, `[T, K]`, values below 2^24.
-/// * `scale`: f32, `[T]`, a value per token that is carried to its rows.
+/// * `rows`: what becomes of the rows.
 ///
 /// Without tokens nothing is called but to write 0 into the counts.
 ///
@@ -248,7 +267,7 @@ pub fn moe_init_routing_v3(
     sequence: &Sequence<'_>,
     x: &TensorView<'_>,
     expert_idx: &TensorView<'_>,
-    scale: Option<&TensorView<'_>>,
+    rows: ExpandedRows<'_, '_>,
     params: &InitRouting,
     outputs: InitRoutingOutputs<'_, '_>,
 ) -> Result<()> {
@@ -270,11 +289,16 @@ pub fn moe_init_routing_v3(
         }
     };
     let range = [int(params.range.0), int(params.range.1)];
+    let (mode, scale, offset) = match rows {
+        ExpandedRows::Copied(scale) => (-1, scale, None),
+        ExpandedRows::Static { scale, offset } => (0, Some(scale), Some(offset)),
+        ExpandedRows::Dynamic { smooth } => (1, smooth, None),
+    };
     let args = [
         input(x),
         input(expert_idx),
         optional(scale),
-        Arg::Tensor(None),
+        optional(offset),
         // The document allows no other number of rows.
         Arg::Int(slots),
         Arg::Int(params.capacity.map_or(0, int)),
@@ -282,7 +306,7 @@ pub fn moe_init_routing_v3(
         Arg::Int(i64::from(params.capacity.is_some())),
         Arg::Int(params.counts as i64),
         Arg::Bool(true),
-        Arg::Int(NO_QUANTISATION),
+        Arg::Int(mode),
         Arg::Ints(Some(&range)),
         Arg::Int(params.row_index as i64),
         output(expanded_x),
@@ -290,14 +314,11 @@ pub fn moe_init_routing_v3(
         output(counts),
         output(expanded_scale),
     ];
-    let reads = [x.0, expert_idx.0].into_iter().chain(scale.map(|scale| scale.0));
+    let reads = [Some(x), Some(expert_idx), scale, offset].into_iter().flatten().map(|tensor| tensor.0);
     let writes = [expanded_x.0, row_idx.0, counts.0, expanded_scale.0].into_iter();
     launch(sequence, &[OperatorId::MoeInitRoutingV3], &args, reads, writes)?;
     Ok(())
 }
-
-/// `quantMode` of rows copied as they are.
-const NO_QUANTISATION: i64 = -1;
 
 pub(super) fn int(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)

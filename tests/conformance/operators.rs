@@ -2,8 +2,8 @@
 //! show that every filling computes what they show of the simulator in process.
 
 use ascend_moe::op::{
-    self, DropPadMode, FinalizeRouting, GatingTopK, GroupListKind, GroupScore, GroupedMatmul, Groups, InitRouting,
-    InitRoutingOutputs, Normalisation,
+    self, DropPadMode, ExpandedRows, FinalizeRouting, GatingTopK, GroupListKind, GroupScore, GroupedMatmul, Groups,
+    InitRouting, InitRoutingOutputs, Normalisation,
 };
 use ascend_moe::{DType, Element, Release, Tensor};
 use half::bf16;
@@ -105,7 +105,15 @@ fn expanded(rig: &Rig, x: &Tensor, ids: &Tensor, experts: usize) -> (Tensor, Ten
         scale: None,
     };
     let sequence = rig.stream.sequence().unwrap();
-    op::moe_init_routing_v3(&sequence, &x.view(), &ids.view(), None, &InitRouting::dropless(experts), outputs).unwrap();
+    op::moe_init_routing_v3(
+        &sequence,
+        &x.view(),
+        &ids.view(),
+        ExpandedRows::Copied(None),
+        &InitRouting::dropless(experts),
+        outputs,
+    )
+    .unwrap();
     drop(sequence);
     (rows, row_idx, counts)
 }

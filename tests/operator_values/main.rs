@@ -20,5 +20,6 @@ mod maps;
 mod number;
 mod pairs;
 mod products;
+mod quantise;
 mod random;
 mod routing;

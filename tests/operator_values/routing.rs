@@ -1,7 +1,9 @@
 //! Rows to experts and back.
 
 use ascend_moe::DType;
-use ascend_moe::op::{self, DropPadMode, FinalizeRouting, InitRouting, InitRoutingOutputs, RowIndex, TokenCounts};
+use ascend_moe::op::{
+    self, DropPadMode, ExpandedRows, FinalizeRouting, InitRouting, InitRoutingOutputs, RowIndex, TokenCounts,
+};
 
 use crate::bench::{Bench, Layout, cases, coordinates};
 use crate::number::{Due, FLOATS, Float, Int, Number};
@@ -103,7 +105,8 @@ fn expansion() {
                 scale: scaled.then_some(&mut carried),
             };
             let scale = scaled.then(|| scale_laid.view());
-            op::moe_init_routing_v3(sequence, &x_laid.view(), &ids_laid.view(), scale.as_ref(), &params, outputs)
+            let rows = ExpandedRows::Copied(scale.as_ref());
+            op::moe_init_routing_v3(sequence, &x_laid.view(), &ids_laid.view(), rows, &params, outputs)
         });
         let sorted = sort(&ids.values, params.range);
         // The slot of every row, where it has one.

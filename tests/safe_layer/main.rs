@@ -28,6 +28,7 @@ mod memory;
 mod operators;
 mod permute;
 mod quant_matmul;
+mod quantise;
 mod rig;
 mod routing_map;
 mod rules;

@@ -1,8 +1,8 @@
 //! Every operator on small numbers, worked out by hand from its definition.
 
 use ascend_moe::op::{
-    self, CubeMath, DropPadMode, FinalizeRouting, GatingTopK, GroupListKind, GroupScore, GroupedMatmul, Groups,
-    InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
+    self, CubeMath, DropPadMode, ExpandedRows, FinalizeRouting, GatingTopK, GroupListKind, GroupScore, GroupedMatmul,
+    Groups, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
 };
 use ascend_moe::{DType, Element, Sequence, Tensor, TensorView};
 use ascend_sys::OperatorId;
@@ -210,7 +210,8 @@ pub(crate) fn expand(rig: &Rig, params: &InitRouting, ids: &[i32], scale: Option
         scale: scale.is_some().then_some(&mut expanded_scale),
     };
     let scale = scale.as_ref().map(Tensor::view);
-    op::moe_init_routing_v3(&sequence, &x.view(), &ids.view(), scale.as_ref(), params, outputs).unwrap();
+    op::moe_init_routing_v3(&sequence, &x.view(), &ids.view(), ExpandedRows::Copied(scale.as_ref()), params, outputs)
+        .unwrap();
     drop(sequence);
     Expanded { x: read(rig, &expanded), rows: read(rig, &rows), counts: read(rig, &counts), scale: read(rig, &carried) }
 }
@@ -487,7 +488,15 @@ fn without_tokens_nothing_is_called_but_counts_are_zero() {
     let (mut expanded_x, mut row_idx, mut counted) = (expanded.view_mut(), rows.view_mut(), counts.view_mut());
     let outputs =
         InitRoutingOutputs { expanded_x: &mut expanded_x, row_idx: &mut row_idx, counts: &mut counted, scale: None };
-    op::moe_init_routing_v3(&sequence, &x.view(), &ids.view(), None, &InitRouting::dropless(4), outputs).unwrap();
+    op::moe_init_routing_v3(
+        &sequence,
+        &x.view(),
+        &ids.view(),
+        ExpandedRows::Copied(None),
+        &InitRouting::dropless(4),
+        outputs,
+    )
+    .unwrap();
     assert_eq!(read::<i64>(&rig, &counts), [0; 4]);
     let w = none(DType::F32, &[2, 3]);
     op::mm(&sequence, &x.view(), &w.view(), CubeMath::KeepDType, &mut none(DType::F32, &[0, 3]).view_mut()).unwrap();

@@ -1,6 +1,8 @@
 //! What a call breaks is said before any vendor call, with the rule and what is legal.
 
-use ascend_moe::op::{self, CubeMath, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation};
+use ascend_moe::op::{
+    self, CubeMath, ExpandedRows, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation,
+};
 use ascend_moe::{DType, Error, Sequence, Tensor};
 use ascend_sys::ops::Violation;
 use ascend_sys::{OperatorId, Release};
@@ -97,7 +99,7 @@ fn a_violation_of_init_routing_does_not_wait_for_the_second_phase() {
             counts: &mut counts.view_mut(),
             scale: None,
         };
-        op::moe_init_routing_v3(sequence, &x.view(), &ids.view(), None, params, outputs)
+        op::moe_init_routing_v3(sequence, &x.view(), &ids.view(), ExpandedRows::Copied(None), params, outputs)
     };
     broken(&rig, "expert-range", run(&InitRouting { range: (2, 9), ..InitRouting::dropless(8) }, &sequence));
     broken(&rig, "counts-shape", run(&InitRouting::dropless(8), &sequence));

@@ -15,6 +15,7 @@ mod matmul;
 mod permute;
 mod pointwise;
 mod quant_matmul;
+mod quantise;
 mod routing;
 mod routing_map;
 mod softmax_gating;
@@ -196,6 +197,9 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::Addmm => (SystemAndCopies, matmul::addmm),
         Id::TransMatmulWeight => (Nothing, format::keep),
         Id::ClippedSwiglu => (System, elementwise::clipped_swiglu),
+        Id::DynamicQuant => (SystemAndCopies, quantise::dynamic_quant),
+        Id::DynamicQuantV2 => (SystemAndCopies, quantise::dynamic_quant),
+        Id::DynamicQuantV4 => (SystemAndCopies, quantise::dynamic_quant),
         Id::MoeGatingTopKSoftmax => (System, softmax_gating::first),
         Id::MoeGatingTopKSoftmaxV2 => (System, softmax_gating::second),
         Id::MoeTokenPermute => (System, permute::token_permute),

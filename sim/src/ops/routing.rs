@@ -9,10 +9,11 @@ use moe_kernels::gating::{
     Division, Dropped, Gating, GroupScore, Groups, Score, gating_chosen, gating_top_k as choose, look_up,
 };
 use moe_kernels::group_list::GroupListKind;
-use moe_kernels::init_routing::Routing;
+use moe_kernels::init_routing::{Placement, Routing};
 
 use super::OpError;
 use super::permute::{range_of_rows, size};
+use super::quantise::{Expanded, expanded_quantiser};
 use super::view::{Device, Output, check_outputs, with_float};
 use crate::executor::Args;
 
@@ -70,58 +71,60 @@ fn gate<T: Float>(args: &Args, device: &Device<'_>, x: &TensorDesc) -> Result<()
     }
 }
 
-/// Sorts the slots by expert and copies each token's row to its places.
+/// Values of `quantMode`.
+const STATIC: i64 = 0;
+const DYNAMIC: i64 = 1;
+
+/// Sorts the slots by expert and copies or quantises each token's row to its places.
 pub(super) fn init_routing(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     let x = args.tensor("x").ok_or(OpError::Null("x"))?;
-    check_outputs(args, &["expandedXOut", "expandedRowIdxOut", "expertTokensCountOrCumsumOut", "expandedScaleOut"])?;
-    // Rows are moved, not computed: only the size of their elements matters.
-    match x.dtype.bytes() {
-        Some(1) => expand::<u8>(args, device, x),
-        Some(2) => expand::<u16>(args, device, x),
-        Some(4) => expand::<u32>(args, device, x),
-        _ => Err(OpError::DType(x.dtype)),
-    }
-}
-
-fn expand<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>, x: &TensorDesc) -> Result<(), OpError> {
     let ids = args.tensor("expertIdx").ok_or(OpError::Null("expertIdx"))?;
     let expanded = args.tensor("expandedXOut").ok_or(OpError::Null("expandedX"))?;
     let row_idx = args.tensor("expandedRowIdxOut").ok_or(OpError::Null("expandedRowIdx"))?;
     let counts = args.tensor("expertTokensCountOrCumsumOut").ok_or(OpError::Null("expertTokensCountOrCumsum"))?;
     let scale_out = args.tensor("expandedScaleOut").ok_or(OpError::Null("expandedScale"))?;
+    check_outputs(args, &["expandedXOut", "expandedRowIdxOut", "expertTokensCountOrCumsumOut", "expandedScaleOut"])?;
     let experts = match args.ints("activeExpertRangeOptional") {
         Some(&[start, end]) => size(start)..size(end),
         _ => 0..size(args.int("expertNum")),
     };
-    let top_k = size(ids.dim(1)).max(1);
+    let rows = Expanded { x, expanded, top_k: size(ids.dim(1)).max(1) };
     let routing = Routing::new(&device.packed::<i32>("expertIdx", ids)?, experts)?;
-    let row_bytes = size(x.dim(1)) * size_of::<T>();
-    let source = device.packed::<T>("x", x)?;
-    let source = bytemuck::cast_slice(&source);
-    let mut target = device.output::<T>("expandedX", expanded)?;
     let mut index = device.output::<i32>("expandedRowIdx", row_idx)?;
-    if args.int("dropPadMode") == 1 {
-        let capacity = size(args.int("expertCapacity"));
-        routing.drop_pad_index(capacity, index.slice())?;
-        routing.expand_drop_pad(source, row_bytes, top_k, capacity, bytemuck::cast_slice_mut(target.slice()))?;
-    } else {
-        if args.int("rowIdxType") == 1 {
-            routing.scatter_index(index.slice())?;
-        } else {
-            routing.gather_index(index.slice())?;
+    let active = args.int("activeNum");
+    let placement = match args.int("dropPadMode") {
+        1 => Placement::DropPad { capacity: size(args.int("expertCapacity")) },
+        _ => Placement::Dropless { active_rows: (active > 0).then(|| size(active)) },
+    };
+    match placement {
+        Placement::DropPad { capacity } => routing.drop_pad_index(capacity, index.slice())?,
+        Placement::Dropless { .. } if args.int("rowIdxType") == 1 => routing.scatter_index(index.slice())?,
+        Placement::Dropless { .. } => routing.gather_index(index.slice())?,
+    }
+    match args.int("quantMode") {
+        STATIC => rows.by_static(args, device, &routing, placement)?,
+        DYNAMIC => {
+            let quantiser = expanded_quantiser(x, placement);
+            rows.by_dynamic(args, device, &routing, placement, quantiser, ("expandedScale", scale_out))?;
         }
-        let active = args.int("activeNum");
-        let active = (active > 0).then(|| size(active));
-        routing.expand(source, row_bytes, top_k, active, bytemuck::cast_slice_mut(target.slice()))?;
-        if let Some(scale) = args.tensor("scaleOptional") {
-            let scales = device.packed::<f32>("scale", scale)?;
-            let mut carried = device.output::<f32>("expandedScale", scale_out)?;
-            let rows = bytemuck::cast_slice_mut(carried.slice());
-            routing.expand(bytemuck::cast_slice(&scales), size_of::<f32>(), top_k, active, rows)?;
-            carried.finish(device, "expandedScale", scale_out)?;
+        _ => {
+            // Rows are moved, not computed: only the size of their elements matters.
+            match x.dtype.bytes() {
+                Some(1) => copy::<u8>(device, &routing, placement, &rows)?,
+                Some(2) => copy::<u16>(device, &routing, placement, &rows)?,
+                Some(4) => copy::<u32>(device, &routing, placement, &rows)?,
+                _ => return Err(OpError::DType(x.dtype)),
+            }
+            let scale = args.tensor("scaleOptional").filter(|_| matches!(placement, Placement::Dropless { .. }));
+            if let Some(scale) = scale {
+                let scales = device.packed::<f32>("scale", scale)?;
+                let mut carried = device.output::<f32>("expandedScale", scale_out)?;
+                let out = bytemuck::cast_slice_mut(carried.slice());
+                routing.place(placement, bytemuck::cast_slice(&scales), size_of::<f32>(), rows.top_k, out)?;
+                carried.finish(device, "expandedScale", scale_out)?;
+            }
         }
     }
-    target.finish(device, "expandedX", expanded)?;
     index.finish(device, "expandedRowIdx", row_idx)?;
     if args.bool("expertTokensNumFlag") {
         let kind = match args.int("expertTokensNumType") {
@@ -134,6 +137,20 @@ fn expand<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>, x: &TensorDesc
         counted.finish(device, "expertTokensCountOrCumsum", counts)?;
     }
     Ok(())
+}
+
+fn copy<T: Pod + Send + Sync>(
+    device: &Device<'_>,
+    routing: &Routing,
+    placement: Placement,
+    rows: &Expanded<'_>,
+) -> Result<(), OpError> {
+    let row_bytes = size(rows.x.dim(1)) * size_of::<T>();
+    let source = device.packed::<T>("x", rows.x)?;
+    let mut target = device.output::<T>("expandedX", rows.expanded)?;
+    let out = bytemuck::cast_slice_mut(target.slice());
+    routing.place(placement, bytemuck::cast_slice(&source), row_bytes, rows.top_k, out)?;
+    target.finish(device, "expandedX", rows.expanded)
 }
 
 /// What the versions of finalize-routing call their parameters.

@@ -268,6 +268,17 @@ impl<'a> Device<'a> {
         })
     }
 
+    /// The bytes of an int4 output, two elements each: contiguous and from an even element on, as the rows ask.
+    pub(super) fn write_int4(&self, name: &'static str, tensor: &TensorDesc) -> Result<&'a mut [u8], OpError> {
+        let (first, len) = bounds(name, tensor)?;
+        if len == 0 {
+            return Ok(&mut []);
+        }
+        let slice = self.slice::<u8>(name, tensor, first / 2, len.div_ceil(2))?;
+        // SAFETY: as in `write`.
+        unsafe { slice.as_mut_slice() }.map_err(|source| OpError::Memory { parameter: name, source })
+    }
+
     /// Writes values to an output in row-major order; elements beyond them keep their contents.
     pub(super) fn write_values<T: Pod + Send + Sync>(
         &self,

@@ -67,6 +67,9 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::Permute
         | OperatorId::BatchMatMul
         | OperatorId::Addmm
+        | OperatorId::DynamicQuant
+        | OperatorId::DynamicQuantV2
+        | OperatorId::DynamicQuantV4
         | OperatorId::TransMatmulWeight => (161001, 161002, 161002, Phase::One),
         OperatorId::Arange => (561103, 161002, 161002, Phase::One),
         OperatorId::MoeGatingTopK
@@ -286,6 +289,9 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::GroupedMatmulAdd => crate::grouped_add::limits(),
         OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
             crate::quant_matmul::limits(operator)
+        }
+        OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
+            crate::dynamic_quant::limits(operator)
         }
         OperatorId::MoeGatingTopKSoftmax => crate::softmax_gating::limits_first(),
         OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),

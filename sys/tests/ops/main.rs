@@ -7,6 +7,7 @@ mod allocations;
 pub(crate) mod build;
 pub(crate) mod dense;
 mod descriptions;
+pub(crate) mod dynamic_quant;
 pub(crate) mod expand;
 pub(crate) mod expert_parallel;
 pub(crate) mod finalize_v1;
@@ -36,6 +37,7 @@ use build::{Built, Case};
 
 /// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, the mapping of
 /// `aclnnMoeFusedTopk`, weights that nobody asked for, and what quantised products may leave out.
+/// `aclnnMoeFusedTopk`, weights that nobody asked for, and offsets and texts of operators that quantise.
 pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
     const QUANT: &[&str] = &["x1Scale", "yScale", "x1Offset", "x2Offset", "yOffset", "offset", "bias"];
     name.contains("Optional")
@@ -43,6 +45,7 @@ pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
         || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
+        || matches!(name, "offsetOut" | "quantMode")
 }
 
 /// Tensors that are written, beside those whose names say so.
@@ -134,6 +137,9 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::BatchMatMul => lanes::legal_batch_mat_mul(),
         OperatorId::Addmm => lanes::legal_addmm(),
         OperatorId::ClippedSwiglu => lanes::legal_clipped(),
+        OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
+            dynamic_quant::legal(operator)
+        }
         OperatorId::TransMatmulWeight => lanes::legal_trans(),
         OperatorId::MoeFinalizeRoutingV3 => finalize_v3::legal_v3(),
         OperatorId::MoeComputeExpertTokens => permute::legal_expert_tokens(),
@@ -222,6 +228,9 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::BatchMatMul => lanes::violations_batch_mat_mul(),
         OperatorId::Addmm => lanes::violations_addmm(),
         OperatorId::ClippedSwiglu => lanes::violations_clipped(),
+        OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
+            dynamic_quant::violations(operator)
+        }
         OperatorId::TransMatmulWeight => lanes::violations_trans(),
         OperatorId::MoeFinalizeRoutingV3 => finalize_v3::violations_v3(),
         OperatorId::MoeComputeExpertTokens => permute::violations_expert_tokens(),
@@ -242,9 +251,9 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
     }
 }
 
-/// The first legal call, to be varied.
+/// The first legal call, to be varied; the first refused one of an operator that Atlas A3 does not have.
 pub(crate) fn base(operator: OperatorId) -> Built {
-    legal(operator).swap_remove(0)
+    legal(operator).into_iter().next().unwrap_or_else(|| violations(operator).swap_remove(0).call)
 }
 
 #[test]
@@ -343,9 +352,9 @@ fn a_violation_reads_as_a_sentence() {
         call.validate().unwrap_err().to_string(),
         "aclnnMatmul: self: shape [] breaks rule `rank`: 1 to 6 dimensions"
     );
-    let call = base(OperatorId::MoeInitRoutingV3).set("quantMode", 1);
+    let call = base(OperatorId::Scatter).set("reduce", 3);
     assert_eq!(
         call.validate().unwrap_err().to_string(),
-        "aclnnMoeInitRoutingV3: quantMode 1 is not carried here (`quantised`): quantMode -1"
+        "aclnnScatter: reduce 3 is not carried here (`reduce`): reduce is 0 (replace), 1 (add) or 2 (multiply)"
     );
 }

@@ -1,6 +1,7 @@
 //! Calls of the operators that choose experts, sort tokens by them, and bring the rows back.
 
 use ascend_sys::OperatorId;
+use ascend_sys::ops::TensorDesc;
 
 use crate::base;
 use crate::build::{BF16, Built, Case, F16, F32, I8, I32, I64, V8_5, V9_0, spread, tensor};
@@ -116,6 +117,21 @@ fn key_value(call: Built, experts: i64) -> Built {
     call.set("expertTokensNumType", 2).set("expertTokensCountOrCumsumOut", tensor(I64, &[experts, 2]))
 }
 
+/// The rows as int8, by one scale and one offset.
+fn by_static(call: Built) -> Built {
+    let TensorDesc { shape, .. } = call.with(|call| *call.tensor(13).unwrap());
+    call.set("quantMode", 0)
+        .set("scaleOptional", tensor(F32, &[1]))
+        .set("offsetOptional", tensor(F32, &[1]))
+        .set("expandedXOut", tensor(I8, &shape))
+}
+
+/// The rows as int8, each by a scale of its own, with factors for each expert.
+fn by_dynamic(call: Built) -> Built {
+    let TensorDesc { shape, .. } = call.with(|call| *call.tensor(13).unwrap());
+    call.set("quantMode", 1).set("scaleOptional", tensor(F32, &[8, 32])).set("expandedXOut", tensor(I8, &shape))
+}
+
 pub(crate) fn legal_init() -> Vec<Built> {
     let no_token = dropless()
         .set("x", tensor(BF16, &[0, 32]))
@@ -146,6 +162,13 @@ pub(crate) fn legal_init() -> Vec<Built> {
         key_value(range(2, 6, 8), 8),
         int8,
         unused,
+        by_dynamic(dropless()),
+        by_dynamic(dropless()).set("scaleOptional", tensor(F32, &[1, 32])),
+        by_dynamic(dropless()).null("scaleOptional"),
+        by_dynamic(range(2, 6, 8)).set("scaleOptional", tensor(F32, &[4, 32])),
+        by_dynamic(drop_pad(3)),
+        by_static(dropless()).set("expandedScaleOut", tensor(F32, &[1, 2])),
+        by_static(drop_pad(3)),
         drop_pad(3),
         drop_pad(6).set("activeNum", -9),
         key_value(drop_pad(1), 8).set("expertTokensNumFlag", false),
@@ -154,7 +177,7 @@ pub(crate) fn legal_init() -> Vec<Built> {
 
 pub(crate) fn violations_init() -> Vec<Case> {
     let case = |call, rule| Case::new(call, rule, 561103).late();
-    let carried = |call, rule| Case::new(call, rule, 561003);
+    let int8 = || dropless().set("x", tensor(I8, &[6, 32])).set("expandedXOut", tensor(I8, &[12, 32]));
     vec![
         case(dropless().set("dropPadMode", 2), "drop-pad-mode"),
         case(drop_pad(3).set("dropPadMode", -1).set("expandedXOut", tensor(BF16, &[12, 32])), "drop-pad-mode")
@@ -190,14 +213,23 @@ pub(crate) fn violations_init() -> Vec<Case> {
         case(dropless().set("expertTokensNumFlag", false).on(V8_5), "count-flag"),
         case(dropless().set("quantMode", 2), "quant-mode"),
         case(dropless().set("quantMode", -2), "quant-mode"),
-        case(dropless().set("quantMode", 0).on(V8_5), "quant-mode").also(&["quantised"]),
+        case(by_static(dropless()).on(V8_5), "quant-mode"),
+        case(by_dynamic(int8()), "int8-x"),
+        case(by_static(int8()), "int8-x"),
+        case(by_static(dropless()).null("scaleOptional"), "static-operands"),
+        case(by_static(dropless()).null("offsetOptional"), "static-operands"),
+        case(by_static(dropless()).set("scaleOptional", tensor(F32, &[6])), "scale-shape"),
+        case(by_static(dropless()).set("offsetOptional", tensor(F32, &[1, 1])), "offset-shape"),
+        case(by_dynamic(dropless()).set("scaleOptional", tensor(F32, &[6])), "scale-shape"),
+        case(by_dynamic(dropless()).set("scaleOptional", tensor(F32, &[8, 31])), "scale-shape"),
+        case(by_dynamic(range(2, 6, 8)), "scale-shape"),
+        case(by_dynamic(dropless()).set("expandedXOut", tensor(BF16, &[12, 32])), "expanded-x-dtype"),
+        case(by_static(dropless()).set("expandedXOut", tensor(BF16, &[12, 32])), "expanded-x-dtype"),
         case(
-            dropless().set("x", tensor(I8, &[6, 32])).set("expandedXOut", tensor(I8, &[12, 32])).set("quantMode", 1),
-            "int8-x",
-        )
-        .also(&["quantised"]),
-        carried(dropless().set("quantMode", 0), "quantised"),
-        carried(dropless().set("quantMode", 1).on(V8_5), "quantised"),
+            by_dynamic(dropless()).null("scaleOptional").set("expandedScaleOut", tensor(F32, &[11])),
+            "expanded-scale-shape",
+        ),
+        case(by_dynamic(drop_pad(3)).set("expandedScaleOut", tensor(F32, &[12])), "expanded-scale-shape"),
         case(dropless().set("x", tensor(BF16, &[5, 32])), "rows"),
         case(dropless().set("scaleOptional", tensor(F32, &[5])), "scale-shape"),
         case(dropless().set("scaleOptional", tensor(F32, &[6, 1])), "scale-shape"),

@@ -3,6 +3,7 @@
 mod activation;
 mod check;
 mod combine;
+mod dynamic_quant;
 mod elementwise;
 mod expand;
 mod expert_table;
@@ -93,6 +94,9 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::Addmm => &matmul::ADDMM,
         OperatorId::TransMatmulWeight => &matmul::TRANS_MATMUL_WEIGHT,
         OperatorId::ClippedSwiglu => &activation::CLIPPED_SWIGLU,
+        OperatorId::DynamicQuant => &dynamic_quant::DYNAMIC_QUANT,
+        OperatorId::DynamicQuantV2 => &dynamic_quant::DYNAMIC_QUANT_V2,
+        OperatorId::DynamicQuantV4 => &dynamic_quant::DYNAMIC_QUANT_V4,
         OperatorId::MoeGatingTopKSoftmax => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX,
         OperatorId::MoeGatingTopKSoftmaxV2 => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX_V2,
         OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,

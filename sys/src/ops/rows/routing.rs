@@ -11,6 +11,10 @@ const TOKENS: &[aclDataType] = &[aclDataType::FLOAT, aclDataType::FLOAT16, aclDa
 const MAX_EXPERT_END: i64 = 10240;
 const MAX_EXPERT_END_KEY_VALUE: i64 = MAX_EXPERT_END / 2;
 
+/// Values of `quantMode`.
+const STATIC: i64 = 0;
+const DYNAMIC: i64 = 1;
+
 /// Values of `expertTokensNumType`.
 const COUNT: i64 = 1;
 const KEY_VALUE: i64 = 2;
@@ -18,6 +22,7 @@ const KEY_VALUE: i64 = 2;
 const X: usize = 0;
 const EXPERT_IDX: usize = 1;
 const SCALE: usize = 2;
+const OFFSET: usize = 3;
 const ACTIVE_NUM: usize = 4;
 const EXPERT_CAPACITY: usize = 5;
 const EXPERT_NUM: usize = 6;
@@ -40,21 +45,24 @@ const CODES: Codes = Codes {
     phase: Phase::Two,
 };
 
-/// `aclnnMoeInitRoutingV3`: sorts the slots (token, choice) by expert, copies each slot's row of x to its place,
-/// counts.
+/// `aclnnMoeInitRoutingV3`: sorts the slots (token, choice) by expert, copies or quantises each slot's row of x to its
+/// place, counts.
 ///
 /// With T tokens of width H, K choices each, and M = min(activeNum, T * K) rows, T * K where activeNum is -1 or 0:
 /// * `x`: device, fp32, fp16, bf16 or int8, `[T, H]`.
 /// * `expertIdx`: device, int32, `[T, K]`.
-/// * `scaleOptional`: device, fp32, `[T]`: a value per token that is carried to its rows; may be null.
-/// * `offsetOptional`: device, fp32; unused without quantisation, may be null.
+/// * `scaleOptional`: device, fp32. quantMode -1: `[T]`, a value per token that is carried to its rows; may be null. 0:
+///   `[1]`, what x is multiplied by. 1: `[end - start, H]` or `[1, H]`, what the rows of each expert are multiplied by
+///   before their scale is found; may be null.
+/// * `offsetOptional`: device, fp32, quantMode 0: `[1]`, added to the products; may be null in the other modes.
 /// * `activeExpertRangeOptional`: host, int64, `[start, end)` of the experts that count; null or empty for all from
 ///   9.0.0 on.
-/// * `expandedXOut`: device, dtype of x, `[M, H]`, or `[expertNum, expertCapacity, H]` with dropPadMode 1.
+/// * `expandedXOut`: device, dtype of x, quantised int8, `[M, H]`, or `[expertNum, expertCapacity, H]` with dropPadMode 1.
 /// * `expandedRowIdxOut`: device, int32, `[T * K]`.
 /// * `expertTokensCountOrCumsumOut`: device, int64, `[end - start]`, or `[expertNum, 2]` with expertTokensNumType 2;
 ///   any shape where expertTokensNumFlag is false, but never null.
-/// * `expandedScaleOut`: device, fp32, one value per row of expandedX; any shape without scale, but never null.
+/// * `expandedScaleOut`: device, fp32, one value per row of expandedX: the value carried, or what the quantised row is to
+///   be multiplied by; any shape where there is neither, but never null.
 ///
 /// Any strides: the operator copies. From 9.0.0 on T may be 0.
 pub(super) static MOE_INIT_ROUTING_V3: OpRow = OpRow {
@@ -166,19 +174,30 @@ pub(super) static MOE_INIT_ROUTING_V3: OpRow = OpRow {
             let mode = call.int(QUANT_MODE);
             require(!int8 || !matches!(mode, 0 | 1), || format!("int8 x with quantMode {mode}"))
         }),
-        Rule::not_carried("quantised", "quantMode -1", |call| {
-            let mode = call.int(QUANT_MODE);
-            require(!matches!(mode, 0 | 1), || format!("quantMode {mode}"))
-        }),
         Rule::new("rows", "x and expertIdx have the same number of rows", |call| {
             let (x, ids) = (dim(call, X, 0), dim(call, EXPERT_IDX, 0));
             require(x == ids, || format!("{x} rows of x and {ids} of expertIdx"))
         }),
-        Rule::new("scale-shape", "scale is [tokens]", |call| {
-            shape_is(call, "scale", SCALE, &[dim(call, EXPERT_IDX, 0)])
+        Rule::new("static-operands", "with quantMode 0 scale and offset are given", |call| {
+            let given = call.tensor(SCALE).is_some() && call.tensor(OFFSET).is_some();
+            require(call.int(QUANT_MODE) != STATIC || given, || "quantMode 0 without scale or offset".to_owned())
         }),
-        Rule::dtype("expanded-x-dtype", "expandedX has the dtype of x", |call| {
-            same_dtype(call, ("expandedX", EXPANDED_X), ("x", X))
+        Rule::new(
+            "scale-shape",
+            "scale is [tokens], with quantMode 0 [1], with quantMode 1 [end - start, H] or [1, H]",
+            scale_shape,
+        ),
+        Rule::new("offset-shape", "with quantMode 0 offset is [1]", |call| match call.int(QUANT_MODE) {
+            STATIC => shape_is(call, "offset", OFFSET, &[1]),
+            _ => Ok(()),
+        }),
+        Rule::dtype("expanded-x-dtype", "expandedX has the dtype of x, int8 where it is quantised", |call| match call
+            .tensor(EXPANDED_X)
+        {
+            Some(expanded) if is_quantised(call) => require(expanded.dtype == aclDataType::INT8, || {
+                format!("expandedX of {:?} with quantMode {}", expanded.dtype, call.int(QUANT_MODE))
+            }),
+            _ => same_dtype(call, ("expandedX", EXPANDED_X), ("x", X)),
         }),
         Rule::new("expanded-x-shape", "expandedX is [rows, H], with drop-pad [expertNum, expertCapacity, H]", |call| {
             let hidden = dim(call, X, 1);
@@ -197,24 +216,50 @@ pub(super) static MOE_INIT_ROUTING_V3: OpRow = OpRow {
             "with expertTokensNumFlag expertTokensCountOrCumsum is [end - start], for key-value [expertNum, 2]",
             counts_shape,
         ),
-        Rule::new("expanded-scale-shape", "with scale, expandedScale has one value per row of expandedX", |call| {
-            if call.tensor(SCALE).is_none() {
-                return Ok(());
-            }
-            let all = call.int(EXPERT_NUM).saturating_mul(call.int(EXPERT_CAPACITY));
-            shape_is(call, "expandedScale", EXPANDED_SCALE, &[if drop_pad(call) { all } else { rows(call) }])
-        }),
+        Rule::new(
+            "expanded-scale-shape",
+            "with scale and quantMode -1, and with quantMode 1, expandedScale has one value per row of expandedX",
+            |call| {
+                let wanted = match call.int(QUANT_MODE) {
+                    STATIC => false,
+                    DYNAMIC => true,
+                    _ => call.tensor(SCALE).is_some(),
+                };
+                let all = call.int(EXPERT_NUM).saturating_mul(call.int(EXPERT_CAPACITY));
+                let rows = if drop_pad(call) { all } else { rows(call) };
+                if wanted { shape_is(call, "expandedScale", EXPANDED_SCALE, &[rows]) } else { Ok(()) }
+            },
+        ),
     ],
     source: "ops-transformer 8.5.0, 9.0.0 and 9.1.0, moe/moe_init_routing_v3 (docs, op_api, op_host tiling)",
     doubtful: "The code of the second call is read from the source, not seen on a device. 8.5.0 also lets activeNum -1 \
                pass and then mishandles it; it does not check the shapes of scale and expandedScale, and what it does \
-               with no token was not seen. A dtype of expandedX other than that of x is refused for want of a kernel. \
+               with no token was not seen. A dtype of expandedX other than that of x, or int8 where it is quantised, \
+               is refused for want of a kernel. With quantMode 1 and no scale CANN does not look at the shape of \
+               expandedScale, which it writes all the same. What rows of zeros become, 0 / 0 in the source, was not \
+               verified: zeros here, with scale 0; nor what the scales of rows are that stay empty with drop-pad: 0 \
+               here. Rows of more than about 9300 elements are quantised in parts, by way of fp16 cut off; few slots \
+               take a kernel that does not: here the width alone decides. \
                That 8.5.0 asks for expertTokensNumFlag true and for a range of two numbers is read in sources of its \
                time that agree with it in everything else.",
 };
 
 fn is_8_5(call: &Call<'_>) -> bool {
     call.release < Release::new(9, 0, 0)
+}
+
+fn is_quantised(call: &Call<'_>) -> bool {
+    matches!(call.int(QUANT_MODE), STATIC | DYNAMIC)
+}
+
+fn scale_shape(call: &Call<'_>) -> Checked {
+    let ((start, end), hidden) = (expert_range(call), dim(call, X, 1));
+    match (call.int(QUANT_MODE), call.tensor(SCALE)) {
+        (STATIC, _) => shape_is(call, "scale", SCALE, &[1]),
+        (DYNAMIC, Some(scale)) if *scale.shape == [1, hidden] => Ok(()),
+        (DYNAMIC, _) => shape_is(call, "scale", SCALE, &[end.saturating_sub(start), hidden]),
+        _ => shape_is(call, "scale", SCALE, &[dim(call, EXPERT_IDX, 0)]),
+    }
 }
 
 fn drop_pad(call: &Call<'_>) -> bool {
