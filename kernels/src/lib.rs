@@ -31,5 +31,6 @@ pub mod reference;
 pub mod routing_map;
 pub mod softmax_gating;
 pub mod view;
+pub mod weight_quant;
 
 pub use error::KernelError;

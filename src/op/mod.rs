@@ -25,10 +25,12 @@ mod matmul;
 mod permute;
 mod pointwise;
 mod quant_matmul;
+mod quant_weight;
 mod routing;
 mod routing_map;
 mod softmax_gating;
 mod update_expert;
+mod weight_quant;
 
 pub use combine::{
     DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute, moe_token_unpermute_with_ep,
@@ -53,6 +55,7 @@ pub use pointwise::{
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
 };
 pub use quant_matmul::{QuantMatmul, quant_matmul};
+pub use quant_weight::{convert_weight_to_int4_pack, trans_quant_param};
 pub use routing::{
     ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex, TokenCounts,
     moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
@@ -63,3 +66,4 @@ pub use routing_map::{
 };
 pub use softmax_gating::{SoftmaxOver, moe_gating_top_k_softmax, moe_gating_top_k_softmax_v2};
 pub use update_expert::{Balance, Pruning, moe_update_expert};
+pub use weight_quant::{InnerPrecision, OutputQuant, WeightQuantMatmul, weight_quant_matmul};

@@ -28,6 +28,7 @@ mod memory;
 mod operators;
 mod permute;
 mod quant_matmul;
+mod quant_weight;
 mod rig;
 mod routing_map;
 mod rules;
@@ -35,4 +36,5 @@ mod sequence;
 mod softmax_gating;
 #[path = "../conformance/synthetic.rs"]
 mod synthetic;
+mod weight_quant;
 mod worked;

@@ -1,0 +1,115 @@
+//! GEMM of floats with an int8 or int4 weight: the weight is taken to the activations' type first, each element
+//! `(w + offset) * scale` with one rounding, then multiplied as any other.
+//!
+//! Source: ops-transformer 9.1.0, gmm/grouped_matmul (the plain path of A16W8 and A16W4); ops-nn 9.1.0,
+//! matmul/weight_quant_batch_matmul_v2.
+
+use rayon::prelude::*;
+
+use crate::element::Float;
+use crate::error::{self, KernelError};
+use crate::gemm::{Bias, Weight, gemm};
+use crate::int_gemm::IntWeight;
+use crate::quant_matmul::nearest_i8;
+use crate::quant_param::{of_each, one_or_each};
+use crate::view::{Mat, MatMut};
+
+/// What takes a weight `[K, N]` of whole numbers back to floats.
+#[derive(Clone, Copy, Debug)]
+pub struct Antiquant<'a, T> {
+    /// `[G, N]`, or `[G, 1]` for all columns: a scale for each group of rows of the weight.
+    pub scale: Mat<'a, T>,
+    /// Of the shape of scale: added before.
+    pub offset: Option<Mat<'a, T>>,
+    /// Rows of a group, the last one what is left; 0 for one group of all.
+    pub group: usize,
+}
+
+impl<T: Float> Antiquant<'_, T> {
+    fn check(&self, k: usize, n: usize) -> Result<(), KernelError> {
+        let groups = if self.group == 0 { 1 } else { k.div_ceil(self.group) };
+        error::dim("scale, axis of groups", groups, self.scale.rows())?;
+        one_or_each("scale", n, self.scale.cols())?;
+        let Some(offset) = self.offset else { return Ok(()) };
+        error::dim("offset, axis of groups", self.scale.rows(), offset.rows())?;
+        error::dim("offset, axis N", self.scale.cols(), offset.cols())
+    }
+}
+
+/// `out[k, n] = (w[k, n] + offset) * scale`, in f32 and rounded once, in parallel.
+///
+/// - `out` host `T [K, N]`.
+///
+/// # Errors
+/// [`KernelError::Dim`] and [`KernelError::Length`] for scales or offsets of another shape, [`KernelError::Length`] when `out` has
+/// another size.
+pub fn dequantise<T: Float>(
+    weight: &IntWeight<'_>,
+    antiquant: &Antiquant<'_, T>,
+    out: &mut [T],
+) -> Result<(), KernelError> {
+    let (k, n) = (weight.k(), weight.n());
+    antiquant.check(k, n)?;
+    error::length("out", error::product("out", &[k, n])?, out.len())?;
+    if out.is_empty() {
+        return Ok(());
+    }
+    out.par_chunks_mut(n).enumerate().for_each_init(
+        || vec![0i8; n],
+        |line, (row, out)| {
+            weight.read_row(row, 0..n, line);
+            let group = row.checked_div(antiquant.group).unwrap_or(0);
+            for (col, (out, w)) in out.iter_mut().zip(line.iter()).enumerate() {
+                let at = if antiquant.scale.cols() == 1 { 0 } else { col };
+                let offset = antiquant.offset.map_or(0.0, |offset| offset.at(group, at).to_f32());
+                *out = T::from_f32((f32::from(*w) + offset) * antiquant.scale.at(group, at).to_f32());
+            }
+        },
+    );
+    Ok(())
+}
+
+/// `out = x @ dequantised weight + bias`, accumulated in f32 and rounded once.
+///
+/// - `x` host `T [M, K]`, any strides. - `bias` host `[N]`. - `out` host `O [M, N]`.
+///
+/// # Errors
+/// As [`dequantise`] and [`gemm`].
+pub fn multiply<T: Float, O: Float>(
+    x: Mat<'_, T>,
+    weight: &IntWeight<'_>,
+    antiquant: &Antiquant<'_, T>,
+    bias: Option<Bias<'_, T>>,
+    out: MatMut<'_, O>,
+) -> Result<(), KernelError> {
+    let (k, n) = (weight.k(), weight.n());
+    let mut values = vec![T::zeroed(); error::product("weight", &[k, n])?];
+    dequantise(weight, antiquant, &mut values)?;
+    gemm(x, Weight::Strided(Mat::row_major(&values, k, n)?), bias, out)
+}
+
+/// `out = (x @ dequantised weight + bias) * scale + offset`, in f32, rounded to the nearest int8 (ties to even), saturated.
+///
+/// - `scale` and `offset` host `f32 [N]`, or `[1]` for all columns. - `out` host `i8 [M, N]`.
+///
+/// # Errors
+/// As [`multiply`], and [`KernelError::Length`] for scales, offsets or an output of another size.
+pub fn multiply_to_int8<T: Float>(
+    x: Mat<'_, T>,
+    weight: &IntWeight<'_>,
+    antiquant: &Antiquant<'_, T>,
+    bias: Option<Bias<'_, T>>,
+    [scale, offset]: [&[f32]; 2],
+    out: &mut [i8],
+) -> Result<(), KernelError> {
+    let (m, n) = (x.rows(), weight.n());
+    one_or_each("quantisation scale", n, scale.len())?;
+    one_or_each("quantisation offset", n, offset.len())?;
+    error::length("out", error::product("out", &[m, n])?, out.len())?;
+    let mut values = vec![0f32; out.len()];
+    multiply(x, weight, antiquant, bias, MatMut::row_major(&mut values, m, n)?)?;
+    for (at, (out, value)) in out.iter_mut().zip(values).enumerate() {
+        *out = nearest_i8(value * of_each(scale, at % n) + of_each(offset, at % n));
+    }
+    Ok(())
+}
