@@ -201,6 +201,14 @@ pub enum KernelError {
         /// The value.
         value: i32,
     },
+    /// A value that must be a number is NaN or infinite.
+    #[error("{what}: value {position} is no finite number")]
+    NotFinite {
+        /// Which argument.
+        what: &'static str,
+        /// Position in it.
+        position: usize,
+    },
     /// A row of a table of expert instances counts fewer than one or more than the table has places for.
     #[error("expert {expert} has {count} instances, legal are 1..={most}")]
     Instances {

@@ -46,5 +46,6 @@ pub mod softmax_gating;
 mod vectors;
 pub mod swiglu_quant;
 pub mod view;
+pub mod weight_quant;
 
 pub use error::KernelError;

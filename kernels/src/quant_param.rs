@@ -28,11 +28,14 @@ pub fn encode(scale: f32, offset: Option<f32>) -> u64 {
 /// - `scale` and `offset` host `f32 [n]` or `[1]`, `out` host `u64 [n]`.
 ///
 /// # Errors
-/// [`KernelError::Length`] when the lengths do not fit.
+/// [`KernelError::Length`] when the lengths do not fit, [`KernelError::NotFinite`] for a scale or offset that is NaN or infinite.
 pub fn encode_all(scale: &[f32], offset: Option<&[f32]>, out: &mut [u64]) -> Result<(), KernelError> {
-    one_or_each("scale", out.len(), scale.len())?;
-    if let Some(offset) = offset {
-        one_or_each("offset", out.len(), offset.len())?;
+    for (what, values) in [("scale", Some(scale)), ("offset", offset)] {
+        let Some(values) = values else { continue };
+        one_or_each(what, out.len(), values.len())?;
+        if let Some(position) = values.par_iter().position_first(|value| !value.is_finite()) {
+            return Err(KernelError::NotFinite { what, position });
+        }
     }
     out.par_iter_mut().enumerate().for_each(|(at, out)| {
         *out = encode(of_each(scale, at), offset.map(|offset| of_each(offset, at)));

@@ -7,7 +7,7 @@
 //! Lifetimes (opbase 9.1.0): descriptors must live until phase 2 has returned and may be destroyed then; phase 2 consumes
 //! the executor whatever it returns; a list owns its tensors.
 
-use core::ffi::{CStr, c_char, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 
 use ascend_sys::ops::{Arg, Call, ScalarValue, TensorDesc};

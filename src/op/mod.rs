@@ -27,10 +27,12 @@ mod permute;
 mod pointwise;
 mod quant_matmul;
 mod quantise;
+mod quant_weight;
 mod routing;
 mod routing_map;
 mod softmax_gating;
 mod update_expert;
+mod weight_quant;
 
 pub use combine::{
     DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute, moe_token_unpermute_with_ep,
@@ -57,6 +59,7 @@ pub use pointwise::{
 };
 pub use quant_matmul::{QuantMatmul, quant_matmul};
 pub use quantise::{SmoothScales, dynamic_quant};
+pub use quant_weight::{convert_weight_to_int4_pack, trans_quant_param};
 pub use routing::{
     ExpandedRows, ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex,
     TokenCounts, moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
@@ -67,3 +70,4 @@ pub use routing_map::{
 };
 pub use softmax_gating::{SoftmaxOver, moe_gating_top_k_softmax, moe_gating_top_k_softmax_v2};
 pub use update_expert::{Balance, Pruning, moe_update_expert};
+pub use weight_quant::{InnerPrecision, OutputQuant, WeightQuantMatmul, weight_quant_matmul};

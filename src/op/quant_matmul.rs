@@ -19,13 +19,13 @@ pub struct QuantMatmul<'a> {
     pub transpose_x1: bool,
     /// Whether x2 is given as `[.., N, K]`, which then is what is packed.
     pub transpose_x2: bool,
-    /// A scale for each column, `[N]`, or one for all, `[1]`: f32 or bf16, or u64 or i64 with an f32 in
-    /// the low half.
+    /// A scale for each column, `[N]`, or one for all, `[1]`: f32 or bf16, or u64 or i64 as
+    /// [`trans_quant_param`](super::trans_quant_param) makes them.
     pub scale: &'a TensorView<'a>,
     /// A scale for each row: f32, `[M]`.
     pub per_token_scale: Option<&'a TensorView<'a>>,
-    /// Added to an i8 output: f32, `[N]` or `[1]`. By its source the device takes it from the scale,
-    /// where `aclnnTransQuantParamV2` puts it.
+    /// Added to an i8 output: f32, `[N]` or `[1]`. Give it to [`trans_quant_param`](super::trans_quant_param) too: by its
+    /// source the device takes it from the scale.
     pub offset: Option<&'a TensorView<'a>>,
     /// i32, added to the sums; or f32, bf16 or f16, added to the scaled values: `[N]`, for i8 of three dimensions also
     /// `[B, 1, N]`.

@@ -1,6 +1,6 @@
 //! One operator call through the C table: its objects, both phases, what was answered and what was said.
 
-use core::ffi::{CStr, c_char, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 
 use ascend_moe::{Device, Stream};

@@ -29,6 +29,7 @@ mod operators;
 mod permute;
 mod quant_matmul;
 mod quantise;
+mod quant_weight;
 mod rig;
 mod routing_map;
 mod rules;
@@ -36,4 +37,5 @@ mod sequence;
 mod softmax_gating;
 #[path = "../conformance/synthetic.rs"]
 mod synthetic;
+mod weight_quant;
 mod worked;

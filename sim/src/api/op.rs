@@ -219,6 +219,12 @@ pub(crate) fn phase2(
     let detail = if sim.trace().wants_detail() { args.describe() } else { String::new() };
     let workspace = (needed > 0 && !small).then_some((workspace as u64, needed));
     let device = stream.context.device;
+    if ops::runs_at_once(operator) {
+        return match ops::run(sim, operator, &args, workspace, device) {
+            Ok(()) => aclnnStatus::SUCCESS,
+            Err(fault) => runtime_error(sim, call, fault.code),
+        };
+    }
     let task = Task::new(call, detail, move |sim: &Instance| ops::run(sim, operator, &args, workspace, device));
     match stream.submit(sim, task) {
         Ok(()) => aclnnStatus::SUCCESS,

@@ -16,12 +16,14 @@ mod permute;
 mod pointwise;
 mod quant_matmul;
 mod quantise;
+mod quantised;
 mod routing;
 mod routing_map;
 mod softmax_gating;
 #[cfg(test)]
 mod tests;
 mod view;
+mod weight_quant;
 
 use ascend_sys::OperatorId;
 use ascend_sys::aclDataType;
@@ -123,6 +125,8 @@ enum Workspace {
     Copies,
     /// Both; a transposed matrix is read in place.
     SystemAndCopies,
+    /// Nothing: the host does the work before the call returns, and no stream is asked.
+    Host,
 }
 
 /// Computes the outputs of one call from its inputs, in device memory.
@@ -137,7 +141,7 @@ struct Implementation {
 /// The simulator's side of the table of operators: one line each.
 fn implementation(operator: OperatorId) -> Implementation {
     use OperatorId as Id;
-    use Workspace::{Copies, Nothing, System, SystemAndCopies};
+    use Workspace::{Copies, Host, Nothing, System, SystemAndCopies};
     let (workspace, run): (_, Run) = match operator {
         Id::Mm => (SystemAndCopies, matmul::matmul),
         Id::Matmul => (SystemAndCopies, matmul::matmul),
@@ -224,6 +228,11 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::QuantMatmulV5 => (SystemAndCopies, quant_matmul::quant_matmul),
         Id::QuantMatmulWeightNz => (SystemAndCopies, quant_matmul::quant_matmul),
         Id::QuantMatmulV4 => (SystemAndCopies, quant_matmul::quant_matmul),
+        Id::TransQuantParamV2 => (System, quantised::trans_quant_param),
+        Id::ConvertWeightToINT4Pack => (Host, quantised::convert_weight),
+        Id::WeightQuantBatchMatmulV2 => (SystemAndCopies, weight_quant::weight_quant_matmul),
+        Id::WeightQuantBatchMatmulV3 => (SystemAndCopies, weight_quant::weight_quant_matmul),
+        Id::WeightQuantBatchMatmulNz => (SystemAndCopies, weight_quant::weight_quant_matmul),
     };
     Implementation { workspace, run }
 }
@@ -231,11 +240,16 @@ fn implementation(operator: OperatorId) -> Implementation {
 /// Workspace that phase 1 announces.
 pub(crate) fn workspace(operator: OperatorId, args: &Args) -> u64 {
     match implementation(operator).workspace {
-        Workspace::Nothing => 0,
+        Workspace::Nothing | Workspace::Host => 0,
         Workspace::System => SYSTEM_WORKSPACE,
         Workspace::Copies => copies(args, false),
         Workspace::SystemAndCopies => SYSTEM_WORKSPACE + copies(args, true),
     }
+}
+
+/// Whether the operator's work is done when its call returns.
+pub(crate) fn runs_at_once(operator: OperatorId) -> bool {
+    implementation(operator).workspace == Workspace::Host
 }
 
 /// Bytes of contiguous copies of every non-contiguous tensor, each rounded to 512.

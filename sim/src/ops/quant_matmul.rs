@@ -7,18 +7,15 @@ use ascend_sys::{OperatorId, aclDataType, aclFormat};
 use bytemuck::Pod;
 use half::{bf16, f16};
 use moe_kernels::element::Float;
-use moe_kernels::gemm::Weight;
-use moe_kernels::int_gemm::{Int4Weight, IntProblem, IntWeight};
+use moe_kernels::int_gemm::IntProblem;
+use moe_kernels::int4;
 use moe_kernels::quant_matmul::{Bias, Dequant, accumulated, dequantised, requantised};
 use moe_kernels::view::{Mat, MatMut};
-use moe_kernels::{int4, quant_param};
 
 use super::OpError;
-use super::view::{Device, check_outputs, last_two, matrix, sizes, weights};
+use super::quantised::{Nibbles, decoded, int_weights};
+use super::view::{Device, check_outputs, last_two, matrix, sizes};
 use crate::executor::Args;
-
-/// Numbers of 4 bits in an int32.
-const CARRIED: usize = 8;
 
 /// `out = (x1 @ x2 + bias) * scale * per_token + offset`, as far as the dtypes ask for it.
 pub(super) fn quant_matmul(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
@@ -68,7 +65,7 @@ fn run<O: Pod + Send + Sync>(
     }
     let forced = args.operator() == OperatorId::QuantMatmulWeightNz;
     let format = if forced { aclFormat::FRACTAL_NZ } else { x2.format };
-    let right = right(device, &TensorDesc { format, ..*x2 }, args.bool("transposeX2"))?;
+    let right = int_weights(device, "x2", &TensorDesc { format, ..*x2 }, args.bool("transposeX2"))?;
     let (left_batch, right_batch) = (batch_of(x1), batch_of(x2));
     let batch = moe_kernels::view::broadcast_shape(&left_batch, &right_batch)?;
 
@@ -118,50 +115,6 @@ impl<'a> Left<'a> {
     }
 }
 
-/// An int4 tensor, by itself or carried by int32, from its first byte on; shape and strides in int4.
-struct Nibbles<'a> {
-    bytes: &'a [u8],
-    shape: Vec<usize>,
-    strides: Vec<usize>,
-}
-
-impl<'a> Nibbles<'a> {
-    fn load(device: &Device<'a>, name: &'static str, tensor: &TensorDesc) -> Result<Self, OpError> {
-        let bytes = device.read_bytes(name, tensor)?;
-        let (mut shape, mut strides) = sizes(tensor);
-        let mut offset = usize::try_from(tensor.offset).unwrap_or(0);
-        if tensor.dtype == aclDataType::INT32 {
-            let last = shape.len().saturating_sub(1);
-            shape.iter_mut().skip(last).for_each(|dim| *dim *= CARRIED);
-            strides.iter_mut().take(last).for_each(|stride| *stride *= CARRIED);
-            offset *= CARRIED;
-        }
-        Ok(Self { bytes: bytes.get(offset / 2..).unwrap_or_default(), shape, strides })
-    }
-}
-
-/// The right operands `[K, N]`, one after the other.
-fn right<'a>(device: &Device<'a>, tensor: &TensorDesc, transposed: bool) -> Result<Vec<IntWeight<'a>>, OpError> {
-    if tensor.dtype == aclDataType::INT8 {
-        let weights = weights::<i8>(device, "x2", tensor)?.into_iter();
-        let turned = |weight| match weight {
-            Weight::Strided(mat) => Weight::Strided(mat.transposed()),
-            Weight::Nz(mat) => Weight::NzTransposed(mat),
-            Weight::NzTransposed(mat) => Weight::Nz(mat),
-            // `weights` makes none.
-            antiquant @ Weight::Antiquant(_) => antiquant,
-        };
-        return Ok(weights.map(|weight| IntWeight::Int8(if transposed { turned(weight) } else { weight })).collect());
-    }
-    let Nibbles { bytes, shape, strides } = Nibbles::load(device, "x2", tensor)?;
-    let (mut shape, mut strides) = (last_two(&shape), last_two(&strides));
-    if transposed {
-        shape.reverse();
-        strides.reverse();
-    }
-    Ok(vec![IntWeight::Int4(Int4Weight::strided(bytes, shape, strides)?)])
-}
-
 /// The dimensions before the last two.
 fn batch_of(tensor: &TensorDesc) -> Vec<usize> {
     let (mut shape, _) = sizes(tensor);
@@ -186,12 +139,10 @@ fn member(mut index: usize, batch: &[usize], own: &[usize]) -> usize {
 /// The scales of the columns, and the offsets encoded with them.
 fn scales(args: &Args, device: &Device<'_>) -> Result<(Vec<f32>, Vec<f32>), OpError> {
     let scale = args.tensor("x2Scale").or_else(|| args.tensor("scale")).ok_or(OpError::Null("scale"))?;
-    if matches!(scale.dtype, aclDataType::UINT64 | aclDataType::INT64) {
-        let params = device.packed::<u64>("scale", scale)?;
-        let decoded = |decode: fn(u64) -> f32| params.iter().copied().map(decode).collect();
-        return Ok((decoded(quant_param::scale), decoded(quant_param::offset)));
+    match scale.dtype {
+        aclDataType::UINT64 | aclDataType::INT64 => decoded(device, "scale", scale),
+        _ => Ok((floats_of(device, "scale", scale)?, Vec::new())),
     }
-    Ok((floats_of(device, "scale", scale)?, Vec::new()))
 }
 
 /// The bias, where it is added to the sums.

@@ -304,9 +304,12 @@ impl<'a> Device<'a> {
 
     /// The bytes of the whole storage of an input, whatever its dtype: for elements smaller than a byte.
     pub(super) fn read_bytes(&self, name: &'static str, tensor: &TensorDesc) -> Result<&'a [u8], OpError> {
-        let bytes = tensor.storage_bytes().and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0);
-        let storage = Dims::collect([bytes]).unwrap_or(Dims::EMPTY);
-        self.read_storage::<u8>(name, &TensorDesc { storage, ..*tensor })
+        self.read_storage::<u8>(name, &in_bytes(tensor))
+    }
+
+    /// The bytes of the whole storage of an output.
+    pub(super) fn write_bytes(&self, name: &'static str, tensor: &TensorDesc) -> Result<&'a mut [u8], OpError> {
+        self.write_storage::<u8>(name, &in_bytes(tensor))
     }
 
     /// The whole storage of an output.
@@ -323,6 +326,12 @@ impl<'a> Device<'a> {
         // SAFETY: as in `write`.
         unsafe { slice.as_mut_slice() }.map_err(|source| OpError::Memory { parameter: name, source })
     }
+}
+
+/// The tensor with a storage of bytes.
+fn in_bytes(tensor: &TensorDesc) -> TensorDesc {
+    let bytes = tensor.storage_bytes().and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0);
+    TensorDesc { storage: Dims::collect([bytes]).unwrap_or(Dims::EMPTY), ..*tensor }
 }
 
 /// An output in row-major order.

@@ -224,6 +224,15 @@ impl TensorDesc {
         }
     }
 
+    /// The shape as it lies in memory: with the last two dimensions swapped where the view is transposed.
+    pub fn stored_shape(&self) -> Dims {
+        let mut stored = self.shape;
+        if let ([.., rows, cols], true) = (stored.as_mut_slice(), self.is_transposed()) {
+            core::mem::swap(rows, cols);
+        }
+        stored
+    }
+
     /// Bytes of the storage; `None` on overflow, a negative dimension or an unknown dtype.
     pub fn storage_bytes(&self) -> Option<u64> {
         let bits = self.storage.elements()?.checked_mul(self.dtype.bits()? as u64)?;

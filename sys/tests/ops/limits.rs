@@ -23,9 +23,14 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::GroupedMatmulV4
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => (161001, 161002, 161002, Phase::One),
-        OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
-            (161001, 161002, 161002, Phase::One)
-        }
+        OperatorId::QuantMatmulV5
+        | OperatorId::QuantMatmulWeightNz
+        | OperatorId::QuantMatmulV4
+        | OperatorId::ConvertWeightToINT4Pack
+        | OperatorId::WeightQuantBatchMatmulV2
+        | OperatorId::WeightQuantBatchMatmulV3
+        | OperatorId::WeightQuantBatchMatmulNz => (161001, 161002, 161002, Phase::One),
+        OperatorId::TransQuantParamV2 => (161001, 161002, 561002, Phase::One),
         OperatorId::GroupedMatmulAdd => (161002, 161002, 161002, Phase::One),
         OperatorId::Abs
         | OperatorId::Neg
@@ -293,6 +298,11 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             crate::dynamic_quant::limits(operator)
         }
+        OperatorId::TransQuantParamV2 => crate::quant_weight::limits_param(),
+        OperatorId::ConvertWeightToINT4Pack => crate::quant_weight::limits_convert(),
+        OperatorId::WeightQuantBatchMatmulV2
+        | OperatorId::WeightQuantBatchMatmulV3
+        | OperatorId::WeightQuantBatchMatmulNz => crate::weight_quant::limits(operator),
         OperatorId::MoeGatingTopKSoftmax => crate::softmax_gating::limits_first(),
         OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),

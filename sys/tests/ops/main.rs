@@ -22,12 +22,14 @@ pub(crate) mod limits;
 pub(crate) mod permute;
 pub(crate) mod pointwise;
 pub(crate) mod quant_matmul;
+pub(crate) mod quant_weight;
 mod releases;
 mod robustness;
 pub(crate) mod routing;
 pub(crate) mod routing_map;
 pub(crate) mod softmax_gating;
 pub(crate) mod storage;
+pub(crate) mod weight_quant;
 
 use std::collections::BTreeSet;
 
@@ -42,6 +44,7 @@ pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
     const QUANT: &[&str] = &["x1Scale", "yScale", "x1Offset", "x2Offset", "yOffset", "offset", "bias"];
     name.contains("Optional")
         || (QUANT.contains(&name) && operator.name().starts_with("QuantMatmul"))
+        || (operator == OperatorId::TransQuantParamV2 && name == "offset")
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
         || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
@@ -62,6 +65,7 @@ const OUTPUTS: &[&str] = &[
     "permuteProbs",
     "balancedExpertIds",
     "balancedActiveMask",
+    "weightInt4Pack",
 ];
 
 /// Tensors that are written: these, and the experts of `aclnnMoeFusedTopk`.
@@ -94,6 +98,11 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
             quant_matmul::legal(operator)
         }
+        OperatorId::TransQuantParamV2 => quant_weight::legal_param(),
+        OperatorId::ConvertWeightToINT4Pack => quant_weight::legal_convert(),
+        OperatorId::WeightQuantBatchMatmulV2
+        | OperatorId::WeightQuantBatchMatmulV3
+        | OperatorId::WeightQuantBatchMatmulNz => weight_quant::legal(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -185,6 +194,11 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
             quant_matmul::violations(operator)
         }
+        OperatorId::TransQuantParamV2 => quant_weight::violations_param(),
+        OperatorId::ConvertWeightToINT4Pack => quant_weight::violations_convert(),
+        OperatorId::WeightQuantBatchMatmulV2
+        | OperatorId::WeightQuantBatchMatmulV3
+        | OperatorId::WeightQuantBatchMatmulNz => weight_quant::violations(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp

@@ -21,11 +21,13 @@ mod matmul;
 mod permute;
 mod pointwise;
 mod quant_matmul;
+mod quant_weight;
 mod re_routing;
 mod routing;
 mod routing_map;
 mod softmax_gating;
 mod update_expert;
+mod weight_quant;
 
 pub use format::format_cast_storage;
 pub use grouped_matmul::implied_group_type;
@@ -121,5 +123,10 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::QuantMatmulV5 => &quant_matmul::QUANT_MATMUL_V5,
         OperatorId::QuantMatmulWeightNz => &quant_matmul::QUANT_MATMUL_WEIGHT_NZ,
         OperatorId::QuantMatmulV4 => &quant_matmul::QUANT_MATMUL_V4,
+        OperatorId::TransQuantParamV2 => &quant_weight::TRANS_QUANT_PARAM_V2,
+        OperatorId::ConvertWeightToINT4Pack => &quant_weight::CONVERT_WEIGHT_TO_INT4_PACK,
+        OperatorId::WeightQuantBatchMatmulV2 => &weight_quant::WEIGHT_QUANT_BATCH_MATMUL_V2,
+        OperatorId::WeightQuantBatchMatmulV3 => &weight_quant::WEIGHT_QUANT_BATCH_MATMUL_V3,
+        OperatorId::WeightQuantBatchMatmulNz => &weight_quant::WEIGHT_QUANT_BATCH_MATMUL_NZ,
     }
 }

@@ -247,11 +247,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::new("nz-storage", "the storage of a FRACTAL_NZ x2 holds its blocks", |call| {
         product(call, |p| {
-            let mut stored = p.x2.shape;
-            if let ([.., rows, cols], true) = (stored.as_mut_slice(), p.x2.is_transposed()) {
-                core::mem::swap(rows, cols);
-            }
-            let needed = stored.fractal_nz(p.x2.dtype).and_then(|blocks| blocks.elements());
+            let needed = p.x2.stored_shape().fractal_nz(p.x2.dtype).and_then(|blocks| blocks.elements());
             let legal = needed.is_some() && p.x2.storage.elements() >= needed;
             require(!is_packed(call, p) || legal, || {
                 format!("a storage of shape {} for x2 of shape {}", p.x2.storage, p.x2.shape)
