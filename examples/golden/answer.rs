@@ -11,7 +11,9 @@ use ascend_moe::spec::{FloatType, MoeSpec, Part};
 use ascend_moe::{Device, Error, Stream, Tensor};
 use half::{bf16, f16};
 
+use super::formats;
 use super::meta::{Meta, Sizes, Storage};
+use super::quantisation;
 
 /// Tensors that a file of this kind may hold: inputs, weights, and intermediates that only serve a reader. Another one
 /// could change what is asked, so it is refused.
@@ -52,7 +54,11 @@ const OUTPUTS: [&str; 2] = ["output", "output_f32"];
 pub(crate) fn answer(device: &Device, path: &Path, out: &Path) -> Result<()> {
     let file = TensorFile::open(path)?;
     let meta = Meta::parse(file.metadata().get("golden").context("no `golden` in the file's metadata")?)?;
-    if let Some(unknown) = file.tensors().find(|t| !KNOWN.contains(&t.name) && !OUTPUTS.contains(&t.name)) {
+    if meta.is_quantisation() {
+        return quantisation::answer(&file, &meta, out);
+    }
+    let is_known = |name: &str| KNOWN.contains(&name) || OUTPUTS.contains(&name);
+    if let Some(unknown) = file.tensors().find(|t| !is_known(t.name) && !is_known(&formats::weight_of(t.name))) {
         bail!("tensor {:?} is not understood", unknown.name);
     }
     let golden = Golden::read(&file, &meta)?;
@@ -169,7 +175,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn optional(&self, name: &str) -> Result<Option<HostTensor>> {
         let there = self.file.tensors().any(|tensor| tensor.name == name);
-        Ok(if there { Some(self.file.values(name)?) } else { None })
+        if there { self.file.values(name).map(Some).map_err(Into::into) } else { formats::expanded(self.file, name) }
     }
 
     fn integers(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<i32>)>> {

@@ -1,10 +1,13 @@
 //! Answers golden files: for each `<stem>.safetensors` of a folder writes `<stem>.out.safetensors` with the chosen
-//! experts, their weights and the layer's output, and names each file it cannot answer.
+//! experts, their weights and the layer's output, or, where the file is about a number format, with the tensors it asks for;
+//! and names each file it cannot answer.
 //!
 //! `cargo run --release --example golden -- IN_DIR OUT_DIR [--backend auto|cann|sim]`
 
 pub(crate) mod answer;
+mod formats;
 pub(crate) mod meta;
+mod quantisation;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

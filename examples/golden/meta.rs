@@ -16,6 +16,8 @@ pub(crate) struct Meta {
     pub(crate) family: String,
     pub(crate) formula: String,
     pub(crate) kind: String,
+    /// Empty where the file is about a number format.
+    #[serde(default)]
     pub(crate) dtype: String,
     pub(crate) seed: u64,
     #[serde(default)]
@@ -40,12 +42,12 @@ pub(crate) struct Meta {
     #[serde(default)]
     pub(crate) note: String,
     #[serde(default)]
-    pub(crate) checks: serde_json::Value,
+    pub(crate) checks: serde_json::Map<String, serde_json::Value>,
     #[serde(default)]
     pub(crate) optional: Vec<String>,
     #[serde(default)]
     pub(crate) exclude_rows: Vec<usize>,
-    pub(crate) group: Option<u64>,
+    pub(crate) group: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -148,6 +150,11 @@ impl Meta {
         }
     }
 
+    /// Whether it is about a number format instead of a layer.
+    pub(crate) fn is_quantisation(&self) -> bool {
+        self.kind == "quant"
+    }
+
     /// Whether only indices and weights are asked for.
     pub(crate) fn is_routing_only(&self) -> bool {
         self.kind == "routing"
@@ -155,7 +162,8 @@ impl Meta {
 
     /// The layer.
     pub(crate) fn spec(&self, sizes: Sizes) -> Result<MoeSpec> {
-        let kinds = ["routing", "random", "hot", "hot_logit", "skew", "ties", "ties_dup", "ties_zero"];
+        let kinds =
+            ["routing", "random", "hot", "hot_logit", "skew", "ties", "ties_dup", "ties_zero", "moe_fp8", "moe_mxfp4"];
         if !kinds.contains(&self.kind.as_str()) {
             bail!("kind {:?} is not one of {kinds:?}", self.kind);
         }

@@ -161,8 +161,7 @@ impl Quantisation {
     pub(super) fn refuses(&self, name: &str, stored: Stored) -> Option<String> {
         let legal = |legal: bool, what: &str| (!legal).then(|| what.to_owned());
         match (self, stored) {
-            (_, Stored::Float(_)) => None,
-            (Self::None, _) => Some("a float type, as `config.json` has no `quantization_config`".to_owned()),
+            (Self::None, _) | (_, Stored::Float(_)) => None,
             (Self::Fp8 { .. }, stored) => {
                 legal(matches!(stored, Stored::Fp8Block { .. } | Stored::Mxfp4), "FP8, or MXFP4 for experts")
             }

@@ -4,6 +4,7 @@ use moe_kernels::formats::nibbles::MXFP4_BLOCK;
 use safetensors::Dtype;
 
 use super::convert::{float_type, to_i64};
+use super::quantisation::{Quantisation, Stored};
 use super::stored::{Codes, ScaleType, Scales, StoredMatrix, Zeros};
 use super::{Checkpoint, CheckpointError, TensorRef};
 
@@ -238,6 +239,15 @@ impl<'a> Parts<'a, '_> {
 
     fn quantised(&self, tensor: TensorRef<'a>, shape: Vec<usize>, codes: Codes) -> Result<Weight<'a>, CheckpointError> {
         let said = self.checkpoint.quantisation();
+        let refused = |stored: Stored, legal: String| {
+            let (file, tensor) = (self.path(), self.name.to_owned());
+            CheckpointError::Quantised { file, tensor, found: stored, legal }
+        };
+        let (_, rows, cols) = matrices(&shape);
+        if *said == Quantisation::None {
+            let stored = codes.stored([rows, cols], None);
+            return Err(refused(stored, "not quantised, as there is no `quantization_config`".to_owned()));
+        }
         let found = self.scales(tensor)?;
         let kind = match found.dtype {
             Dtype::F8_E8M0 => ScaleType::E8m0,
@@ -250,7 +260,6 @@ impl<'a> Parts<'a, '_> {
             })?),
         };
         let block = self.grid(found, &shape, codes)?;
-        let (.., cols) = matrices(&shape);
         let scales = Scales { name: found.name, bytes: found.bytes, kind, cols: cols.div_ceil(block[1].max(1)), block };
         let zeros = self.zeros(found, &shape, block)?;
         // Outputs have scales of their own, inputs share them.
@@ -264,8 +273,7 @@ impl<'a> Parts<'a, '_> {
         let group = (turned == Some(false) && block[1] < cols).then_some(block[1]);
         let stored = codes.stored(block, group);
         if let Some(legal) = said.refuses(self.name, stored) {
-            let (file, tensor) = (self.path(), self.name.to_owned());
-            return Err(CheckpointError::Quantised { file, tensor, found: stored, legal });
+            return Err(refused(stored, legal));
         }
         Ok(Weight {
             shape,

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{CheckpointError, HostTensor};
@@ -28,6 +29,21 @@ impl<'a> NamedTensor<'a> {
     /// Written as I32.
     pub fn i32(name: &'a str, shape: &'a [usize], values: &'a [i32]) -> Self {
         Self { name, shape, dtype: Dtype::I32, elements: values.len(), bytes: bytemuck::cast_slice(values) }
+    }
+
+    /// Written as I8.
+    pub fn i8(name: &'a str, shape: &'a [usize], values: &'a [i8]) -> Self {
+        Self { name, shape, dtype: Dtype::I8, elements: values.len(), bytes: bytemuck::cast_slice(values) }
+    }
+
+    /// Written as U8.
+    pub fn u8(name: &'a str, shape: &'a [usize], values: &'a [u8]) -> Self {
+        Self { name, shape, dtype: Dtype::U8, elements: values.len(), bytes: values }
+    }
+
+    /// Written as BF16.
+    pub fn bf16(name: &'a str, shape: &'a [usize], values: &'a [bf16]) -> Self {
+        Self { name, shape, dtype: Dtype::BF16, elements: values.len(), bytes: bytemuck::cast_slice(values) }
     }
 
     /// A host tensor under a name.

@@ -9,8 +9,8 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
 
-/// The golden files, in the order of their names.
-pub(crate) const GOLDEN: [&str; 32] = [
+/// The golden files of layers, in the order of their names.
+pub(crate) const GOLDEN: [&str; 34] = [
     "deepseek_v2_greedy",
     "deepseek_v2_group",
     "deepseek_v3_base",
@@ -34,6 +34,8 @@ pub(crate) const GOLDEN: [&str; 32] = [
     "mixtral_base",
     "mixtral_bf16",
     "mixtral_skew_empty",
+    "quant_fp8_deepseek_v3_block",
+    "quant_mxfp4_gpt_oss_block",
     "qwen2_moe_shared_gate",
     "qwen3_moe_bf16",
     "qwen3_moe_nonorm",
@@ -45,6 +47,18 @@ pub(crate) const GOLDEN: [&str; 32] = [
     "route_qwen3_moe_e128",
 ];
 
+/// The golden files of number formats, in the order of their names.
+pub(crate) const FORMATS: [&str; 8] = [
+    "quant_fp8_block128",
+    "quant_fp8_cast",
+    "quant_int4_group",
+    "quant_int8_gemm",
+    "quant_int8_gemm_extreme",
+    "quant_int8_per_token",
+    "quant_mxfp4",
+    "quant_w8a8_expert_chain",
+];
+
 pub(crate) fn golden(stem: &str) -> PathBuf {
     golden_dir().join(format!("{stem}.safetensors"))
 }
@@ -54,8 +68,8 @@ pub(crate) fn golden_dir() -> PathBuf {
 }
 
 /// The checkpoints.
-pub(crate) const CHECKPOINTS: [&str; 6] =
-    ["deepseek-v2", "deepseek-v3", "deepseek-v4", "gpt-oss", "mixtral", "qwen3-moe"];
+pub(crate) const CHECKPOINTS: [&str; 7] =
+    ["deepseek-v2", "deepseek-v3", "deepseek-v3-fp8", "deepseek-v4", "gpt-oss", "mixtral", "qwen3-moe"];
 
 pub(crate) fn checkpoint(name: &str) -> Checkpoint {
     Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints").join(name)).unwrap()

@@ -18,6 +18,7 @@ mod example;
 mod families;
 mod files;
 mod fillings;
+mod formats;
 mod golden;
 #[path = "../../examples/golden/main.rs"]
 mod golden_example;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases = [
         golden::cases(),
+        formats::cases(),
         checkpoints::cases(),
         families::cases(),
         operators::cases(),
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> =
         Filling::ALL.into_iter().flat_map(|filling| cases.iter().map(move |case| case.on(filling))).collect();
     trials.extend(golden::trials());
+    trials.extend(formats::trials());
     trials.extend(determinism::trials());
     trials.extend(releases::trials());
     trials.extend(axes::trials());
