@@ -236,7 +236,9 @@ fn pack_rows(
                 Direct::Rows { from, stride } if last <= whole => (from.wrapping_add(first * step * stride), stride),
                 _ => {
                     if !is_filled {
-                        for (row, k) in tile.chunks_exact_mut(words).zip(ks.start + first * step..ks.start + last * step) {
+                        for (row, k) in
+                            tile.chunks_exact_mut(words).zip(ks.start + first * step..ks.start + last * step)
+                        {
                             if k < ks.end { source.read_row(k, cols.clone(), row) } else { row.fill(0) }
                         }
                         is_filled = true;

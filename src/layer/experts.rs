@@ -198,7 +198,7 @@ fn mlp<'a>(
     sequence.purpose("gate and up");
     let active = match rows {
         Some(rows) if weights.plan().fused.is_some() => {
-            let active = project::fused(sequence, weights, &rows, &counts, inner)?;
+            let (active, _) = project::fused(sequence, weights, &rows, &counts)?;
             mark(sequence, probe, "gate, up and activation")?;
             active
         }

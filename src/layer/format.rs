@@ -16,10 +16,14 @@ use std::fmt;
 use ascend_sys::{OperatorId, Release};
 
 use super::LayerOptions;
+use super::project::{self, Rows};
 use super::source::Codes;
+use super::weights::WeightShapes;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::spec::{Activation, FloatType, MoeSpec, Part};
+use crate::tensor::TensorView;
 
 /// How the projections of experts, routed and shared, are held on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,10 +105,6 @@ pub struct ExpertPlan {
     pub reason: Option<String>,
 }
 
-/// The operators that fuse, the newest first.
-const FUSED: [OperatorId; 2] =
-    [OperatorId::GroupedMatmulV5, OperatorId::GroupedMatmulV4];
-
 /// The first release whose grouped product adds a bf16 bias to int8 products (ops-transformer 9.1.0, gmm/grouped_matmul).
 const BIAS_SINCE: Release = Release::new(9, 1, 0);
 
@@ -138,18 +138,36 @@ impl ExpertPlan {
                 return refuse("experts with biases", "bf16 on CANN 9.1.0 or later, or float, w8a16 or w4a16");
             }
         }
-        let table = device.cann().table();
-        let reason = if experts.bias {
-            Some("the fused operator takes no bias")
-        } else if experts.activation.clamp.is_some() {
-            Some("the fused operator has no clamp")
-        } else if experts.activation != Activation::SWIGLU {
-            Some("the fused operator is SwiGLU")
-        } else {
-            None
+        let steps = |reason: &str| Ok(Self { format, fused: None, reason: Some(reason.to_owned()) });
+        if experts.bias {
+            return steps("the fused operator takes no bias");
+        }
+        if experts.activation.clamp.is_some() {
+            return steps("the fused operator has no clamp");
+        }
+        if experts.activation != Activation::SWIGLU {
+            return steps("the activation of the fused operator is SwiGLU");
+        }
+        match Self::fused_operator(device, spec, options) {
+            Ok(operator) => Ok(Self { format, fused: Some(operator), reason: None }),
+            Err(error @ (Error::Rule(_) | Error::MissingOperator { .. })) => steps(&error.to_string()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The operator that a fused call takes, on tensors without memory.
+    fn fused_operator(device: &Device, spec: &MoeSpec, options: LayerOptions) -> Result<OperatorId> {
+        // Whatever the operator, the weights are the same.
+        let any = Some(OperatorId::GroupedMatmulSwigluQuantV2);
+        let plan = Self { format: options.experts, fused: any, reason: None };
+        let shapes = WeightShapes::new(spec, options, &plan, |part| part == Part::W13)?;
+        let (experts, width) = (spec.experts().num, spec.experts().width());
+        let (sequence, counts) = (device.plan(), TensorView::planned(DType::I64, &[experts])?);
+        let rows = Rows {
+            values: TensorView::planned(DType::I8, &[1, width])?,
+            scales: Some(TensorView::planned(DType::F32, &[1])?),
         };
-        let fused = FUSED.into_iter().find(|&operator| table.has_operator(operator)).filter(|_| reason.is_none());
-        let reason = reason.or(if fused.is_none() { Some("the loaded CANN has no fused operator") } else { None });
-        Ok(Self { format, fused, reason: reason.map(str::to_owned) })
+        let (_, operator) = project::fused(&sequence, &shapes.planned()?, &rows, &counts)?;
+        Ok(operator)
     }
 }

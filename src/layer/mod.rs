@@ -36,10 +36,10 @@ mod weights;
 pub use format::{ExpertFormat, ExpertPlan};
 pub use forward::{LayerInput, LayerOutput, Pass, RoutedOutput};
 pub use memory::{ChunkPlan, MemoryPlan};
+pub use moe_kernels::formats::requantise::QuantError;
 pub use probe::{Probe, Step};
 pub(crate) use router::PlanCache;
 pub use router::{RouterMethod, RouterPlan};
-pub use moe_kernels::formats::requantise::QuantError;
 pub use source::{Codes, WeightSource};
 
 use std::collections::HashMap;
@@ -93,7 +93,8 @@ impl Router {
     /// Those of [`MoeLayer::load`].
     pub fn load(stream: &Stream, source: &dyn WeightSource, options: LayerOptions) -> Result<Self> {
         let plan = RouterPlan::new(stream.device(), source.spec(), options)?;
-        let weights = Upload::new(stream, source, options, &ExpertPlan::FLOAT, Part::of_router, &mut |_, _| {})?.all()?;
+        let weights =
+            Upload::new(stream, source, options, &ExpertPlan::FLOAT, Part::of_router, &mut |_, _| {})?.all()?;
         Ok(Self { spec: *source.spec(), options, plan, weights, device: stream.device().clone() })
     }
 

@@ -1,12 +1,14 @@
 //! Products of activations with the projections of experts, in the format that these are held in.
 
+use ascend_sys::OperatorId;
+
 use super::route::size;
 use super::weights::WeightViews;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::op::{
-    self, CubeMath, GroupListKind, GroupedActivation, GroupedMatmul, Groups, Quant, QuantMatmul,
-
+    self, CubeMath, GroupListKind, GroupedActivation, GroupedMatmul, GroupedSwigluQuant, Groups, InnerPrecision, Quant,
+    QuantMatmul, WeightQuantMatmul,
 };
 use crate::scratch::Sequence;
 use crate::spec::Part;
@@ -88,17 +90,32 @@ pub(super) fn grouped(
     op::grouped_matmul_quant(sequence, &inputs, quant, out).map(drop)
 }
 
-/// Gate and up, SwiGLU and the quantisation of what it gives, in one operator.
+/// Gate and up, SwiGLU and the quantisation of what it gives, in one operator; which that was.
 ///
-/// * `rows`: int8 `[rows, L]` with their scales. * `counts`: i64 `[E]`. * `inner`: what an expert is wide inside.
+/// * `rows`: int8 `[rows, L]` with their scales. * `counts`: i64 `[E]`, rows of each expert.
 pub(super) fn fused<'s>(
     sequence: &'s Sequence<'_>,
     weights: &WeightViews<'_>,
     rows: &Rows<'_>,
     counts: &TensorView<'_>,
-    inner: usize,
-) -> Result<Rows<'s>> {
-    let _ = (sequence, weights, rows, counts, inner); Err(crate::error::Error::shape("a", "b", "c"))
+) -> Result<(Rows<'s>, OperatorId)> {
+    let held = weights.projection(Part::W13)?;
+    let (Some(scale), Some(x_scale)) = (held.scale, &rows.scales) else {
+        return Err(Error::shape("fused projection", "operands in floating point", "int8 rows and quantised weights"));
+    };
+    let (mut codes, mut scales) = int8(sequence, size(rows.values.dim(0)), size(held.weight.dim(-1)) / 2)?;
+    let inputs = GroupedSwigluQuant {
+        x: &rows.values,
+        x_scale,
+        weight: &[held.weight],
+        weight_scale: &[scale],
+        assist: held.extra.as_slice(),
+        smooth: None,
+        group_list: counts,
+        kind: GroupListKind::Count,
+    };
+    let operator = op::grouped_matmul_swiglu_quant(sequence, &inputs, &mut codes, &mut scales)?;
+    Ok((Rows::quantised(codes, scales), operator))
 }
 
 /// `out = x @ projection` of a shared expert.
@@ -127,6 +144,16 @@ pub(super) fn dense(
             };
             op::quant_matmul(sequence, &inputs, out).map(drop)
         }
-        Rows { values, scales: None } => { let _ = values; Ok(()) }
+        Rows { values, scales: None } => {
+            let weight = &held.weight;
+            let group_size = match size(scale.dim(0)) {
+                groups if scale.desc().rank() > 1 && groups > 1 => size(weight.dim(0)).div_ceil(groups),
+                _ => 0,
+            };
+            let (offset, precision) = (held.extra.as_ref(), InnerPrecision::default());
+            let inputs =
+                WeightQuantMatmul { x: &values, weight, scale, offset, group_size, bias: None, quant: None, precision };
+            op::weight_quant_matmul(sequence, &inputs, out).map(drop)
+        }
     }
 }

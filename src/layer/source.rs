@@ -131,7 +131,6 @@ impl WeightSource for HostLayer<'_> {
     }
 }
 
-
 /// Codes `[.., K]` and scales `[.., G]` of values `[.., K]`.
 fn quantise(values: &[f32], k: usize, codes: Codes, target: &mut [i8], scales: &mut [f32]) -> Result<QuantError> {
     let (groups, limit) = (codes.groups(k), codes.limit());

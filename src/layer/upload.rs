@@ -45,7 +45,18 @@ impl<'a> Upload<'a> {
         let shapes = WeightShapes::new(source.spec(), options, plan, wanted)?;
         let staging = PinnedBuffer::alloc_zeroed(stream.device(), shapes.staging_bytes())?;
         let (codes, scales, total) = (Vec::new(), Vec::new(), shapes.bytes().sum());
-        Ok(Self { stream, source, shapes, staging, codes, scales, error: QuantError::default(), done: 0, total, progress })
+        Ok(Self {
+            stream,
+            source,
+            shapes,
+            staging,
+            codes,
+            scales,
+            error: QuantError::default(),
+            done: 0,
+            total,
+            progress,
+        })
     }
 
     /// Every part that is wanted.
@@ -117,7 +128,9 @@ impl<'a> Upload<'a> {
         if let Some(extra) = &mut tensors.extra {
             let kind = tensors.codes;
             let sums = self.codes.chunks(k.max(1)).zip(&self.scales).map(|(codes, scale)| match kind {
-                Some(Codes::Int4 { .. }) => 8.0 * (codes.iter().map(|&code| i64::from(code)).sum::<i64>() as f32 * scale),
+                Some(Codes::Int4 { .. }) => {
+                    8.0 * (codes.iter().map(|&code| i64::from(code)).sum::<i64>() as f32 * scale)
+                }
                 _ => 0.0,
             });
             let bytes = encode(sums, extra.dtype(), staged(&mut self.staging, bytes_of(extra)))?;

@@ -26,8 +26,8 @@ mod matmul;
 mod permute;
 mod pointwise;
 mod quant_matmul;
-mod quantise;
 mod quant_weight;
+mod quantise;
 mod routing;
 mod routing_map;
 mod softmax_gating;
@@ -58,8 +58,8 @@ pub use pointwise::{
     minimum, neg, relu, select, sigmoid, silu, softplus, sqrt, sub, zero_fill,
 };
 pub use quant_matmul::{QuantMatmul, quant_matmul};
-pub use quantise::{SmoothScales, dynamic_quant};
 pub use quant_weight::{convert_weight_to_int4_pack, trans_quant_param};
+pub use quantise::{SmoothScales, dynamic_quant};
 pub use routing::{
     ExpandedRows, ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex,
     TokenCounts, moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,
