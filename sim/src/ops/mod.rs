@@ -9,6 +9,7 @@ mod format;
 mod fused_topk;
 mod grouped_matmul;
 mod grouped_quant;
+mod grouped_swiglu;
 mod index;
 mod lanes;
 mod matmul;
@@ -216,6 +217,10 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::GroupedMatmulV3 => (System, grouped_matmul::grouped_matmul),
         Id::GroupedMatmulWeightNz => (System, grouped_matmul::grouped_matmul),
         Id::GroupedMatmulAdd => (System, grouped_matmul::grouped_matmul_add),
+        Id::GroupedMatmulSwigluQuant => (System, grouped_swiglu::swiglu_quant),
+        Id::GroupedMatmulSwigluQuantWeightNZ => (System, grouped_swiglu::swiglu_quant),
+        Id::GroupedMatmulSwigluQuantV2 => (System, grouped_swiglu::swiglu_quant),
+        Id::GroupedMatmulSwigluQuantWeightNzV2 => (System, grouped_swiglu::swiglu_quant),
     };
     Implementation { workspace, run }
 }

@@ -26,6 +26,7 @@ pub(crate) mod routing;
 pub(crate) mod routing_map;
 pub(crate) mod softmax_gating;
 pub(crate) mod storage;
+pub(crate) mod swiglu_quant;
 
 use std::collections::BTreeSet;
 
@@ -40,7 +41,10 @@ pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
         || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
+        || (operator.name().starts_with("GroupedMatmulSwigluQuant") && SWIGLU_QUANT_OPTIONAL.contains(&name))
 }
+
+const SWIGLU_QUANT_OPTIONAL: &[&str] = &["bias", "offset", "weightAssistMatrix", "smoothScale", "outputOffset"];
 
 /// Tensors that are written, beside those whose names say so.
 const OUTPUTS: &[&str] = &[
@@ -56,6 +60,9 @@ const OUTPUTS: &[&str] = &[
     "permuteProbs",
     "balancedExpertIds",
     "balancedActiveMask",
+    "output",
+    "outputScale",
+    "outputOffset",
 ];
 
 /// Tensors that are written: these, and the experts of `aclnnMoeFusedTopk`.
@@ -85,6 +92,10 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => grouped::legal(operator),
         OperatorId::GroupedMatmulAdd => grouped_add::legal(),
+        OperatorId::GroupedMatmulSwigluQuant
+        | OperatorId::GroupedMatmulSwigluQuantWeightNZ
+        | OperatorId::GroupedMatmulSwigluQuantV2
+        | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => swiglu_quant::legal(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -170,6 +181,10 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => grouped::violations(operator),
         OperatorId::GroupedMatmulAdd => grouped_add::violations(),
+        OperatorId::GroupedMatmulSwigluQuant
+        | OperatorId::GroupedMatmulSwigluQuantWeightNZ
+        | OperatorId::GroupedMatmulSwigluQuantV2
+        | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => swiglu_quant::violations(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
