@@ -37,6 +37,8 @@ macro_rules! list {
     };
 }
 
+pub(super) use list;
+
 /// What is multiplied with what, and how x is divided. K and N may differ from weight to weight where every x and every
 /// output is a tensor of its own.
 #[derive(Clone, Copy)]
@@ -251,7 +253,7 @@ const BY_K: i64 = 2;
 const MANY_OUTPUTS: i64 = 0;
 const ONE_OUTPUT: i64 = 2;
 
-fn list_type(kind: GroupListKind) -> i64 {
+pub(super) fn list_type(kind: GroupListKind) -> i64 {
     match kind {
         GroupListKind::Cumsum => 0,
         GroupListKind::Count => 1,
@@ -260,7 +262,7 @@ fn list_type(kind: GroupListKind) -> i64 {
 }
 
 /// A list that may be absent.
-fn given<'a>(list: &'a [Option<TensorDesc>]) -> Arg<'a> {
+pub(super) fn given<'a>(list: &'a [Option<TensorDesc>]) -> Arg<'a> {
     Arg::Tensors((!list.is_empty()).then_some(list))
 }
 
@@ -282,7 +284,12 @@ fn rows(x: &[TensorView<'_>]) -> i64 {
 }
 
 /// Reads the list back, in the order of the stream, and holds it against the number of groups and what they divide.
-fn check_group_list(list: &TensorView<'_>, kind: GroupListKind, sizes: [i64; 2], stream: &Stream) -> Result<()> {
+pub(super) fn check_group_list(
+    list: &TensorView<'_>,
+    kind: GroupListKind,
+    sizes: [i64; 2],
+    stream: &Stream,
+) -> Result<()> {
     let values = list.to_vec::<i64>(stream)?;
     let [groups, extent] = sizes.map(|size| usize::try_from(size).unwrap_or(0));
     decode(kind, &values, groups, extent).map(drop).map_err(Error::GroupList)

@@ -20,6 +20,7 @@ mod gating_v2;
 mod graph;
 mod graph_update;
 mod grouped;
+mod grouped_quant;
 #[allow(dead_code, reason = "shared with the conformance suite")]
 #[path = "../conformance/kinds.rs"]
 mod kinds;

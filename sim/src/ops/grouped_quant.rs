@@ -93,7 +93,7 @@ fn run<O: Pod + Send + Sync>(
 }
 
 /// An x of int8, or of int4 as int8.
-fn small_input<'a>(device: &Device<'a>, x: &TensorDesc) -> Result<Input<'a, i8>, OpError> {
+pub(super) fn small_input<'a>(device: &Device<'a>, x: &TensorDesc) -> Result<Input<'a, i8>, OpError> {
     match x.dtype {
         aclDataType::INT8 => Input::load(device, "x", x),
         _ => Ok(Input::row_major(device.small_ints("x", x)?, size(x.unpacked().dim(-1)))),

@@ -9,6 +9,7 @@ mod format;
 mod fused_topk;
 mod grouped_matmul;
 mod grouped_quant;
+mod grouped_swiglu;
 mod index;
 mod lanes;
 mod matmul;
@@ -233,6 +234,10 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::WeightQuantBatchMatmulV2 => (SystemAndCopies, weight_quant::weight_quant_matmul),
         Id::WeightQuantBatchMatmulV3 => (SystemAndCopies, weight_quant::weight_quant_matmul),
         Id::WeightQuantBatchMatmulNz => (SystemAndCopies, weight_quant::weight_quant_matmul),
+        Id::GroupedMatmulSwigluQuant => (System, grouped_swiglu::swiglu_quant),
+        Id::GroupedMatmulSwigluQuantWeightNZ => (System, grouped_swiglu::swiglu_quant),
+        Id::GroupedMatmulSwigluQuantV2 => (System, grouped_swiglu::swiglu_quant),
+        Id::GroupedMatmulSwigluQuantWeightNzV2 => (System, grouped_swiglu::swiglu_quant),
     };
     Implementation { workspace, run }
 }

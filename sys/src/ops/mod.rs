@@ -6,7 +6,7 @@ mod rows;
 mod rule;
 
 pub use desc::{Dims, MAX_RANK, ScalarValue, TensorDesc};
-pub use rows::{format_cast_storage, implied_group_type};
+pub use rows::{format_cast_storage, implied_group_type, swiglu_weight};
 pub use rule::{Arg, Call, Codes, Layout, Null, OpRow, PLAIN_FORMATS, Param, Phase, Refusal, Rule, Violation};
 
 use crate::info::OperatorId;

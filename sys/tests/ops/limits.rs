@@ -22,7 +22,11 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::GroupedMatmulV3
         | OperatorId::GroupedMatmulV4
         | OperatorId::GroupedMatmulV5
-        | OperatorId::GroupedMatmulWeightNz => (161001, 161002, 161002, Phase::One),
+        | OperatorId::GroupedMatmulWeightNz
+        | OperatorId::GroupedMatmulSwigluQuant
+        | OperatorId::GroupedMatmulSwigluQuantWeightNZ
+        | OperatorId::GroupedMatmulSwigluQuantV2
+        | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => (161001, 161002, 161002, Phase::One),
         OperatorId::QuantMatmulV5
         | OperatorId::QuantMatmulWeightNz
         | OperatorId::QuantMatmulV4
@@ -303,6 +307,10 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::WeightQuantBatchMatmulV2
         | OperatorId::WeightQuantBatchMatmulV3
         | OperatorId::WeightQuantBatchMatmulNz => crate::weight_quant::limits(operator),
+        OperatorId::GroupedMatmulSwigluQuant
+        | OperatorId::GroupedMatmulSwigluQuantWeightNZ
+        | OperatorId::GroupedMatmulSwigluQuantV2
+        | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => crate::swiglu_quant::limits(operator),
         OperatorId::MoeGatingTopKSoftmax => crate::softmax_gating::limits_first(),
         OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),

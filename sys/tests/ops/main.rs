@@ -30,6 +30,7 @@ pub(crate) mod routing_map;
 pub(crate) mod softmax_gating;
 pub(crate) mod storage;
 pub(crate) mod weight_quant;
+pub(crate) mod swiglu_quant;
 
 use std::collections::BTreeSet;
 
@@ -49,7 +50,10 @@ pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
         || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
         || matches!(name, "offsetOut" | "quantMode")
+        || (operator.name().starts_with("GroupedMatmulSwigluQuant") && SWIGLU_QUANT_OPTIONAL.contains(&name))
 }
+
+const SWIGLU_QUANT_OPTIONAL: &[&str] = &["bias", "offset", "weightAssistMatrix", "smoothScale", "outputOffset"];
 
 /// Tensors that are written, beside those whose names say so.
 const OUTPUTS: &[&str] = &[
@@ -66,6 +70,9 @@ const OUTPUTS: &[&str] = &[
     "balancedExpertIds",
     "balancedActiveMask",
     "weightInt4Pack",
+    "output",
+    "outputScale",
+    "outputOffset",
 ];
 
 /// Tensors that are written: these, and the experts of `aclnnMoeFusedTopk`.
@@ -103,6 +110,10 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::WeightQuantBatchMatmulV2
         | OperatorId::WeightQuantBatchMatmulV3
         | OperatorId::WeightQuantBatchMatmulNz => weight_quant::legal(operator),
+        OperatorId::GroupedMatmulSwigluQuant
+        | OperatorId::GroupedMatmulSwigluQuantWeightNZ
+        | OperatorId::GroupedMatmulSwigluQuantV2
+        | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => swiglu_quant::legal(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -199,6 +210,10 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::WeightQuantBatchMatmulV2
         | OperatorId::WeightQuantBatchMatmulV3
         | OperatorId::WeightQuantBatchMatmulNz => weight_quant::violations(operator),
+        OperatorId::GroupedMatmulSwigluQuant
+        | OperatorId::GroupedMatmulSwigluQuantWeightNZ
+        | OperatorId::GroupedMatmulSwigluQuantV2
+        | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => swiglu_quant::violations(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp

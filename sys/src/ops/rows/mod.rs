@@ -1,5 +1,27 @@
 //! The rows, by what the operators do.
 
+/// Joins lists, the first of which is not empty.
+macro_rules! joined {
+    ($($part:expr),+ $(,)?) => {
+        &$crate::ops::rows::concat::<_, { 0 $(+ $part.len())+ }>(&[$($part),+])
+    };
+}
+
+const fn concat<T: Copy, const N: usize>(parts: &[&[T]]) -> [T; N] {
+    let mut all = [parts[0][0]; N];
+    let (mut end, mut part) = (0, 0);
+    while part < parts.len() {
+        let mut index = 0;
+        while index < parts[part].len() {
+            all[end] = parts[part][index];
+            end += 1;
+            index += 1;
+        }
+        part += 1;
+    }
+    all
+}
+
 mod activation;
 mod check;
 mod combine;
@@ -26,11 +48,13 @@ mod re_routing;
 mod routing;
 mod routing_map;
 mod softmax_gating;
+mod swiglu_quant;
 mod update_expert;
 mod weight_quant;
 
 pub use format::format_cast_storage;
 pub use grouped_matmul::implied_group_type;
+pub use swiglu_quant::swiglu_weight;
 
 use super::rule::OpRow;
 use crate::info::OperatorId;
@@ -128,5 +152,9 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::WeightQuantBatchMatmulV2 => &weight_quant::WEIGHT_QUANT_BATCH_MATMUL_V2,
         OperatorId::WeightQuantBatchMatmulV3 => &weight_quant::WEIGHT_QUANT_BATCH_MATMUL_V3,
         OperatorId::WeightQuantBatchMatmulNz => &weight_quant::WEIGHT_QUANT_BATCH_MATMUL_NZ,
+        OperatorId::GroupedMatmulSwigluQuant => &swiglu_quant::GROUPED_MATMUL_SWIGLU_QUANT,
+        OperatorId::GroupedMatmulSwigluQuantWeightNZ => &swiglu_quant::GROUPED_MATMUL_SWIGLU_QUANT_WEIGHT_NZ,
+        OperatorId::GroupedMatmulSwigluQuantV2 => &swiglu_quant::GROUPED_MATMUL_SWIGLU_QUANT_V2,
+        OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => &swiglu_quant::GROUPED_MATMUL_SWIGLU_QUANT_WEIGHT_NZ_V2,
     }
 }

@@ -8,28 +8,6 @@ use crate::constants::{aclDataType, aclFormat};
 use crate::info::OperatorId;
 use crate::ops::rule::{Call, Codes, OpRow, Param, Rule};
 
-/// Joins lists, the first of which is not empty.
-macro_rules! joined {
-    ($($part:expr),+ $(,)?) => {
-        &concat::<_, { 0 $(+ $part.len())+ }>(&[$($part),+])
-    };
-}
-
-const fn concat<T: Copy, const N: usize>(parts: &[&[T]]) -> [T; N] {
-    let mut all = [parts[0][0]; N];
-    let (mut end, mut part) = (0, 0);
-    while part < parts.len() {
-        let mut index = 0;
-        while index < parts[part].len() {
-            all[end] = parts[part][index];
-            end += 1;
-            index += 1;
-        }
-        part += 1;
-    }
-    all
-}
-
 /// What the operands may be of, quantised combinations included.
 const OPERANDS: &[aclDataType] = &[
     aclDataType::FLOAT,

@@ -1,0 +1,560 @@
+//! The grouped products of quantised operands: worked examples in every version, every combination of dtypes, layouts and
+//! carriers against plain loops, what is refused and found.
+
+use ascend_moe::op::{self, GroupListKind, GroupedActivation, GroupedMatmul, GroupedSwigluQuant, Groups, Quant};
+use ascend_moe::{DType, Error, Tensor, TensorView};
+use ascend_sys::OperatorId;
+use cann_sim::FindingKind;
+use half::{bf16, f16};
+use moe_kernels::nz::{NzLayout, pack};
+use moe_kernels::view::NdView;
+
+use crate::operators::{bf, read, tensor, zeros};
+use crate::rig::Rig;
+
+fn without(ids: &[OperatorId]) -> Rig {
+    let absent = ids.iter().map(|id| id.info().phase2).collect();
+    Rig::with(|config| config.absent = absent)
+}
+
+/// How a weight lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Layout {
+    packed: bool,
+    transposed: bool,
+    /// int4 in int32.
+    carried: bool,
+}
+
+const LAYOUTS: [Layout; 4] = [
+    Layout { packed: false, transposed: false, carried: false },
+    Layout { packed: true, transposed: false, carried: false },
+    Layout { packed: false, transposed: false, carried: true },
+    Layout { packed: true, transposed: false, carried: true },
+];
+
+/// Two to a byte, the even one low.
+fn nibbles(values: &[i8]) -> Vec<u8> {
+    values.chunks_exact(2).map(|pair| (pair[0] as u8 & 15) | (pair[1] as u8) << 4).collect()
+}
+
+/// Weights `[E, K, N]` of int8 or int4; a transposed one is to be viewed as such.
+fn weight(rig: &Rig, values: &[i8], [e, k, n]: [usize; 3], int4: bool, layout: Layout) -> Tensor {
+    let [rows, cols] = if layout.transposed { [n, k] } else { [k, n] };
+    let stored: Vec<i8> = (0..e * k * n)
+        .map(|i| {
+            let (expert, row, col) = (i / (k * n), i / cols % rows, i % cols);
+            let [k_at, n_at] = if layout.transposed { [col, row] } else { [row, col] };
+            values[expert * k * n + k_at * n + n_at]
+        })
+        .collect();
+    let packed = if !layout.packed {
+        stored
+    } else if int4 {
+        let blocks = NzLayout::int4(rows, cols).unwrap();
+        let mut all = Vec::new();
+        for matrix in stored.chunks_exact(rows * cols) {
+            let mut block = vec![0; blocks.storage_len()];
+            (0..rows * cols).for_each(|i| block[blocks.offset(i / cols, i % cols).unwrap()] = matrix[i]);
+            all.extend(block);
+        }
+        all
+    } else {
+        let mut all = vec![0; e * NzLayout::new(rows, cols, 1).unwrap().storage_len()];
+        pack(&NdView::contiguous(&stored, &[e, rows, cols]).unwrap(), &mut all).unwrap();
+        all
+    };
+    let (dtype, shape) = match (int4, layout.carried) {
+        (false, _) => (DType::I8, [e, rows, cols]),
+        (true, false) => (DType::I4, [e, rows, cols]),
+        (true, true) => (DType::I32, [e, rows, cols / 8]),
+    };
+    let bytes = if int4 { nibbles(&packed) } else { bytemuck::cast_slice(&packed).to_vec() };
+    match layout.packed {
+        true => Tensor::from_nz_bytes(&rig.device, dtype, &bytes, &shape).unwrap(),
+        false => Tensor::from_bytes(&rig.device, dtype, &bytes, &shape).unwrap(),
+    }
+}
+
+fn viewed(weight: &Tensor, layout: Layout) -> TensorView<'_> {
+    if layout.transposed { weight.view().transpose().unwrap() } else { weight.view() }
+}
+
+/// Scales as the low halves of uint64.
+fn wide(rig: &Rig, values: &[f32], shape: &[usize]) -> Tensor {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| u64::from(value.to_bits()).to_ne_bytes()).collect();
+    Tensor::from_bytes(&rig.device, DType::U64, &bytes, shape).unwrap()
+}
+
+fn numbers(len: usize, low: i64, high: i64, seed: usize) -> Vec<i8> {
+    (0..len).map(|i| (low + ((i * 7919 + i / 13 + seed * 131) as i64 * 37 % (high - low + 1))) as i8).collect()
+}
+
+fn factors(len: usize, seed: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 31 + seed * 17) % 97) as f32 * 1.37e-3 - 0.02).collect()
+}
+
+fn half(value: f32) -> f32 {
+    f16::from_f32(value).to_f32()
+}
+
+fn dot(x: &[i8], w: &[i8], n: usize, column: usize) -> i32 {
+    x.iter().enumerate().map(|(k, &x)| i32::from(x) * i32::from(w[k * n + column])).sum()
+}
+
+/// The sum of scaled products over the parts of K, all in f16.
+fn halves(x: &[i8], w: &[i8], n: usize, column: usize, scale: &[f32]) -> f32 {
+    let size = x.len() / (scale.len() / n);
+    let parts = x.chunks(size).enumerate();
+    parts.fold(0.0, |sum, (part, x)| {
+        half(sum + half(dot(x, &w[part * size * n..], n, column) as f32 * scale[part * n + column]))
+    })
+}
+
+/// `16 * high + low` of the halves of x.
+fn msd(x: &[i8], w: &[i8], n: usize, column: usize, scale: &[f32]) -> f32 {
+    let part = |of: fn(i8) -> i8| halves(&x.iter().map(|&x| of(x)).collect::<Vec<_>>(), w, n, column, scale);
+    16.0 * part(|x| x.div_euclid(16)) + part(|x| x.rem_euclid(16) - 8)
+}
+
+#[test]
+fn the_worked_example_of_int8_in_every_version() {
+    use OperatorId as Id;
+    let versions = [(Id::GroupedMatmulWeightNz, true), (Id::GroupedMatmulV5, false), (Id::GroupedMatmulV4, false)];
+    for (missing, &(version, packed)) in versions.iter().enumerate() {
+        let absent: Vec<_> = versions[..missing].iter().map(|(id, _)| *id).collect();
+        let rig = without(&absent);
+        let sequence = rig.stream.sequence().unwrap();
+        // Padded to whole blocks.
+        let (k, n) = (16, 32);
+        let place = |values: &[i8], rows: usize, cols: usize| {
+            let mut all = vec![0i8; rows * cols];
+            values.chunks(2).enumerate().for_each(|(row, pair)| all[row * cols..][..2].copy_from_slice(pair));
+            all
+        };
+        let x = tensor(&rig, &place(&[1, -2, 100, 100, -128, 127], 3, k), &[3, k]);
+        let w = [place(&[3, -4, 5, 6], k, n), place(&[127, -127, 127, -128], k, n)].concat();
+        let layout = Layout { packed, ..LAYOUTS[0] };
+        let weight = weight(&rig, &w, [2, k, n], false, layout);
+        let mut scale = vec![bf16::ZERO; 2 * n];
+        let mut bias = vec![0i32; 2 * n];
+        for (at, s, b) in [(0, 0.5, 10), (1, 0.25, -10), (n, 0.01, 0), (n + 1, 0.02, 1)] {
+            (scale[at], bias[at]) = (bf16::from_f32(s), b);
+        }
+        let (scale, bias) = (tensor(&rig, &scale, &[2, n]), tensor(&rig, &bias, &[2, n]));
+        let per_token = tensor(&rig, &[0.1f32, 2.0, 0.5], &[3]);
+        let counts = tensor(&rig, &[1i64, 2], &[2]);
+        let list = counts.view();
+        let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
+        let (x, weight, bias) = ([x.view()], [weight.view()], [bias.view()]);
+        let inputs = GroupedMatmul { x: &x, weight: &weight, bias: &bias, groups };
+        let (scale, per_token) = ([scale.view()], per_token.view());
+        let quant = Quant::Int8 { scale: &scale, per_token: Some(&per_token), activation: GroupedActivation::None };
+        let mut y = zeros(&rig, DType::Bf16, &[3, n]);
+        assert_eq!(op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [y.view_mut()]).unwrap(), version);
+        let found: Vec<f32> =
+            read::<bf16>(&rig, &y).chunks(n).flat_map(|row| [row[0].to_f32(), row[1].to_f32()]).collect();
+        assert_eq!(found, [0.150_390_63, -0.648_437_5, 508., -1020., -0.636_718_75, 0.010_009_766]);
+        let mut sums = zeros(&rig, DType::I32, &[3, n]);
+        op::grouped_matmul_quant(&sequence, &inputs, Quant::Sums, &mut [sums.view_mut()]).unwrap();
+        let found: Vec<i32> = read::<i32>(&rig, &sums).chunks(n).flat_map(|row| [row[0], row[1]]).collect();
+        assert_eq!(found, [3, -26, 25400, -25499, -127, 1]);
+    }
+}
+
+const COUNTS: [usize; 3] = [3, 0, 4];
+const ROWS: usize = 9;
+const POISON: f32 = -7.0;
+
+/// One row of numbers for each row of x that belongs to an expert, and what was there for the others.
+fn rows_of(n: usize, value: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
+    let experts: Vec<usize> = COUNTS.iter().enumerate().flat_map(|(expert, &count)| vec![expert; count]).collect();
+    (0..ROWS * n).map(|i| experts.get(i / n).map_or(POISON, |&expert| value(i / n, expert, i % n))).collect()
+}
+
+fn bf16s(values: &[f32]) -> Vec<f32> {
+    bf(values).iter().map(|value| value.to_f32()).collect()
+}
+
+fn f16s(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&value| half(value)).collect()
+}
+
+#[test]
+fn int8_in_every_layout() {
+    let rig = Rig::new();
+    rig.device.set_check_group_lists(true);
+    let sequence = rig.stream.sequence().unwrap();
+    let [e, k, n] = [3, 64, 96];
+    for (packed, transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let layout = Layout { packed, transposed, carried: false };
+        let (x, w) = (numbers(ROWS * k, -128, 127, 3), numbers(e * k * n, -128, 127, 5));
+        let (per_token, column) = (factors(ROWS, 1), bf16s(&factors(e * n, 2)));
+        let float_bias = bf16s(&factors(e * n, 3));
+        let whole_bias: Vec<i32> = (0..e * n).map(|i| (i * 311) as i32 - 9000).collect();
+        let ends = tensor(&rig, &[3i64, 3, 7], &[3]);
+        let list = ends.view();
+        let groups = Groups::Rows { list: &list, kind: GroupListKind::Cumsum };
+        let acc = |row: usize, expert: usize, at: usize| dot(&x[row * k..][..k], &w[expert * k * n..], n, at);
+        let biased = |row, expert, at| acc(row, expert, at) + whole_bias[expert * n + at];
+        let scaled = |acc: i32, expert: usize, at: usize| acc as f32 * column[expert * n + at];
+
+        let (x_in, w_in) = (tensor(&rig, &x, &[ROWS, k]), weight(&rig, &w, [e, k, n], false, layout));
+        let (x_in, w_in) = ([x_in.view()], [viewed(&w_in, layout)]);
+        let tokens = tensor(&rig, &per_token, &[ROWS]);
+        let tokens = tokens.view();
+        let scales =
+            [tensor(&rig, &bf(&column), &[e, n]), tensor(&rig, &column, &[e, n]), wide(&rig, &column, &[e, n])];
+        let [bf16_scale, f32_scale, wide_scale] = scales.each_ref().map(|scale| [scale.view()]);
+        let biases = [tensor(&rig, &whole_bias, &[e, n]), tensor(&rig, &bf(&float_bias), &[e, n])];
+        let [whole, float] = biases.each_ref().map(|bias| [bias.view()]);
+        let run = |bias: &[TensorView<'_>], quant, out: &mut Tensor| {
+            let inputs = GroupedMatmul { x: &x_in, weight: &w_in, bias, groups };
+            op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [out.view_mut()])
+        };
+        let none = GroupedActivation::None;
+
+        let mut y = tensor(&rig, &bf(&vec![POISON; ROWS * n]), &[ROWS, n]);
+        let ran = run(&whole, Quant::Int8 { scale: &bf16_scale, per_token: Some(&tokens), activation: none }, &mut y);
+        assert_eq!(ran.unwrap() == OperatorId::GroupedMatmulWeightNz, packed);
+        let due = rows_of(n, |row, e, at| scaled(biased(row, e, at), e, at) * per_token[row]);
+        assert_eq!(read::<bf16>(&rig, &y), bf(&due), "{layout:?}");
+
+        run(&float, Quant::Int8 { scale: &bf16_scale, per_token: None, activation: none }, &mut y).unwrap();
+        let due = rows_of(n, |row, e, at| scaled(acc(row, e, at), e, at) + float_bias[e * n + at]);
+        assert_eq!(read::<bf16>(&rig, &y), bf(&due), "{layout:?}");
+
+        let mut y = tensor(&rig, &vec![f16::from_f32(POISON); ROWS * n], &[ROWS, n]);
+        let activation = GroupedActivation::Relu;
+        run(&[], Quant::Int8 { scale: &f32_scale, per_token: Some(&tokens), activation }, &mut y).unwrap();
+        let due = rows_of(n, |row, e, at| (scaled(acc(row, e, at), e, at) * per_token[row]).max(0.0));
+        let found: Vec<f32> = read::<f16>(&rig, &y).iter().map(|value| value.to_f32()).collect();
+        assert_eq!(found, f16s(&due), "{layout:?}");
+
+        let mut y = tensor(&rig, &vec![-7i8; ROWS * n], &[ROWS, n]);
+        let answer = run(&whole, Quant::Int8 { scale: &wide_scale, per_token: None, activation: none }, &mut y);
+        if packed {
+            assert_eq!(rule(answer).1, "out-dtype");
+        } else {
+            answer.unwrap();
+            let due = rows_of(n, |row, e, at| scaled(biased(row, e, at), e, at).round_ties_even());
+            let due: Vec<i8> = due.iter().map(|&value| value as i8).collect();
+            assert_eq!(read::<i8>(&rig, &y), due, "{layout:?}");
+        }
+    }
+}
+
+#[test]
+fn int8_in_lists() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let (k, n) = (20, 6);
+    let each: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &numbers(k * n, -128, 127, e), &[k, n])).collect();
+    let scales: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &factors(n, e), &[n])).collect();
+    let x: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &numbers((e + 2) * k, -128, 127, e + 7), &[e + 2, k])).collect();
+    let views = |tensors: &'_ [Tensor]| -> Vec<TensorView<'_>> { tensors.iter().map(Tensor::view).collect() };
+    let (weight, scale, x) = (views(&each), views(&scales), views(&x));
+    let due: Vec<Vec<f32>> = (0..2)
+        .map(|e| {
+            let (x, w, s) = (numbers((e + 2) * k, -128, 127, e + 7), numbers(k * n, -128, 127, e), factors(n, e));
+            f16s(
+                &(0..(e + 2) * n)
+                    .map(|i| dot(&x[i / n * k..][..k], &w, n, i % n) as f32 * s[i % n])
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    let quant = Quant::Int8 { scale: &scale, per_token: None, activation: GroupedActivation::None };
+    let found = |out: &Tensor| -> Vec<f32> { read::<f16>(&rig, out).iter().map(|value| value.to_f32()).collect() };
+    let mut outs = [zeros(&rig, DType::F16, &[2, n]), zeros(&rig, DType::F16, &[3, n])];
+    let inputs = GroupedMatmul { x: &x, weight: &weight, bias: &[], groups: Groups::Tensors };
+    let [a, b] = &mut outs;
+    op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [a.view_mut(), b.view_mut()]).unwrap();
+    assert_eq!(outs.each_ref().map(found).to_vec(), due);
+    let mut out = zeros(&rig, DType::F16, &[5, n]);
+    let inputs = GroupedMatmul { groups: Groups::RowsOfEach, ..inputs };
+    op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [out.view_mut()]).unwrap();
+    assert_eq!(found(&out), due.concat());
+}
+
+#[test]
+fn int8_by_int4_in_every_layout() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let (e, n) = (3, 64);
+    for layout in LAYOUTS {
+        for (k, parts, with_offset) in [(64, 1, false), (512, 2, false), (80, 1, true)] {
+            let (x, w) = (numbers(ROWS * k, -128, 127, 3), numbers(e * k * n, -8, 7, 5));
+            let (per_token, scale, offset) = (factors(ROWS, 1), factors(e * parts * n, 2), factors(e * n, 4));
+            let bias = factors(e * n, 3);
+            let due = rows_of(n, |row, e, at| {
+                let x = &x[row * k..][..k];
+                let mut sum = msd(x, &w[e * k * n..], n, at, &scale[e * parts * n..][..parts * n]);
+                if with_offset {
+                    sum += x.iter().map(|&x| i32::from(x)).sum::<i32>() as f32 * offset[e * n + at];
+                }
+                (sum + bias[e * n + at]) * per_token[row]
+            });
+            let counts = tensor(&rig, &COUNTS.map(|count| count as i64), &[3]);
+            let list = counts.view();
+            let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
+            let (x, weight) = (tensor(&rig, &x, &[ROWS, k]), weight(&rig, &w, [e, k, n], true, layout));
+            let bias = tensor(&rig, &bias, &[e, n]);
+            let (x, weight, bias) = ([x.view()], [weight.view()], [bias.view()]);
+            let inputs = GroupedMatmul { x: &x, weight: &weight, bias: &bias, groups };
+            let scale = wide(&rig, &scale, &[e, parts, n]);
+            let tokens = tensor(&rig, &per_token, if with_offset { &[ROWS, 1] } else { &[ROWS] });
+            let offset = tensor(&rig, &offset, &[e, 1, n]);
+            let (scale, tokens, offset) = (scale.view(), tokens.view(), offset.view());
+            let offset = with_offset.then_some(&offset);
+            let quant = Quant::Int8By4 { scale: &scale, per_token: &tokens, offset };
+            let mut y = tensor(&rig, &vec![f16::from_f32(POISON); ROWS * n], &[ROWS, n]);
+            op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [y.view_mut()]).unwrap();
+            let found: Vec<f32> = read::<f16>(&rig, &y).iter().map(|value| value.to_f32()).collect();
+            assert_eq!(found, f16s(&due), "{layout:?}, {parts} parts, K = {k}");
+        }
+    }
+}
+
+#[test]
+fn int4_in_every_layout() {
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let [e, k, n] = [3, 64, 64];
+    let also = Layout { packed: true, transposed: true, carried: false };
+    for layout in LAYOUTS.into_iter().chain([also]) {
+        for parts in [1, 4] {
+            let (x, w) = (numbers(ROWS * k, -8, 7, 3), numbers(e * k * n, -8, 7, 5));
+            let (per_token, scale) = (factors(ROWS, 1), factors(e * parts * n, 2));
+            let due = rows_of(n, |row, e, at| {
+                halves(&x[row * k..][..k], &w[e * k * n..], n, at, &scale[e * parts * n..][..parts * n])
+                    * per_token[row]
+            });
+            let pairs = tensor(&rig, &[0i64, 3, 2, 4, 1, 0], &[3, 2]);
+            let list = pairs.view();
+            let groups = Groups::Rows { list: &list, kind: GroupListKind::KeyValue };
+            let (dtype, cols) = if layout.carried { (DType::I32, k / 8) } else { (DType::I4, k) };
+            let x = Tensor::from_bytes(&rig.device, dtype, &nibbles(&x), &[ROWS, cols]).unwrap();
+            let weight = weight(&rig, &w, [e, k, n], true, layout);
+            let (x, weight) = ([x.view()], [viewed(&weight, layout)]);
+            let inputs = GroupedMatmul { x: &x, weight: &weight, bias: &[], groups };
+            let shape = [e, parts, n];
+            let scale = wide(&rig, &scale, if parts > 1 { &shape } else { &[e, n] });
+            let tokens = tensor(&rig, &per_token, &[ROWS]);
+            let (scale, tokens) = (scale.view(), tokens.view());
+            let mut y = tensor(&rig, &bf(&vec![POISON; ROWS * n]), &[ROWS, n]);
+            let quant = Quant::Int4 { scale: &scale, per_token: Some(&tokens) };
+            op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [y.view_mut()]).unwrap();
+            assert_eq!(read::<bf16>(&rig, &y), bf(&due), "{layout:?}, {parts} parts");
+        }
+    }
+}
+
+/// `q` and `scale` of rows of dequantised sums.
+fn quantised(sums: &[f32], n: usize, smooth: impl Fn(usize, usize) -> f32) -> (Vec<i8>, Vec<f32>) {
+    let (mut q, mut scales) = (Vec::new(), Vec::new());
+    for (row, sums) in sums.chunks(n).enumerate() {
+        if row >= COUNTS.iter().sum() {
+            q.extend(vec![9; n / 2]);
+            scales.push(POISON);
+            continue;
+        }
+        let (gate, up) = sums.split_at(n / 2);
+        let s = gate.iter().zip(up).enumerate();
+        let s: Vec<f32> = s.map(|(at, (gate, up))| gate / (1.0 + (-gate).exp()) * up * smooth(row, at)).collect();
+        let scale = s.iter().fold(0f32, |most, s| most.max(s.abs())) / 127.0;
+        q.extend(s.iter().map(|s| half(s * (1.0 / scale)).round_ties_even() as i8));
+        scales.push(scale);
+    }
+    (q, scales)
+}
+
+fn targets(rig: &Rig, n: usize) -> (Tensor, Tensor) {
+    (tensor(rig, &vec![9i8; ROWS * n / 2], &[ROWS, n / 2]), tensor(rig, &[POISON; ROWS], &[ROWS]))
+}
+
+#[test]
+fn swiglu_of_int8_and_int4_in_every_version() {
+    use OperatorId as Id;
+    let versions = [
+        Id::GroupedMatmulSwigluQuantWeightNzV2,
+        Id::GroupedMatmulSwigluQuantV2,
+        Id::GroupedMatmulSwigluQuantWeightNZ,
+        Id::GroupedMatmulSwigluQuant,
+    ];
+    let [e, k, n] = [3, 64, 128];
+    for (missing, &version) in versions.iter().enumerate() {
+        let rig = without(&versions[..missing]);
+        rig.device.set_check_group_lists(true);
+        let sequence = rig.stream.sequence().unwrap();
+        let ends = tensor(&rig, &[3i64, 3, 7], &[3]);
+        let x = numbers(ROWS * k, -128, 127, 3);
+        let (per_token, column, bias) = (factors(ROWS, 1), factors(e * n, 2), factors(e * n, 3));
+        let x_in = tensor(&rig, &x, &[ROWS, k]);
+        let x_scale = tensor(&rig, &per_token, &[ROWS]);
+        for int4 in [false, true] {
+            let w = numbers(e * k * n, if int4 { -8 } else { -128 }, if int4 { 7 } else { 127 }, 5);
+            let sums = rows_of(n, |row, e, at| {
+                let (x, w) = (&x[row * k..][..k], &w[e * k * n..]);
+                match int4 {
+                    false => dot(x, w, n, at) as f32 * per_token[row] * column[e * n + at],
+                    true => (msd(x, w, n, at, &column[e * n..][..n]) + bias[e * n + at]) * per_token[row],
+                }
+            });
+            let due = quantised(&sums, n, |_, _| 1.0);
+            for carried in [false, true] {
+                let weight = weight(&rig, &w, [e, k, n], int4, Layout { packed: true, transposed: false, carried });
+                let scale = if int4 { wide(&rig, &column, &[e, n]) } else { tensor(&rig, &column, &[e, n]) };
+                let assist = tensor(&rig, &bias, &[e, n]);
+                let (weight, scale, assist) = ([weight.view()], [scale.view()], [assist.view()]);
+                let inputs = GroupedSwigluQuant {
+                    x: &x_in.view(),
+                    x_scale: &x_scale.view(),
+                    weight: &weight,
+                    weight_scale: &scale,
+                    assist: if int4 { &assist } else { &[] },
+                    smooth: None,
+                    group_list: &ends.view(),
+                    kind: GroupListKind::Cumsum,
+                };
+                let (mut q, mut s) = targets(&rig, n);
+                let ran = op::grouped_matmul_swiglu_quant(&sequence, &inputs, &mut q.view_mut(), &mut s.view_mut());
+                assert_eq!(ran.unwrap(), version);
+                assert_eq!((read::<i8>(&rig, &q), read::<f32>(&rig, &s)), due, "{version:?}, int4 {int4}");
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu_of_lists_parts_and_int4_operands() {
+    use OperatorId as Id;
+    let rig = Rig::new();
+    let sequence = rig.stream.sequence().unwrap();
+    let [e, k, n, parts] = [3, 64, 64, 4];
+    let counts = tensor(&rig, &COUNTS.map(|count| count as i64), &[3]);
+    let w = numbers(e * k * n, -8, 7, 5);
+    let (per_token, column, bias) = (factors(ROWS, 1), factors(e * parts * n, 2), factors(e * n, 3));
+    let x_scale = tensor(&rig, &per_token, &[ROWS]);
+    let scale_of = |e: usize| &column[e * parts * n..][..parts * n];
+
+    // Each weight by itself, a scale for each of four parts of K.
+    let x = numbers(ROWS * k, -128, 127, 3);
+    let sums = rows_of(n, |row, e, at| {
+        (msd(&x[row * k..][..k], &w[e * k * n..], n, at, scale_of(e)) + bias[e * n + at]) * per_token[row]
+    });
+    let each: Vec<[Tensor; 3]> = (0..e)
+        .map(|e| {
+            let stored = nibbles(&w[e * k * n..][..k * n]);
+            let weight = Tensor::from_bytes(&rig.device, DType::I4, &stored, &[k, n]).unwrap();
+            [weight, wide(&rig, scale_of(e), &[parts, n]), tensor(&rig, &bias[e * n..][..n], &[n])]
+        })
+        .collect();
+    let [weight, scale, assist] = [0, 1, 2].map(|i| each.iter().map(|all| all[i].view()).collect::<Vec<_>>());
+    let x_in = tensor(&rig, &x, &[ROWS, k]);
+    let inputs = GroupedSwigluQuant {
+        x: &x_in.view(),
+        x_scale: &x_scale.view(),
+        weight: &weight,
+        weight_scale: &scale,
+        assist: &assist,
+        smooth: None,
+        group_list: &counts.view(),
+        kind: GroupListKind::Count,
+    };
+    let (mut q, mut s) = targets(&rig, n);
+    let ran = op::grouped_matmul_swiglu_quant(&sequence, &inputs, &mut q.view_mut(), &mut s.view_mut()).unwrap();
+    assert_eq!(ran, Id::GroupedMatmulSwigluQuantV2);
+    assert_eq!((read::<i8>(&rig, &q), read::<f32>(&rig, &s)), quantised(&sums, n, |_, _| 1.0));
+
+    // int4 by int4, with factors of each column of each expert, and of each expert.
+    let x = numbers(ROWS * k, -8, 7, 3);
+    let sums =
+        rows_of(n, |row, e, at| halves(&x[row * k..][..k], &w[e * k * n..], n, at, scale_of(e)) * per_token[row]);
+    let smooth = factors(e * n / 2, 6);
+    let expert_of = |row: usize| if row < 3 { 0 } else { 2 };
+    let x_in = Tensor::from_bytes(&rig.device, DType::I4, &nibbles(&x), &[ROWS, k]).unwrap();
+    let layout = Layout { packed: true, transposed: true, carried: false };
+    let (stacked, scale) = (self::weight(&rig, &w, [e, k, n], true, layout), wide(&rig, &column, &[e, parts, n]));
+    let (weight, scale) = ([viewed(&stacked, layout)], [scale.view()]);
+    for by_column in [true, false] {
+        let shape = [e, n / 2];
+        let factors =
+            tensor(&rig, &smooth[..if by_column { e * n / 2 } else { e }], if by_column { &shape } else { &[e] });
+        let factors = factors.view();
+        let inputs = GroupedSwigluQuant {
+            x: &x_in.view(),
+            x_scale: &x_scale.view(),
+            weight: &weight,
+            weight_scale: &scale,
+            assist: &[],
+            smooth: Some(&factors),
+            group_list: &counts.view(),
+            kind: GroupListKind::Count,
+        };
+        let (mut q, mut s) = targets(&rig, n);
+        let ran = op::grouped_matmul_swiglu_quant(&sequence, &inputs, &mut q.view_mut(), &mut s.view_mut()).unwrap();
+        assert_eq!(ran, Id::GroupedMatmulSwigluQuantWeightNzV2);
+        let due =
+            quantised(&sums, n, |row, at| smooth[if by_column { expert_of(row) * n / 2 + at } else { expert_of(row) }]);
+        assert_eq!((read::<i8>(&rig, &q), read::<f32>(&rig, &s)), due);
+    }
+}
+
+/// The rule of the operator that a call breaks.
+fn rule(result: ascend_moe::Result<OperatorId>) -> (OperatorId, &'static str) {
+    match result {
+        Err(Error::Rule(violation)) => (violation.operator, violation.rule),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_the_call_or_found_on_the_device() {
+    use OperatorId as Id;
+    let mut rig = Rig::new();
+    rig.expect_findings();
+    let sequence = rig.stream.sequence().unwrap();
+    let (x, weight) = (zeros(&rig, DType::I8, &[4, 16]), zeros(&rig, DType::I8, &[2, 16, 8]));
+    let scale = zeros(&rig, DType::Bf16, &[2, 8]);
+    let mut y = zeros(&rig, DType::Bf16, &[4, 8]);
+    let mut run = |list: &Tensor, scale: &Tensor, kind| {
+        let (x, weight, scale) = ([x.view()], [weight.view()], [scale.view()]);
+        let groups = Groups::Rows { list: &list.view(), kind };
+        let inputs = GroupedMatmul { x: &x, weight: &weight, bias: &[], groups };
+        let quant = Quant::Int8 { scale: &scale, per_token: None, activation: GroupedActivation::None };
+        op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [y.view_mut()])
+    };
+    let counts = tensor(&rig, &[1i64, 3], &[2]);
+    assert_eq!(run(&counts, &scale, GroupListKind::Count).unwrap(), Id::GroupedMatmulV5);
+    let wrong = zeros(&rig, DType::F32, &[2, 8]);
+    assert_eq!(rule(run(&counts, &wrong, GroupListKind::Count)), (Id::GroupedMatmulV5, "scale-dtype"));
+    let flat = zeros(&rig, DType::Bf16, &[8]);
+    assert_eq!(rule(run(&counts, &flat, GroupListKind::Count)), (Id::GroupedMatmulV5, "scale-shape"));
+    let long = tensor(&rig, &[1i64, 4], &[2]);
+    rig.device.set_check_group_lists(true);
+    let answer = run(&long, &scale, GroupListKind::Count);
+    assert!(matches!(&answer, Err(Error::GroupList(error)) if error.to_string().contains('4')), "{answer:?}");
+    rig.device.set_check_group_lists(false);
+    assert_eq!(rig.findings(), []);
+    run(&long, &scale, GroupListKind::Count).unwrap();
+    assert_eq!(rig.stream.synchronize().unwrap_err().code(), Some(507_015));
+    assert_eq!(rig.findings().iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::GroupList]);
+}
+
+#[test]
+fn only_signatures_that_carry_integers_are_tried() {
+    use OperatorId as Id;
+    let rig = without(&[Id::GroupedMatmulV5, Id::GroupedMatmulV4]);
+    let sequence = rig.stream.sequence().unwrap();
+    let (x, weight) = (zeros(&rig, DType::I8, &[4, 16]), zeros(&rig, DType::I8, &[2, 16, 8]));
+    let mut y = zeros(&rig, DType::I32, &[4, 8]);
+    let ends = zeros(&rig, DType::I64, &[2]);
+    let groups = Groups::Rows { list: &ends.view(), kind: GroupListKind::Cumsum };
+    let (x, weight) = ([x.view()], [weight.view()]);
+    let inputs = GroupedMatmul { x: &x, weight: &weight, bias: &[], groups };
+    match op::grouped_matmul_quant(&sequence, &inputs, Quant::Sums, &mut [y.view_mut()]) {
+        Err(Error::MissingOperator { tried, .. }) => assert_eq!(tried, [Id::GroupedMatmulV5, Id::GroupedMatmulV4]),
+        other => panic!("{other:?}"),
+    }
+}
