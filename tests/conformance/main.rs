@@ -29,6 +29,7 @@ mod memory;
 mod operators;
 mod passes;
 mod path;
+mod quant;
 #[path = "../reference/mod.rs"]
 mod reference;
 mod releases;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         families::cases(),
         operators::cases(),
         path::cases(),
+        quant::cases(),
         memory::cases(),
         threads::cases(),
         passes::cases(),

@@ -29,8 +29,8 @@ pub(crate) mod routing;
 pub(crate) mod routing_map;
 pub(crate) mod softmax_gating;
 pub(crate) mod storage;
-pub(crate) mod weight_quant;
 pub(crate) mod swiglu_quant;
+pub(crate) mod weight_quant;
 
 use std::collections::BTreeSet;
 
