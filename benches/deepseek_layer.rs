@@ -3,46 +3,20 @@
 //!
 //! Where CANN is found this runs on the device; elsewhere on the simulator, where it measures the host kernels.
 
-use std::ops::Range;
+#[path = "measure/layer.rs"]
+mod layer;
 
 use ascend_moe::layer::{LayerOptions, MoeLayer, WeightSource};
-use ascend_moe::spec::{ExpertSpec, FloatType, MoeSpec, Normalise, Part, RouterSpec, Score, SharedSpec};
-use ascend_moe::{Cann, Result, Stream, Tensor};
+use ascend_moe::spec::{ExpertSpec, FloatType, MoeSpec, Normalise, RouterSpec, Score, SharedSpec};
+use ascend_moe::{Cann, Stream, Tensor};
 use criterion::{Criterion, Throughput};
-use half::bf16;
+use layer::Made;
 
 const TOKENS: usize = 64;
 const HIDDEN: usize = 7168;
 const INTERMEDIATE: usize = 2048;
 const EXPERTS: usize = 8;
 const TOP_K: usize = 8;
-
-/// Weights made from their position: small, of both signs, cheap to make.
-struct Made(MoeSpec);
-
-impl Made {
-    fn fill(seed: usize, dtype: FloatType, target: &mut [u8]) -> Result<()> {
-        for (index, bytes) in target.chunks_exact_mut(dtype.bytes()).enumerate() {
-            let mixed = (index + seed).wrapping_mul(0x9E37_79B9) >> 7;
-            let value = ((mixed & 0xFF) as f32 - 127.5) / 8192.0;
-            match dtype {
-                FloatType::F32 => bytes.copy_from_slice(&value.to_le_bytes()),
-                _ => bytes.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl WeightSource for Made {
-    fn spec(&self) -> &MoeSpec {
-        &self.0
-    }
-
-    fn fill(&self, part: Part, experts: Range<usize>, dtype: FloatType, target: &mut [u8]) -> Result<()> {
-        Self::fill(1000 * part as usize + experts.start, dtype, target)
-    }
-}
 
 /// Multiplications and additions of the expert GEMMs, the shared expert's and the router's.
 fn operations() -> u64 {
@@ -65,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stream = Stream::new(&device)?;
     let layer = MoeLayer::load(&stream, &source, options, &mut |_, _| {})?;
     let mut values = vec![0u8; TOKENS * HIDDEN * 4];
-    Made::fill(7, FloatType::F32, &mut values)?;
+    Made::fill(7, FloatType::F32, &mut values);
     let values: Vec<f32> =
         values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]) * 64.0).collect();
     let x = Tensor::from_f32(&device, FloatType::Bf16, &values, &[TOKENS, HIDDEN])?;

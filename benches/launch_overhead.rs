@@ -5,15 +5,19 @@
 //! launch_overhead`; a number as the first argument sets the rounds. On the simulator the vendor's side is the
 //! simulator's, so the ratio, not the times, is the result.
 
+#[path = "measure/spread.rs"]
+mod spread;
+
 #[allow(dead_code, reason = "shared with a test")]
 #[path = "../tests/raw_add/mod.rs"]
 mod raw_add;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use ascend_moe::Cann;
 use raw_add::Add;
+use spread::Spread;
 
 /// Rounds of each kind, after as many tenths for warming up.
 const ROUNDS: usize = 20_000;
@@ -44,33 +48,11 @@ fn main() -> Result<()> {
     let simulated = if cann.is_simulated() { " (simulated)" } else { "" };
     println!("aclnnAdd of {} f32 on {}{simulated}, {rounds} alternating rounds, idle stream", raw_add::LEN, cann.soc());
     let (safe, raw) = (Spread::of(safe), Spread::of(raw));
-    println!("{:<12} {:>10} {:>10} {:>10}", "", "median", "10 %", "90 %");
+    println!("{:<12} {:>11} {:>11} {:>11}", "", "median", "10 %", "90 %");
     println!("{:<12} {}", "safe layer", safe);
     println!("{:<12} {}", "raw calls", raw);
     let ratio = safe.median.as_secs_f64() / raw.median.as_secs_f64();
     let verdict = if ratio <= GOAL { "met" } else { "missed" };
     println!("ratio of medians {ratio:.3}, goal {GOAL} {verdict}");
     Ok(())
-}
-
-/// Median and deciles.
-struct Spread {
-    low: Duration,
-    median: Duration,
-    high: Duration,
-}
-
-impl Spread {
-    fn of(mut times: Vec<Duration>) -> Self {
-        times.sort_unstable();
-        let at = |part: usize| times.get(times.len() * part / 10).copied().unwrap_or_default();
-        Self { low: at(1), median: at(5), high: at(9) }
-    }
-}
-
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let us = |time: Duration| time.as_secs_f64() * 1e6;
-        write!(f, "{:>7.2} µs {:>7.2} µs {:>7.2} µs", us(self.median), us(self.low), us(self.high))
-    }
 }

@@ -42,8 +42,8 @@ mod tests {
 
     #[test]
     fn is_within_one_ulp() {
-        // Every 97th number of either sign.
-        for bits in (0..f32::INFINITY.to_bits()).step_by(97) {
+        // Every 1009th number of either sign.
+        for bits in (0..f32::INFINITY.to_bits()).step_by(1009) {
             for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
                 let (actual, exact) = (exp(x), f64::from(x).exp());
                 let expected = exact as f32;
