@@ -76,6 +76,10 @@ fn weight(rig: &Rig, values: &[i8], [e, k, n]: [usize; 3], int4: bool, layout: L
     }
 }
 
+fn views(tensors: &[Tensor]) -> Vec<TensorView<'_>> {
+    tensors.iter().map(Tensor::view).collect()
+}
+
 fn viewed(weight: &Tensor, layout: Layout) -> TensorView<'_> {
     if layout.transposed { weight.view().transpose().unwrap() } else { weight.view() }
 }
@@ -252,7 +256,6 @@ fn int8_in_lists() {
     let each: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &numbers(k * n, -128, 127, e), &[k, n])).collect();
     let scales: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &factors(n, e), &[n])).collect();
     let x: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &numbers((e + 2) * k, -128, 127, e + 7), &[e + 2, k])).collect();
-    let views = |tensors: &'_ [Tensor]| -> Vec<TensorView<'_>> { tensors.iter().map(Tensor::view).collect() };
     let (weight, scale, x) = (views(&each), views(&scales), views(&x));
     let due: Vec<Vec<f32>> = (0..2)
         .map(|e| {
@@ -338,8 +341,8 @@ fn int4_in_every_layout() {
             let weight = weight(&rig, &w, [e, k, n], true, layout);
             let (x, weight) = ([x.view()], [viewed(&weight, layout)]);
             let inputs = GroupedMatmul { x: &x, weight: &weight, bias: &[], groups };
-            let shape = [e, parts, n];
-            let scale = wide(&rig, &scale, if parts > 1 { &shape } else { &[e, n] });
+            let (shape, whole) = ([e, parts, n], [e, n]);
+            let scale = wide(&rig, &scale, if parts > 1 { &shape } else { &whole });
             let tokens = tensor(&rig, &per_token, &[ROWS]);
             let (scale, tokens) = (scale.view(), tokens.view());
             let mut y = tensor(&rig, &bf(&vec![POISON; ROWS * n]), &[ROWS, n]);
@@ -478,9 +481,9 @@ fn swiglu_of_lists_parts_and_int4_operands() {
     let (stacked, scale) = (self::weight(&rig, &w, [e, k, n], true, layout), wide(&rig, &column, &[e, parts, n]));
     let (weight, scale) = ([viewed(&stacked, layout)], [scale.view()]);
     for by_column in [true, false] {
-        let shape = [e, n / 2];
+        let (shape, one) = ([e, n / 2], [e]);
         let factors =
-            tensor(&rig, &smooth[..if by_column { e * n / 2 } else { e }], if by_column { &shape } else { &[e] });
+            tensor(&rig, &smooth[..if by_column { e * n / 2 } else { e }], if by_column { &shape } else { &one });
         let factors = factors.view();
         let inputs = GroupedSwigluQuant {
             x: &x_in.view(),
