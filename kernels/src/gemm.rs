@@ -117,7 +117,7 @@ impl<T: Float> Bias<'_, T> {
         }
     }
 
-    fn widened(&self) -> Vec<f32> {
+    pub(crate) fn widened(&self) -> Vec<f32> {
         match self {
             Self::F32(bias) => bias.to_vec(),
             Self::Same(bias) => widened(bias),

@@ -6,6 +6,7 @@
 //! only that it is one is defined).
 
 pub mod activation;
+pub mod antiquant_gemm;
 pub mod combine;
 pub mod element;
 pub mod elementwise;
