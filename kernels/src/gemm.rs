@@ -22,7 +22,7 @@ use bytemuck::Pod;
 
 use crate::antiquant::Antiquant;
 use crate::driver::{Scratch, in_parts};
-use crate::element::Float;
+use crate::element::{Float, widened};
 use crate::error::{self, KernelError};
 use crate::isa::Isa;
 use crate::nz::NzMat;
@@ -141,6 +141,14 @@ impl<T: Float> Bias<'_, T> {
         match self {
             Self::F32(bias) => bias.len(),
             Self::Same(bias) => bias.len(),
+        }
+    }
+
+    /// As f32.
+    pub(crate) fn widened(&self) -> Vec<f32> {
+        match self {
+            Self::F32(bias) => bias.to_vec(),
+            Self::Same(bias) => widened(bias),
         }
     }
 

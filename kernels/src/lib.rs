@@ -8,6 +8,7 @@
 
 pub mod activation;
 pub mod antiquant;
+pub mod antiquant_gemm;
 pub mod combine;
 pub mod dequant_swiglu;
 mod driver;

@@ -2,10 +2,11 @@
 //! carriers against plain loops, what is refused and found.
 
 use ascend_moe::op::{self, GroupListKind, GroupedActivation, GroupedMatmul, GroupedSwigluQuant, Groups, Quant};
-use ascend_moe::{DType, Error, Tensor, TensorView};
+use ascend_moe::{DType, Element, Error, Tensor, TensorView};
 use ascend_sys::OperatorId;
 use cann_sim::FindingKind;
 use half::{bf16, f16};
+use moe_kernels::element::Float;
 use moe_kernels::nz::{NzLayout, pack};
 use moe_kernels::view::NdView;
 
@@ -74,6 +75,10 @@ fn weight(rig: &Rig, values: &[i8], [e, k, n]: [usize; 3], int4: bool, layout: L
         true => Tensor::from_nz_bytes(&rig.device, dtype, &bytes, &shape).unwrap(),
         false => Tensor::from_bytes(&rig.device, dtype, &bytes, &shape).unwrap(),
     }
+}
+
+fn views(tensors: &[Tensor]) -> Vec<TensorView<'_>> {
+    tensors.iter().map(Tensor::view).collect()
 }
 
 fn viewed(weight: &Tensor, layout: Layout) -> TensorView<'_> {
@@ -252,7 +257,6 @@ fn int8_in_lists() {
     let each: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &numbers(k * n, -128, 127, e), &[k, n])).collect();
     let scales: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &factors(n, e), &[n])).collect();
     let x: Vec<Tensor> = (0..2).map(|e| tensor(&rig, &numbers((e + 2) * k, -128, 127, e + 7), &[e + 2, k])).collect();
-    let views = |tensors: &'_ [Tensor]| -> Vec<TensorView<'_>> { tensors.iter().map(Tensor::view).collect() };
     let (weight, scale, x) = (views(&each), views(&scales), views(&x));
     let due: Vec<Vec<f32>> = (0..2)
         .map(|e| {
@@ -338,8 +342,8 @@ fn int4_in_every_layout() {
             let weight = weight(&rig, &w, [e, k, n], true, layout);
             let (x, weight) = ([x.view()], [viewed(&weight, layout)]);
             let inputs = GroupedMatmul { x: &x, weight: &weight, bias: &[], groups };
-            let shape = [e, parts, n];
-            let scale = wide(&rig, &scale, if parts > 1 { &shape } else { &[e, n] });
+            let (shape, whole) = ([e, parts, n], [e, n]);
+            let scale = wide(&rig, &scale, if parts > 1 { &shape } else { &whole });
             let tokens = tensor(&rig, &per_token, &[ROWS]);
             let (scale, tokens) = (scale.view(), tokens.view());
             let mut y = tensor(&rig, &bf(&vec![POISON; ROWS * n]), &[ROWS, n]);
@@ -478,9 +482,9 @@ fn swiglu_of_lists_parts_and_int4_operands() {
     let (stacked, scale) = (self::weight(&rig, &w, [e, k, n], true, layout), wide(&rig, &column, &[e, parts, n]));
     let (weight, scale) = ([viewed(&stacked, layout)], [scale.view()]);
     for by_column in [true, false] {
-        let shape = [e, n / 2];
+        let (shape, one) = ([e, n / 2], [e]);
         let factors =
-            tensor(&rig, &smooth[..if by_column { e * n / 2 } else { e }], if by_column { &shape } else { &[e] });
+            tensor(&rig, &smooth[..if by_column { e * n / 2 } else { e }], if by_column { &shape } else { &one });
         let factors = factors.view();
         let inputs = GroupedSwigluQuant {
             x: &x_in.view(),
@@ -557,4 +561,92 @@ fn only_signatures_that_carry_integers_are_tried() {
         Err(Error::MissingOperator { tried, .. }) => assert_eq!(tried, [Id::GroupedMatmulV5, Id::GroupedMatmulV4]),
         other => panic!("{other:?}"),
     }
+}
+
+/// Small numbers whose sums of products are exact.
+fn small(len: usize, seed: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 7 + i / 5 + seed * 11) % 9) as f32 - 4.0).collect()
+}
+
+/// Weights of integers times activations of `T`, in one tensor and in lists.
+fn integer_weights<T: Element + Float>(rig: &Rig) {
+    let sequence = rig.stream.sequence().unwrap();
+    let [e, k, n] = [3, 16, 8];
+    let of = |values: &[f32], shape: &[usize]| {
+        tensor(rig, &values.iter().map(|&value| T::from_f32(value)).collect::<Vec<_>>(), shape)
+    };
+    let cases = [(false, 1, true), (true, 1, true), (true, 1, false), (true, 4, true), (true, 4, false)];
+    for ((int4, parts, with_offset), transposed) in cases.into_iter().flat_map(|case| [(case, false), (case, true)]) {
+        let w = numbers(e * k * n, if int4 { -8 } else { -16 }, if int4 { 7 } else { 15 }, 5);
+        let (x, bias) = (small(ROWS * k, 1), small(e * n, 2));
+        let scale: Vec<f32> = (0..e * parts * n).map(|i| [0.5, 1.0, -2.0][i % 3]).collect();
+        let offset = small(e * parts * n, 3);
+        let due = rows_of(n, |row, e, at| {
+            let sum: f32 = (0..k)
+                .map(|i| {
+                    let factor = (e * parts + i / (k / parts)) * n + at;
+                    let offset = if with_offset { offset[factor] } else { 0.0 };
+                    x[row * k + i] * (f32::from(w[(e * k + i) * n + at]) + offset) * scale[factor]
+                })
+                .sum();
+            sum + bias[e * n + at]
+        });
+        let due: Vec<f32> = due.into_iter().map(|value| T::from_f32(value).to_f32()).collect();
+        let counts = tensor(rig, &COUNTS.map(|count| count as i64), &[3]);
+        let list = counts.view();
+        let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
+        let layouts = if int4 { &[false, true][..] } else { &[false] };
+        let x = of(&x, &[ROWS, k]);
+        let x = [x.view()];
+        let bias_of = |values: &[f32], shape: &[usize]| match T::DTYPE {
+            DType::F16 => of(values, shape),
+            _ => tensor(rig, values, shape),
+        };
+        let check = |weight: &[TensorView<'_>],
+                     scale: &[TensorView<'_>],
+                     offset: &[TensorView<'_>],
+                     bias: &[TensorView<'_>]| {
+            let mut y = of(&[POISON; ROWS * 8], &[ROWS, n]);
+            let inputs = GroupedMatmul { x: &x, weight, bias, groups };
+            let offset = if with_offset { offset } else { &[] };
+            let quant = Quant::Weights { scale, offset };
+            let ran = op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [y.view_mut()]).unwrap();
+            assert_eq!(ran, OperatorId::GroupedMatmulV5);
+            let found: Vec<f32> = read::<T>(rig, &y).iter().map(|value| value.to_f32()).collect();
+            assert_eq!(found, due, "int4 {int4}, {parts} parts, offset {with_offset}, transposed {transposed}");
+        };
+        for &carried in layouts {
+            let layout = Layout { packed: false, transposed, carried };
+            let weight = weight(rig, &w, [e, k, n], int4, layout);
+            let (shape, whole) = ([e, parts, n], [e, n]);
+            let shape: &[usize] = if parts > 1 { &shape } else { &whole };
+            let (scale, offset) = (of(&scale, shape), of(&offset, shape));
+            let bias = bias_of(&bias, &[e, n]);
+            check(&[viewed(&weight, layout)], &[scale.view()], &[offset.view()], &[bias.view()]);
+        }
+        if with_offset && !transposed {
+            let (shape, whole) = ([parts, n], [n]);
+            let shape: &[usize] = if parts > 1 { &shape } else { &whole };
+            let own = |values: &[f32], e: usize| of(&values[e * parts * n..][..parts * n], shape);
+            let each: Vec<Tensor> = (0..e)
+                .map(|e| {
+                    let values = &w[e * k * n..][..k * n];
+                    let bytes = if int4 { nibbles(values) } else { bytemuck::cast_slice(values).to_vec() };
+                    let dtype = if int4 { DType::I4 } else { DType::I8 };
+                    Tensor::from_bytes(&rig.device, dtype, &bytes, &[k, n]).unwrap()
+                })
+                .collect();
+            let scales: Vec<_> = (0..e).map(|e| own(&scale, e)).collect();
+            let offsets: Vec<_> = (0..e).map(|e| own(&offset, e)).collect();
+            let biases: Vec<_> = (0..e).map(|e| bias_of(&bias[e * n..][..n], &[n])).collect();
+            check(&views(&each), &views(&scales), &views(&offsets), &views(&biases));
+        }
+    }
+}
+
+#[test]
+fn integer_weights_of_both_float_types() {
+    let rig = Rig::new();
+    integer_weights::<bf16>(&rig);
+    integer_weights::<f16>(&rig);
 }

@@ -6,6 +6,7 @@ use ascend_sys::ops::{TensorDesc, implied_group_type};
 use ascend_sys::{OperatorId, aclDataType, aclFormat};
 use bytemuck::Pod;
 use moe_kernels::KernelError;
+use moe_kernels::antiquant_gemm::{AntiquantExpert, of_values};
 use moe_kernels::element::Float;
 use moe_kernels::gemm::{Bias, Product, Weight, gemms};
 use moe_kernels::group_list::{Group, GroupListKind, decode};
@@ -13,12 +14,14 @@ use moe_kernels::grouped_gemm::{Expert, grouped_gemm, k_grouped_gemm, k_grouped_
 use moe_kernels::view::{Mat, MatMut};
 
 use super::OpError;
+use super::grouped_antiquant::Integers;
 use super::grouped_quant::quantised;
 use super::view::{Device, Output, check_outputs, sizes, weights, with_float};
 use crate::executor::Args;
 
 /// Values of `groupType`.
 const UNGROUPED: i64 = -1;
+const ROW_GROUPS: i64 = 0;
 const K_GROUPS: i64 = 2;
 
 /// Every group of rows of x, or of columns, times its weight. Rows of no group stay as they are.
@@ -63,8 +66,19 @@ fn grouped<T: Float>(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
     let inputs = xs.iter().map(|x| Input::<T>::load(device, "x", x)).collect::<Result<Vec<_>, _>>()?;
     let x = inputs.iter().map(Input::mat).collect::<Result<Vec<_>, _>>()?;
     let biases = load_biases::<T>(args, device)?;
-    let experts = load_experts(args, device, &ws, &biases)?;
+    let integers = Integers::load(args, device, &ws)?;
+    let weighted = integers.as_ref().map(|integers| integers.experts(bias_rows(&biases))).unwrap_or_default();
     let mut outputs = outs.iter().map(|out| device.output::<T>("out", out)).collect::<Result<Vec<_>, _>>()?;
+    if let (Some(integers), ROW_GROUPS, [x], [out]) = (&integers, group_type, &x[..], &mut outputs[..]) {
+        let groups = read_groups(args, device, weighted.len(), x.rows())?;
+        integers.multiply(*x, &weighted, &groups, matrix(out.slice(), x.rows(), size_of_row(&outs))?)?;
+        return outputs.into_iter().zip(outs).try_for_each(|(output, out)| output.finish(device, "out", out));
+    }
+    let values = weighted.iter().map(AntiquantExpert::values).collect::<Result<Vec<_>, _>>()?;
+    let experts = match integers {
+        Some(_) => of_values(&weighted, &values),
+        None => load_experts(args, device, &ws, &biases)?,
+    };
     match (group_type, &x[..], &mut outputs[..]) {
         (K_GROUPS, [x], [out]) => {
             let [weight] = ws[..] else { return Err(OpError::Null("weight")) };
@@ -269,6 +283,11 @@ fn load_biases<'a, T: Float>(args: &Args, device: &Device<'a>) -> Result<Vec<Bia
     list.iter().flatten().map(load).collect()
 }
 
+/// The biases one by one.
+fn bias_rows<'a, T: Float>(biases: &'a [BiasRows<'_, T>]) -> impl Iterator<Item = Option<Bias<'a, T>>> {
+    biases.iter().flat_map(|bias| (0..bias.rows).map(|row| bias.row(row)))
+}
+
 /// The weights one by one, each with its bias.
 fn load_experts<'a, T: Float>(
     args: &Args,
@@ -281,8 +300,7 @@ fn load_experts<'a, T: Float>(
         let found = weights::<T>(device, "weight", &Lists::weight_of(args, weight))?;
         experts.extend(found.into_iter().map(|weight: Weight<'_, T>| Expert { weight, bias: None }));
     }
-    let rows = biases.iter().flat_map(|bias| (0..bias.rows).map(|row| bias.row(row)));
-    experts.iter_mut().zip(rows).for_each(|(expert, bias)| expert.bias = bias);
+    experts.iter_mut().zip(bias_rows(biases)).for_each(|(expert, bias)| expert.bias = bias);
     Ok(experts)
 }
 

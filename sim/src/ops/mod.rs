@@ -7,6 +7,7 @@ mod expert_balance;
 mod expert_table;
 mod format;
 mod fused_topk;
+mod grouped_antiquant;
 mod grouped_matmul;
 mod grouped_quant;
 mod grouped_swiglu;
