@@ -73,6 +73,8 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::SwiGlu
         | OperatorId::RmsNorm
         | OperatorId::ClippedSwiglu
+        | OperatorId::DequantSwigluQuant
+        | OperatorId::DequantSwigluQuantV2
         | OperatorId::MoeTokenUnpermute => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeInitRoutingV3 => (161001, 561103, 561103, Phase::Two),
         OperatorId::MoeFinalizeRoutingV2 => (561103, 561103, 561103, Phase::One),
@@ -284,6 +286,7 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         | OperatorId::GroupedMatmulV5
         | OperatorId::GroupedMatmulWeightNz => crate::grouped::limits(operator),
         OperatorId::GroupedMatmulAdd => crate::grouped_add::limits(),
+        OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => crate::dequant_swiglu::limits(),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             crate::dynamic_quant::limits(operator)
         }
