@@ -217,7 +217,6 @@ impl Args {
         }
     }
 
-    #[allow(dead_code, reason = "the operators that take texts come next")]
     /// The text called `name`; `None` where it is null or no UTF-8.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         match self.value(name) {

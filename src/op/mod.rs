@@ -11,6 +11,7 @@
 //! None of these was run on hardware yet.
 
 mod combine;
+mod dequant_swiglu;
 mod elementwise;
 mod expand;
 mod finalize_v1;
@@ -38,6 +39,7 @@ mod weight_quant;
 pub use combine::{
     DropPadMode, FinalizeRouting, moe_finalize_routing_v2, moe_token_unpermute, moe_token_unpermute_with_ep,
 };
+pub use dequant_swiglu::{DequantSwigluQuant, GatedRows, GatedUnit, Requantise, dequant_swiglu_quant};
 pub use elementwise::{ClippedSwiglu, add, cast, clipped_swiglu, mul, muls, swiglu};
 pub use expand::{InitRoutingV2, RoutedCounts, moe_init_routing, moe_init_routing_v2};
 pub use finalize_v1::{FinalizeRoutingV1, moe_finalize_routing};

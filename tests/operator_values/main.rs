@@ -13,6 +13,7 @@
 )]
 
 mod bench;
+mod dequant_swiglu;
 mod gate;
 mod index;
 mod lanes;

@@ -9,6 +9,7 @@
 mod calls;
 mod choosing;
 mod clipped_swiglu;
+mod dequant_swiglu;
 mod device;
 mod engine;
 mod expand;

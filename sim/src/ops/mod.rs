@@ -1,6 +1,7 @@
 //! The operators: how much workspace each asks for, and what it computes. A call that comes here has passed its row;
 //! what is left to go wrong is what only the device sees: addresses, and values read from device memory.
 
+mod dequant_swiglu;
 mod elementwise;
 mod expand;
 mod expert_balance;
@@ -203,6 +204,8 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::Addmm => (SystemAndCopies, matmul::addmm),
         Id::TransMatmulWeight => (Nothing, format::keep),
         Id::ClippedSwiglu => (System, elementwise::clipped_swiglu),
+        Id::DequantSwigluQuant => (System, dequant_swiglu::dequant_swiglu_quant),
+        Id::DequantSwigluQuantV2 => (System, dequant_swiglu::dequant_swiglu_quant),
         Id::DynamicQuant => (SystemAndCopies, quantise::dynamic_quant),
         Id::DynamicQuantV2 => (SystemAndCopies, quantise::dynamic_quant),
         Id::DynamicQuantV4 => (SystemAndCopies, quantise::dynamic_quant),

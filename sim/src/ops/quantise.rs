@@ -42,7 +42,7 @@ pub(super) fn write_quantised(
 }
 
 /// Rows of a tensor, all its dimensions but the last.
-fn rows_of(tensor: &TensorDesc) -> usize {
+pub(super) fn rows_of(tensor: &TensorDesc) -> usize {
     tensor.shape.split_last().map_or(1, |(_, lead)| lead.iter().map(|&dim| size(dim)).product())
 }
 

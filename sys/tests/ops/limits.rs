@@ -85,6 +85,8 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::SwiGlu
         | OperatorId::RmsNorm
         | OperatorId::ClippedSwiglu
+        | OperatorId::DequantSwigluQuant
+        | OperatorId::DequantSwigluQuantV2
         | OperatorId::MoeTokenUnpermute => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeInitRoutingV3 => (161001, 561103, 561103, Phase::Two),
         OperatorId::MoeFinalizeRoutingV2 => (561103, 561103, 561103, Phase::One),
@@ -299,6 +301,7 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
             crate::quant_matmul::limits(operator)
         }
+        OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => crate::dequant_swiglu::limits(),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             crate::dynamic_quant::limits(operator)
         }

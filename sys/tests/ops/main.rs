@@ -6,6 +6,7 @@
 mod allocations;
 pub(crate) mod build;
 pub(crate) mod dense;
+pub(crate) mod dequant_swiglu;
 mod descriptions;
 pub(crate) mod dynamic_quant;
 pub(crate) mod expand;
@@ -157,6 +158,7 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::BatchMatMul => lanes::legal_batch_mat_mul(),
         OperatorId::Addmm => lanes::legal_addmm(),
         OperatorId::ClippedSwiglu => lanes::legal_clipped(),
+        OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => dequant_swiglu::legal(operator),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             dynamic_quant::legal(operator)
         }
@@ -257,6 +259,7 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::BatchMatMul => lanes::violations_batch_mat_mul(),
         OperatorId::Addmm => lanes::violations_addmm(),
         OperatorId::ClippedSwiglu => lanes::violations_clipped(),
+        OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => dequant_swiglu::violations(operator),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             dynamic_quant::violations(operator)
         }

@@ -24,6 +24,17 @@ pub(super) const CARRIED: [&[aclDataType]; 3] = [
     ],
 ];
 
+/// One list behind the other: what versions of an operator have in common, and what they have not.
+pub(super) const fn joined<T: Copy, const A: usize, const B: usize, const N: usize>(a: [T; A], b: [T; B]) -> [T; N] {
+    let mut all = [a[0]; N];
+    let mut at = 1;
+    while at < N {
+        all[at] = if at < A { a[at] } else { b[at - A] };
+        at += 1;
+    }
+    all
+}
+
 /// What a rule's check answers.
 pub(super) type Checked = Result<(), String>;
 

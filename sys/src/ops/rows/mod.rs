@@ -25,6 +25,7 @@ const fn concat<T: Copy, const N: usize>(parts: &[&[T]]) -> [T; N] {
 mod activation;
 mod check;
 mod combine;
+mod dequant_swiglu;
 mod dynamic_quant;
 mod elementwise;
 mod expand;
@@ -123,6 +124,8 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::DynamicQuant => &dynamic_quant::DYNAMIC_QUANT,
         OperatorId::DynamicQuantV2 => &dynamic_quant::DYNAMIC_QUANT_V2,
         OperatorId::DynamicQuantV4 => &dynamic_quant::DYNAMIC_QUANT_V4,
+        OperatorId::DequantSwigluQuant => &dequant_swiglu::DEQUANT_SWIGLU_QUANT,
+        OperatorId::DequantSwigluQuantV2 => &dequant_swiglu::DEQUANT_SWIGLU_QUANT_V2,
         OperatorId::MoeGatingTopKSoftmax => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX,
         OperatorId::MoeGatingTopKSoftmaxV2 => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX_V2,
         OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,
