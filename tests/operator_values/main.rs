@@ -20,5 +20,6 @@ mod maps;
 mod number;
 mod pairs;
 mod products;
+mod quantised;
 mod random;
 mod routing;
