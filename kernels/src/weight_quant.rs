@@ -81,8 +81,10 @@ pub fn multiply_to_int8<T: Float>(
     error::length("out", error::product("out", &[m, n])?, out.len())?;
     let mut values = vec![0f32; out.len()];
     multiply(x, weight, antiquant, bias, MatMut::row_major(&mut values, m, n)?)?;
-    for (at, (out, value)) in out.iter_mut().zip(values).enumerate() {
-        *out = nearest_i8(value * of_each(scale, at % n) + of_each(offset, at % n));
-    }
+    out.par_chunks_mut(n.max(1)).zip(values.par_chunks(n.max(1))).for_each(|(out, values)| {
+        for (col, (out, value)) in out.iter_mut().zip(values).enumerate() {
+            *out = nearest_i8(value * of_each(scale, col) + of_each(offset, col));
+        }
+    });
     Ok(())
 }

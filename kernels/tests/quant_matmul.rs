@@ -75,7 +75,7 @@ fn a_bias_of_integers_is_added_to_the_sums() {
     let mut out = bf(&[POISON; 4]);
     let dequant = Dequant { scale: &scale, per_token: Some(&[2.0, 0.5]), bias: Some(Bias::Sum(&[0, 1])) };
     dequantised(batch.problems(&mut out), &dequant).unwrap();
-    same(&out, &bf(&[508.0, -1020.0, -0.63671875, 0.010009765625]));
+    same(&out, &bf(&[508.0, -1020.0, -0.63671875, 0.010_009_766]));
 }
 
 /// Worked example 1, the default cast: nearest, ties to even, saturated.
@@ -186,20 +186,6 @@ proptest! {
         // A scale whose bits were widened, as frameworks do it.
         prop_assert_eq!(quant_param::scale(u64::from(bits)).to_bits(), bits);
         prop_assert_eq!(quant_param::offset(u64::from(bits)), 0.0);
-    }
-}
-
-/// A small generator (the constants of Knuth's MMIX).
-struct Noise(u64);
-
-impl Noise {
-    fn byte(&mut self) -> i8 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 56) as i8
-    }
-
-    fn float(&mut self) -> f32 {
-        f32::from(self.byte()) / 64.0 + f32::from(self.byte()) / 8192.0
     }
 }
 

@@ -15,33 +15,19 @@ use moe_kernels::weight_quant::{Antiquant, dequantise, multiply, multiply_to_int
 use moe_kernels::{int4, quant_param};
 use proptest::prelude::*;
 
-/// A small generator (the constants of Knuth's MMIX).
-struct Noise(u64);
-
-impl Noise {
-    fn byte(&mut self) -> i8 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 56) as i8
-    }
-
-    fn floats<T: Float>(&mut self, count: usize) -> Vec<T> {
-        (0..count).map(|_| T::from_f32(f32::from(self.byte()) / 77.0)).collect()
-    }
-}
-
 fn check<T: Float>([m, k, n]: [usize; 3], group: usize, seed: u64, [one, with_offset, biased]: [bool; 3]) {
     let mut noise = Noise(seed);
     let groups = if group == 0 { 1 } else { k.div_ceil(group) };
     let cols = if one { 1 } else { n };
     let values: Vec<i8> = (0..k * n).map(|_| noise.byte()).collect();
-    let (scale, offset): (Vec<T>, Vec<T>) = (noise.floats(groups * cols), noise.floats(groups * cols));
+    let (scale, offset): (Vec<T>, Vec<T>) = (to(&noise.floats(groups * cols)), to(&noise.floats(groups * cols)));
     let antiquant = Antiquant {
         scale: Mat::row_major(&scale, groups, cols).unwrap(),
         offset: with_offset.then(|| Mat::row_major(&offset, groups, cols).unwrap()),
         group,
     };
     let weight = IntWeight::Int8(Weight::Strided(Mat::row_major(&values, k, n).unwrap()));
-    let at = |row: usize, col: usize| if group == 0 { 0 } else { row / group } * cols + if one { 0 } else { col };
+    let at = |row: usize, col: usize| row.checked_div(group).unwrap_or(0) * cols + if one { 0 } else { col };
     let due: Vec<T> = (0..k * n)
         .map(|place| {
             let at = at(place / n, place % n);
@@ -53,7 +39,7 @@ fn check<T: Float>([m, k, n]: [usize; 3], group: usize, seed: u64, [one, with_of
     dequantise(&weight, &antiquant, &mut found).unwrap();
     same(&found, &due);
 
-    let x: Vec<T> = noise.floats(m * k);
+    let x: Vec<T> = to(&noise.floats(m * k));
     let bias: Vec<f32> = noise.floats(n);
     let bias = biased.then_some(Bias::F32(&bias));
     let x = Mat::row_major(&x, m, k).unwrap();
@@ -83,6 +69,31 @@ proptest! {
         check::<bf16>([m, k, n], group, seed, kinds);
         check::<f16>([m, k, n], group, seed, kinds);
     }
+}
+
+/// What the 16 bits do not hold is infinite or 0, and a row of zeros gives the bias.
+#[test]
+fn the_largest_and_the_smallest_scales() {
+    let values = [127i8, -128, 1, 0];
+    let weight = IntWeight::Int8(Weight::Strided(Mat::row_major(&values, 1, 4).unwrap()));
+    for (scale, due) in [
+        (65504.0, [f32::INFINITY, f32::NEG_INFINITY, 65504.0, 0.0]),
+        (6e-8, [127.0 * 2f32.powi(-24), -128.0 * 2f32.powi(-24), 2f32.powi(-24), 0.0]),
+        (511.0, [64897.0, -65408.0, 511.0, 0.0]),
+    ] {
+        let scale = to::<f16>(&[scale]);
+        let antiquant = Antiquant { scale: Mat::row_major(&scale, 1, 1).unwrap(), offset: None, group: 0 };
+        let mut found = to::<f16>(&[POISON; 4]);
+        dequantise(&weight, &antiquant, &mut found).unwrap();
+        same(&found, &to::<f16>(&due));
+    }
+    let (scale, zero) = (bf(&[1.0]), bf(&[0.0]));
+    let antiquant = Antiquant { scale: Mat::row_major(&scale, 1, 1).unwrap(), offset: None, group: 0 };
+    let mut out = bf(&[POISON; 4]);
+    let bias = [1.5, -2.0, f32::MAX, 0.0];
+    let target = MatMut::row_major(&mut out, 1, 4).unwrap();
+    multiply(Mat::row_major(&zero, 1, 1).unwrap(), &weight, &antiquant, Some(Bias::F32(&bias)), target).unwrap();
+    same(&out, &bf(&bias));
 }
 
 /// int4 in the low and the high half, with an offset and two groups: by hand.

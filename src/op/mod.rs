@@ -1,8 +1,9 @@
 //! Operators as safe functions over views.
 //!
-//! Each takes a [`Sequence`](crate::Sequence): on one of a stream the call is queued and returns; on a plan it is only
-//! checked and its workspace counted. Before any vendor call the arguments are held against the operator's row, so that
-//! what a caller could have foreseen is an [`Error::Rule`](crate::Error::Rule) that names the rule and what is legal.
+//! Each takes a [`Sequence`](crate::Sequence): on one of a stream the call is queued and returns (but for
+//! [`convert_weight_to_int4_pack`], which is for loading and waits); on a plan it is only checked and its workspace counted.
+//! Before any vendor call the arguments are held against the operator's row, so that what a caller could have foreseen is an
+//! [`Error::Rule`](crate::Error::Rule) that names the rule and what is legal.
 //!
 //! None allocates host memory of its own on the calling thread. Arguments are documented as name, dtype and `[axes]`; all
 //! tensors are on the device. Where an output is empty nothing is called, as CANN's operators refuse empty tensors or

@@ -22,5 +22,6 @@ mod number;
 mod pairs;
 mod products;
 mod quantise;
+mod quantised;
 mod random;
 mod routing;

@@ -127,3 +127,22 @@ macro_rules! for_each_float {
 pub(crate) fn h(values: &[f32]) -> Vec<f16> {
     to(values)
 }
+
+/// Numbers from a seed (the constants of Knuth's MMIX).
+pub(crate) struct Noise(pub(crate) u64);
+
+impl Noise {
+    pub(crate) fn byte(&mut self) -> i8 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 56) as i8
+    }
+
+    /// In -2 to 2.
+    pub(crate) fn float(&mut self) -> f32 {
+        f32::from(self.byte()) / 64.0 + f32::from(self.byte()) / 8192.0
+    }
+
+    pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+}

@@ -98,6 +98,8 @@ impl<'a> Left<'a> {
             return Ok(Self { values: Cow::Borrowed(device.read("x1", tensor)?), shape, strides });
         }
         let Nibbles { bytes, shape, strides } = Nibbles::load(device, "x1", tensor)?;
+        let reach = shape.iter().zip(&strides).map(|(size, stride)| size.saturating_sub(1) * stride).sum::<usize>();
+        let bytes = &bytes[..(reach / 2 + 1).min(bytes.len())];
         let mut values = vec![0; 2 * bytes.len()];
         int4::unpack(bytes, &mut values)?;
         Ok(Self { values: Cow::Owned(values), shape, strides })
