@@ -4,6 +4,7 @@ use moe_kernels::formats::nibbles::MXFP4_BLOCK;
 use safetensors::Dtype;
 
 use super::convert::{float_type, to_i64};
+use super::matrix::Matrix;
 use super::quantisation::{Quantisation, Stored};
 use super::stored::{Codes, ScaleType, Scales, StoredMatrix, Zeros};
 use super::{Checkpoint, CheckpointError, TensorRef};
@@ -19,12 +20,12 @@ const IN_PLACE: [&str; 2] = ["scale", "scale_bias"];
 
 /// A weight of two axes, or of more where the last two are its matrices.
 #[derive(Debug, Clone)]
-pub(super) struct Weight<'a> {
+pub(crate) struct Weight<'a> {
     /// The tensor of its codes.
-    pub(super) tensor: TensorRef<'a>,
+    pub(crate) tensor: TensorRef<'a>,
     file: &'a std::path::Path,
     /// Its axes, whatever the packing.
-    pub(super) shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     codes: Codes,
     scales: Option<Scales<'a>>,
     zeros: Option<Zeros<'a>>,
@@ -44,8 +45,24 @@ fn matrices(shape: &[usize]) -> (usize, usize, usize) {
 }
 
 impl<'a> Weight<'a> {
+    /// How many matrices it holds.
+    pub(crate) fn count(&self) -> usize {
+        matrices(&self.shape).0
+    }
+
+    /// The inputs of one of them, which are its rows where it is turned.
+    pub(crate) fn inputs(&self, turned: bool) -> usize {
+        let (_, rows, cols) = matrices(&self.shape);
+        if turned { rows } else { cols }
+    }
+
+    /// How it is stored.
+    pub(crate) fn stored(&self) -> Stored {
+        Matrix::whole(self.matrix(0), self.turned == Some(true)).stored_as()
+    }
+
     /// One of its matrices; the first where it has two axes.
-    pub(super) fn matrix(&self, index: usize) -> StoredMatrix<'a> {
+    pub(crate) fn matrix(&self, index: usize) -> StoredMatrix<'a> {
         let (_, rows, cols) = matrices(&self.shape);
         let bytes = self.codes.bytes(rows, cols);
         let part = |all: &'a [u8], each: usize| all.get(index * each..(index + 1) * each).unwrap_or_default();
@@ -69,12 +86,12 @@ impl<'a> Weight<'a> {
 
 impl Checkpoint {
     /// Whether there is a weight of this name in any layout.
-    pub(super) fn has_weight(&self, name: &str) -> bool {
+    pub(crate) fn has_weight(&self, name: &str) -> bool {
         self.find(name).is_some() || INSTEAD.iter().any(|end| self.find(&format!("{name}{end}")).is_some())
     }
 
     /// The name of the weight that a tensor belongs to: its own, or that of the weight whose scales or codes it holds.
-    pub(super) fn weight_of<'n>(&self, tensor: &'n str) -> std::borrow::Cow<'n, str> {
+    pub(crate) fn weight_of<'n>(&self, tensor: &'n str) -> std::borrow::Cow<'n, str> {
         if let Some(base) = INSTEAD.iter().find_map(|end| tensor.strip_suffix(end)) {
             return base.into();
         }
@@ -91,7 +108,7 @@ impl Checkpoint {
     }
 
     /// Whether a weight of this name is there and is quantised.
-    pub(super) fn is_quantised(&self, name: &str) -> bool {
+    pub(crate) fn is_quantised(&self, name: &str) -> bool {
         match self.find(name) {
             Some(tensor) => is_code(tensor.dtype) && (Parts { checkpoint: self, name }).scales(tensor).is_ok(),
             None => self.has_weight(name),
@@ -99,7 +116,7 @@ impl Checkpoint {
     }
 
     /// The weight of this name, in whichever layout it is there.
-    pub(super) fn weight(&self, name: &str) -> Result<Weight<'_>, CheckpointError> {
+    pub(crate) fn weight(&self, name: &str) -> Result<Weight<'_>, CheckpointError> {
         let found = Parts { checkpoint: self, name };
         let tensor_at = |end: &str| self.find(&format!("{name}{end}"));
         if let Some(blocks) = tensor_at("_blocks") {
