@@ -10,6 +10,13 @@ use super::weight::Weight;
 use super::{Checkpoint, CheckpointError, HostLayer, TensorRef};
 use crate::spec::{Activation, MoeSpec, Part, TensorNames, names};
 
+impl Checkpoint {
+    /// Whether any tensor of a layer is there.
+    pub(crate) fn has_layer(&self, layer: usize) -> bool {
+        names::LAYERS.iter().any(|layers| self.names_below(&format!("{layers}.{layer}.")).next().is_some())
+    }
+}
+
 /// Finds the tensors of a layer and remembers which.
 pub(super) struct Finder<'a> {
     checkpoint: &'a Checkpoint,

@@ -8,7 +8,7 @@ use moe_kernels::formats::requantise::{INT4_LIMIT, INT8_LIMIT, QuantError, mxfp4
 use rayon::prelude::*;
 
 use super::convert::{convert, narrow, widen};
-use super::stored::{Codes, StoredMatrix};
+use super::stored::{Codes, Layout, StoredMatrix};
 use super::{CheckpointError, Stored};
 use crate::spec::FloatType;
 
@@ -59,6 +59,7 @@ impl<'a> Matrix<'a> {
     pub(crate) fn copy_to(&self, dst: &mut [u8], dtype: FloatType) -> Result<(), CheckpointError> {
         if let Codes::Float(from) = self.stored.codes
             && !self.turned
+            && self.stored.layout == Layout::Rows
             && (self.step, self.along, self.cols) == (1, 0, self.stored.cols)
         {
             let size = self.cols * from.bytes();

@@ -137,7 +137,11 @@ fn encoded(
 }
 
 pub(super) fn give_back(pool: &Pool, buffer: Vec<u8>) {
-    if let Ok(mut pool) = pool.lock() {
+    /// As many as are on their way at a time.
+    const MOST: usize = 4;
+    if let Ok(mut pool) = pool.lock()
+        && pool.len() < MOST
+    {
         pool.push(buffer);
     }
 }

@@ -152,7 +152,8 @@ fn module(weight: &str) -> String {
 /// The tensors that hold experts' weights.
 fn roles(checkpoint: &Checkpoint) -> Result<BTreeMap<String, Role>, ConvertError> {
     let mut roles = BTreeMap::new();
-    for &layer in checkpoint.moe_layers() {
+    // A folder may hold some of a model's layers.
+    for &layer in checkpoint.moe_layers().iter().filter(|layer| checkpoint.has_layer(**layer)) {
         let weights = checkpoint.layer_weights(layer)?;
         for (routed, matrix) in weights.matrices() {
             let role = Role { routed, turned: matrix.turned, inputs: matrix.cols };

@@ -208,3 +208,101 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8], create: &Create) -> Result<
 pub(super) fn sync_folder(dir: &Path) -> Result<(), ConvertError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| ConvertError::io(dir, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::convert::{Format, Report, work};
+
+    /// Room on the disk, in bytes.
+    static ROOM: AtomicUsize = AtomicUsize::new(0);
+
+    /// A file on a disk that has no more than so much room.
+    struct Small(File);
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let take = |room: usize| room.checked_sub(bytes.len());
+            match ROOM.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                Ok(_) => self.0.write_all(bytes).map(|()| bytes.len()),
+                Err(_) => Err(io::ErrorKind::StorageFull.into()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.flush()
+        }
+    }
+
+    impl Output for Small {
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn small(path: &Path) -> io::Result<Box<dyn Output>> {
+        Ok(Box::new(Small(File::create(path)?)))
+    }
+
+    /// A disk that is full at any point of a conversion: no output, no file that is not whole, and with more room it goes on.
+    #[test]
+    fn a_disk_that_is_full() {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints/deepseek-v3");
+        let checkpoint = Checkpoint::open(from).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("out");
+        let run = |room: usize| -> Result<Report, ConvertError> {
+            ROOM.store(room, Ordering::Relaxed);
+            work::run(&checkpoint, &to, Options::new(Format::W8a8), &small, &mut |_| {})
+        };
+        let mut kept = 0;
+        for attempt in 0.. {
+            match run(120_000) {
+                Ok(report) => {
+                    assert!(attempt > 3 && report.resumed == kept, "{attempt} tries, {} files kept", report.resumed);
+                    break;
+                }
+                Err(error) => assert!(matches!(error, ConvertError::NoSpace { .. }), "{error}"),
+            }
+            assert!(!to.exists());
+            let names = fs::read_dir(dir.path().join("out.partial")).unwrap();
+            let names: Vec<String> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            assert!(names.iter().all(|name| !name.ends_with(".partial")), "{names:?}");
+            let now = names.iter().filter(|name| name.ends_with(".safetensors")).count();
+            assert!(now > kept || now == 10, "each try gets on");
+            kept = now;
+        }
+        Checkpoint::open(&to).unwrap().layer_weights(2).unwrap();
+    }
+
+    #[test]
+    fn checksums_do_not_depend_on_pieces() {
+        let bytes: Vec<u8> = (0..1000u32).map(|at| (at * 7) as u8).collect();
+        let of = |pieces: &[usize]| {
+            let (mut checksum, mut rest) = (Checksum::default(), bytes.as_slice());
+            for piece in pieces {
+                let (head, tail) = rest.split_at(*piece);
+                checksum.add(head);
+                rest = tail;
+            }
+            checksum.add(rest);
+            checksum.finish()
+        };
+        let due = of(&[]);
+        for pieces in [&[1, 1, 1, 997][..], &[7, 1, 8, 9, 3], &[0, 1000], &[500, 3]] {
+            assert_eq!(of(pieces), due);
+        }
+        let mut others = vec![due];
+        for changed in [bytes[..999].to_vec(), [&bytes[..], &[0]].concat(), [&[1], &bytes[1..]].concat()] {
+            let mut checksum = Checksum::default();
+            checksum.add(&changed);
+            others.push(checksum.finish());
+        }
+        others.sort();
+        others.dedup();
+        assert_eq!(others.len(), 4);
+    }
+}
