@@ -13,6 +13,7 @@ pub mod backend;
 mod buffer;
 mod cann;
 pub mod checkpoint;
+pub mod convert;
 mod device;
 mod dtype;
 mod error;

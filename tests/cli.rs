@@ -14,6 +14,8 @@ mod backends;
 #[path = "cli/checkpoints.rs"]
 mod checkpoints;
 #[cfg(feature = "sim")]
+#[path = "cli/conversions.rs"]
+mod conversions;
 #[path = "cli/doctor.rs"]
 mod doctor;
 #[cfg(feature = "sim")]

@@ -148,12 +148,13 @@ proptest! {
         let (scale, error) = symmetric(&values, limit, &mut codes).unwrap();
         let largest = values.iter().fold(0f32, |most, value| most.max(value.abs()));
         prop_assert_eq!(scale, (largest / f32::from(limit)).max(f32::MIN_POSITIVE));
-        let mut due = QuantError::default();
+        let mut found = Vec::new();
         for (value, code) in values.iter().zip(&codes) {
             prop_assert_eq!(f32::from(*code), (value / scale).round_ties_even());
             prop_assert!(code.abs() <= limit);
-            due = due.and(QuantError::of(*value, f32::from(*code) * scale));
+            found.push(f32::from(*code) * scale);
         }
+        let due = QuantError::between(&values, &found);
         prop_assert!((error.rms() - due.rms()).abs() <= 1e-5 * due.rms() + 1e-6);
         prop_assert!((error.max() - due.max()).abs() <= 1e-5 * due.max() + 1e-6);
     }

@@ -10,6 +10,13 @@ use super::weight::Weight;
 use super::{Checkpoint, CheckpointError, HostLayer, TensorRef};
 use crate::spec::{Activation, MoeSpec, Part, TensorNames, names};
 
+impl Checkpoint {
+    /// Whether any tensor of a layer is there.
+    pub(crate) fn has_layer(&self, layer: usize) -> bool {
+        names::LAYERS.iter().any(|layers| self.names_below(&format!("{layers}.{layer}.")).next().is_some())
+    }
+}
+
 /// Finds the tensors of a layer and remembers which.
 pub(super) struct Finder<'a> {
     checkpoint: &'a Checkpoint,
@@ -197,11 +204,21 @@ impl<'a> Finder<'a> {
         let experts = *self.spec.experts();
         let (inner, width) = (experts.intermediate, experts.width());
         let mut all = |name: &str| self.matrix(format!("{}{name}", self.block), &[count * inner, width]);
-        let [gates, ups, downs] = [all(names[0])?, all(names[1])?, all(names[2])?];
+        let [gates, ups] = [all(names[0])?, all(names[1])?];
+        // As codes, down is a matrix for each expert, `[out, in]` like all codes.
+        let name = format!("{}{}", self.block, names[2]);
+        let down = self.checkpoint.weight(&name)?;
+        let apart = down.shape == [count, width, inner];
+        let legal = if apart { down.shape.clone() } else { vec![count * inner, width] };
+        self.has_shape(&down, &legal)?;
+        self.use_up(&down);
         let one = |expert| Mlp {
             gate: Some(gates.take_rows(expert * inner, 1, inner)),
             up: ups.take_rows(expert * inner, 1, inner),
-            down: Matrix { along: expert * inner, cols: inner, ..Matrix::whole(downs.stored, true) },
+            down: match apart {
+                true => Matrix::whole(down.matrix(expert), false),
+                false => Matrix { along: expert * inner, cols: inner, ..Matrix::whole(down.matrix(0), true) },
+            },
             gate_bias: None,
             up_bias: None,
             down_bias: None,

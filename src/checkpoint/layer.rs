@@ -121,6 +121,15 @@ impl HostLayer<'_> {
         }
     }
 
+    /// The matrices of all experts' projections, and whether the expert is a routed one.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = (bool, Matrix<'_>)> {
+        let all = self.experts.iter().map(|mlp| (true, mlp)).chain(self.shared.iter().map(|mlp| (false, mlp)));
+        all.flat_map(|(routed, mlp)| {
+            let each = [mlp.gate, Some(mlp.up), Some(mlp.down)];
+            each.into_iter().flatten().map(move |matrix| (routed, matrix))
+        })
+    }
+
     /// Fills int8 codes and scales of a part: of [`Part::W13`] and [`Part::W2`] those of a range of experts, and of
     /// [`Part::SharedW13`] and [`Part::SharedW2`], for which `experts` is of no account. A value is its code times the scale of its
     /// row, to the error that is given back.

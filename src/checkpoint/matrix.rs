@@ -7,8 +7,8 @@ use moe_kernels::formats::nibbles::pack_int4;
 use moe_kernels::formats::requantise::{INT4_LIMIT, INT8_LIMIT, QuantError, mxfp4_to_int8, symmetric};
 use rayon::prelude::*;
 
-use super::convert::{convert, narrow};
-use super::stored::{Codes, StoredMatrix};
+use super::convert::{convert, narrow, widen};
+use super::stored::{Codes, Layout, StoredMatrix};
 use super::{CheckpointError, Stored};
 use crate::spec::FloatType;
 
@@ -59,6 +59,7 @@ impl<'a> Matrix<'a> {
     pub(crate) fn copy_to(&self, dst: &mut [u8], dtype: FloatType) -> Result<(), CheckpointError> {
         if let Codes::Float(from) = self.stored.codes
             && !self.turned
+            && self.stored.layout == Layout::Rows
             && (self.step, self.along, self.cols) == (1, 0, self.stored.cols)
         {
             let size = self.cols * from.bytes();
@@ -74,6 +75,24 @@ impl<'a> Matrix<'a> {
             narrow(&values, dtype, dst);
             Ok(())
         }))
+    }
+
+    /// Writes its values in `dtype`; what rounding costs.
+    pub(crate) fn copy_measured(&self, dst: &mut [u8], dtype: FloatType) -> Result<QuantError, CheckpointError> {
+        if self.stored.codes == Codes::Float(dtype) {
+            return self.copy_to(dst, dtype).map(|()| QuantError::default());
+        }
+        let tile = self.tile_rows(PIECE);
+        let each = (tile * self.cols * dtype.bytes()).max(1);
+        let errors = dst.par_chunks_mut(each).enumerate().map(|(index, dst)| {
+            let mut values = vec![0.0; dst.len() / dtype.bytes()];
+            self.read(self.tile(index, tile), &mut values)?;
+            narrow(&values, dtype, dst);
+            let mut rounded = vec![0.0; values.len()];
+            widen(dst, dtype, &mut rounded);
+            Ok(QuantError::between(&values, &rounded))
+        });
+        all_errors(errors.collect())
     }
 
     /// Writes int8 codes `[rows, cols]` and the scale of each row.

@@ -98,6 +98,16 @@ impl Checkpoint {
         self.model.moe_layers()
     }
 
+    /// The files of its weights.
+    pub(crate) fn files(&self) -> &[TensorFile] {
+        &self.files
+    }
+
+    /// The whole configuration.
+    pub(crate) fn config(&self) -> Result<Value, CheckpointError> {
+        read_json(&self.dir.join(CONFIG), MAX_CONFIG)
+    }
+
     /// All tensors, by name.
     pub fn tensors(&self) -> impl Iterator<Item = TensorRef<'_>> {
         self.tensors.keys().filter_map(|name| self.find(name))

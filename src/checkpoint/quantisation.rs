@@ -315,7 +315,9 @@ impl<'a> Settings<'a> {
             "global_compression_ratio",
             "kv_cache_scheme",
             "version",
+            "ascend_moe_layout",
         ])?;
+        self.one_of("ascend_moe_layout", &["fractal_nz"])?;
         const FORMATS: [&str; 6] = [
             "int-quantized",
             "pack-quantized",

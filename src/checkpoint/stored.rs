@@ -8,6 +8,7 @@ use std::path::Path;
 
 use moe_kernels::formats::float8::{E8M0_NAN, e8m0, expand_e4m3, is_nan_e4m3};
 use moe_kernels::formats::nibbles::{MXFP4_BLOCK, expand_e2m1, int4_pair};
+use moe_kernels::nz::{FRACTAL_ROW_BYTES, FRACTAL_ROWS};
 
 use super::convert::widen;
 use super::{CheckpointError, Stored};
@@ -35,13 +36,25 @@ pub(crate) enum Codes {
 
 impl Codes {
     /// Bytes of a matrix `[rows, cols]`.
-    pub(crate) const fn bytes(self, rows: usize, cols: usize) -> usize {
+    pub(crate) const fn bytes(self, layout: Layout, rows: usize, cols: usize) -> usize {
+        if matches!(layout, Layout::Nz) {
+            return rows.div_ceil(self.rows_of_fractal()) * cols.next_multiple_of(FRACTAL_ROWS) * FRACTAL_ROW_BYTES;
+        }
         match self {
             Self::Float(dtype) => rows * cols * dtype.bytes(),
             Self::E4m3 | Self::Int8 | Self::Int4Bytes => rows * cols,
             Self::E2m1 => rows * (cols / 2),
             Self::Int4Words => rows * cols.div_ceil(8) * 4,
             Self::Int4RowPairs => rows / 2 * cols,
+        }
+    }
+
+    /// Rows of a matrix that a row of a fractal of FRACTAL_NZ holds.
+    pub(crate) const fn rows_of_fractal(self) -> usize {
+        match self {
+            Self::Float(dtype) => FRACTAL_ROW_BYTES / dtype.bytes(),
+            Self::E4m3 | Self::Int8 | Self::Int4Bytes => FRACTAL_ROW_BYTES,
+            Self::E2m1 | Self::Int4Words | Self::Int4RowPairs => FRACTAL_ROW_BYTES * 2,
         }
     }
 
@@ -65,6 +78,15 @@ impl Codes {
             Self::Int4Bytes | Self::Int4Words | Self::Int4RowPairs => Stored::Int4 { group },
         }
     }
+}
+
+/// Where the codes of a matrix lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Row after row.
+    Rows,
+    /// FRACTAL_NZ of the transpose: for as many rows at a time as 32 bytes hold, all columns, up to a multiple of 16.
+    Nz,
 }
 
 /// What scales are stored as.
@@ -112,6 +134,7 @@ pub(crate) struct StoredMatrix<'a> {
     pub(crate) file: &'a Path,
     pub(crate) bytes: &'a [u8],
     pub(crate) codes: Codes,
+    pub(crate) layout: Layout,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) scales: Option<Scales<'a>>,
@@ -158,6 +181,12 @@ impl StoredMatrix<'_> {
 
     /// The values of columns `cols` of a row: the nearest f32 to code times scale.
     pub(crate) fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
+        if let (Codes::Float(dtype), Layout::Nz) = (self.codes, self.layout) {
+            for (out, col) in out.iter_mut().zip(cols) {
+                *out = float_at(self.from_fractal(row, col, dtype.bytes()), dtype, 0);
+            }
+            return Ok(());
+        }
         if let Codes::Float(dtype) = self.codes {
             widen(self.slice(row, &cols, dtype.bytes()), dtype, out);
             return Ok(());
@@ -203,6 +232,16 @@ impl StoredMatrix<'_> {
     /// The codes of columns `cols` of a row of whole numbers; nothing of other kinds.
     pub(crate) fn read_codes(&self, row: usize, cols: Range<usize>, out: &mut [i8]) -> Result<(), CheckpointError> {
         match self.codes {
+            Codes::Int8 if self.layout == Layout::Nz => {
+                for (out, col) in out.iter_mut().zip(cols) {
+                    *out = self.from_fractal(row, col, 1).first().map_or(0, |byte| *byte as i8);
+                }
+            }
+            Codes::Int4RowPairs if self.layout == Layout::Nz => {
+                for (out, col) in out.iter_mut().zip(cols) {
+                    *out = self.from_fractal(row, col, 1).first().map_or(0, |byte| int4_pair(*byte)[row % 2]);
+                }
+            }
             Codes::Int8 | Codes::Int4Bytes => {
                 let bytes = self.slice(row, &cols, 1);
                 let is_too_large = |byte: u8| !(-8..8).contains(&(byte as i8));
@@ -241,6 +280,14 @@ impl StoredMatrix<'_> {
         })?;
         let packed = self.bytes.get(row * (self.cols / 2)..(row + 1) * (self.cols / 2))?;
         Some((packed, scales.bytes.get(row * scales.cols..(row + 1) * scales.cols)?))
+    }
+
+    /// The `size` bytes of an element of FRACTAL_NZ, or of the pair that it is in.
+    fn from_fractal(&self, row: usize, col: usize, size: usize) -> &[u8] {
+        let lines = self.codes.rows_of_fractal();
+        let line = (row / lines * self.cols.next_multiple_of(FRACTAL_ROWS) + col) * FRACTAL_ROW_BYTES;
+        let at = line + row % lines * FRACTAL_ROW_BYTES / lines;
+        self.bytes.get(at..at + size).unwrap_or_default()
     }
 
     /// The bytes of columns `cols` of a row whose codes have `size` bytes each.

@@ -4,28 +4,31 @@ use moe_kernels::formats::nibbles::MXFP4_BLOCK;
 use safetensors::Dtype;
 
 use super::convert::{float_type, to_i64};
+use super::matrix::Matrix;
 use super::quantisation::{Quantisation, Stored};
-use super::stored::{Codes, ScaleType, Scales, StoredMatrix, Zeros};
+use super::stored::{Codes, Layout, ScaleType, Scales, StoredMatrix, Zeros};
 use super::{Checkpoint, CheckpointError, TensorRef};
+use crate::spec::FloatType;
 
 /// What scales are called, behind the whole name of a weight; the last goes with MXFP4's `_blocks`.
 const SCALES: [&str; 4] = ["_scale_inv", "_scales_inv", "_scale", "_scales"];
 /// Behind its name, what belongs to a weight that is quantised.
 const BESIDE: [&str; 7] = ["_scale_inv", "_scales_inv", "_scale", "_scales", "_zero_point", "_offset", "_shape"];
 /// Behind its name, what stands for it.
-const INSTEAD: [&str; 2] = ["_packed", "_blocks"];
+const INSTEAD: [&str; 3] = ["_packed", "_blocks", "_nz"];
 /// In place of `weight` at the end of its name: DeepSeek-V4's scales, and what msModelSlim works out ahead of time from the codes.
 const IN_PLACE: [&str; 2] = ["scale", "scale_bias"];
 
 /// A weight of two axes, or of more where the last two are its matrices.
 #[derive(Debug, Clone)]
-pub(super) struct Weight<'a> {
+pub(crate) struct Weight<'a> {
     /// The tensor of its codes.
-    pub(super) tensor: TensorRef<'a>,
+    pub(crate) tensor: TensorRef<'a>,
     file: &'a std::path::Path,
     /// Its axes, whatever the packing.
-    pub(super) shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     codes: Codes,
+    layout: Layout,
     scales: Option<Scales<'a>>,
     zeros: Option<Zeros<'a>>,
     /// The other tensors it is made of.
@@ -44,10 +47,26 @@ fn matrices(shape: &[usize]) -> (usize, usize, usize) {
 }
 
 impl<'a> Weight<'a> {
-    /// One of its matrices; the first where it has two axes.
-    pub(super) fn matrix(&self, index: usize) -> StoredMatrix<'a> {
+    /// How many matrices it holds.
+    pub(crate) fn count(&self) -> usize {
+        matrices(&self.shape).0
+    }
+
+    /// The inputs of one of them, which are its rows where it is turned.
+    pub(crate) fn inputs(&self, turned: bool) -> usize {
         let (_, rows, cols) = matrices(&self.shape);
-        let bytes = self.codes.bytes(rows, cols);
+        if turned { rows } else { cols }
+    }
+
+    /// How it is stored.
+    pub(crate) fn stored(&self) -> Stored {
+        Matrix::whole(self.matrix(0), self.turned == Some(true)).stored_as()
+    }
+
+    /// One of its matrices; the first where it has two axes.
+    pub(crate) fn matrix(&self, index: usize) -> StoredMatrix<'a> {
+        let (_, rows, cols) = matrices(&self.shape);
+        let bytes = self.codes.bytes(self.layout, rows, cols);
         let part = |all: &'a [u8], each: usize| all.get(index * each..(index + 1) * each).unwrap_or_default();
         let grid = |block: [usize; 2]| [rows.div_ceil(block[0].max(1)), cols.div_ceil(block[1].max(1))];
         let scales = self.scales.map(|scales| {
@@ -63,18 +82,19 @@ impl<'a> Weight<'a> {
             }
         });
         let (name, file) = (self.tensor.name, self.file);
-        StoredMatrix { name, file, bytes: part(self.tensor.bytes, bytes), codes: self.codes, rows, cols, scales, zeros }
+        let (bytes, codes, layout) = (part(self.tensor.bytes, bytes), self.codes, self.layout);
+        StoredMatrix { name, file, bytes, codes, layout, rows, cols, scales, zeros }
     }
 }
 
 impl Checkpoint {
     /// Whether there is a weight of this name in any layout.
-    pub(super) fn has_weight(&self, name: &str) -> bool {
+    pub(crate) fn has_weight(&self, name: &str) -> bool {
         self.find(name).is_some() || INSTEAD.iter().any(|end| self.find(&format!("{name}{end}")).is_some())
     }
 
     /// The name of the weight that a tensor belongs to: its own, or that of the weight whose scales or codes it holds.
-    pub(super) fn weight_of<'n>(&self, tensor: &'n str) -> std::borrow::Cow<'n, str> {
+    pub(crate) fn weight_of<'n>(&self, tensor: &'n str) -> std::borrow::Cow<'n, str> {
         if let Some(base) = INSTEAD.iter().find_map(|end| tensor.strip_suffix(end)) {
             return base.into();
         }
@@ -91,7 +111,7 @@ impl Checkpoint {
     }
 
     /// Whether a weight of this name is there and is quantised.
-    pub(super) fn is_quantised(&self, name: &str) -> bool {
+    pub(crate) fn is_quantised(&self, name: &str) -> bool {
         match self.find(name) {
             Some(tensor) => is_code(tensor.dtype) && (Parts { checkpoint: self, name }).scales(tensor).is_ok(),
             None => self.has_weight(name),
@@ -99,7 +119,7 @@ impl Checkpoint {
     }
 
     /// The weight of this name, in whichever layout it is there.
-    pub(super) fn weight(&self, name: &str) -> Result<Weight<'_>, CheckpointError> {
+    pub(crate) fn weight(&self, name: &str) -> Result<Weight<'_>, CheckpointError> {
         let found = Parts { checkpoint: self, name };
         let tensor_at = |end: &str| self.find(&format!("{name}{end}"));
         if let Some(blocks) = tensor_at("_blocks") {
@@ -107,6 +127,9 @@ impl Checkpoint {
         }
         if let Some(packed) = tensor_at("_packed") {
             return found.packed(packed);
+        }
+        if let Some(fractals) = tensor_at("_nz") {
+            return found.fractals(fractals);
         }
         let tensor = self.tensor(name)?;
         match tensor.dtype {
@@ -120,16 +143,7 @@ impl Checkpoint {
             }
             Dtype::I8 | Dtype::U8 => found.bytes(tensor),
             dtype => match float_type(dtype) {
-                Some(dtype) => Ok(Weight {
-                    shape: tensor.shape.to_vec(),
-                    codes: Codes::Float(dtype),
-                    scales: None,
-                    zeros: None,
-                    beside: Vec::new(),
-                    turned: None,
-                    file: self.path_of(name),
-                    tensor,
-                }),
+                Some(dtype) => Ok(found.float(tensor, dtype)),
                 None => Err(CheckpointError::WrongDtype {
                     file: self.path_of(name).to_path_buf(),
                     tensor: name.to_owned(),
@@ -165,6 +179,53 @@ impl<'a> Parts<'a, '_> {
         self.quantised(tensor, shape, Codes::E2m1)
     }
 
+    /// A weight that is not quantised.
+    fn float(&self, tensor: TensorRef<'a>, dtype: FloatType) -> Weight<'a> {
+        Weight {
+            shape: tensor.shape.to_vec(),
+            codes: Codes::Float(dtype),
+            layout: Layout::Rows,
+            scales: None,
+            zeros: None,
+            beside: Vec::new(),
+            turned: None,
+            file: self.checkpoint.path_of(tensor.name),
+            tensor,
+        }
+    }
+
+    /// This library's own: FRACTAL_NZ of the transpose of each matrix of a tensor `_shape`, in BF16, int8, or int4 in bytes.
+    fn fractals(&self, tensor: TensorRef<'a>) -> Result<Weight<'a>, CheckpointError> {
+        let codes = match tensor.dtype {
+            Dtype::I8 => Codes::Int8,
+            Dtype::U8 => Codes::Int4RowPairs,
+            dtype => match float_type(dtype) {
+                Some(dtype) => Codes::Float(dtype),
+                None => return Err(self.layout(tensor, "BF16, I8, or U8 of two int4".to_owned())),
+            },
+        };
+        let shape = self.shape().unwrap_or_default();
+        let (outer, rows, cols) = matrices(&shape);
+        let due = outer.checked_mul(codes.bytes(Layout::Nz, rows, cols));
+        if shape.len() < 2 || due != Some(tensor.bytes.len()) {
+            return Err(self.layout(tensor, format!("FRACTAL_NZ of the shape {shape:?}")));
+        }
+        let weight = match codes {
+            Codes::Float(dtype) => self.float(tensor, dtype),
+            _ => self.quantised(tensor, shape.clone(), codes)?,
+        };
+        Ok(Weight { layout: Layout::Nz, shape, beside: self.beside(), turned: Some(false), ..weight })
+    }
+
+    /// What a tensor `_shape` says.
+    fn shape(&self) -> Option<Vec<usize>> {
+        let sizes = to_i64(self.checkpoint.find(&format!("{}_shape", self.name))?)?;
+        // Sizes whose product no file could have are none.
+        let shape: Option<Vec<usize>> =
+            sizes.iter().map(|size| usize::try_from(*size).ok().filter(|size| *size < 1 << 31)).collect();
+        shape.filter(|shape| shape.iter().try_fold(1_usize, |all, size| all.checked_mul(*size)).is_some())
+    }
+
     /// compressed-tensors: I32 `[N, ceil(K / 8)]` of int4 with a tensor `_shape`, or U8 `[N, K / 2]` of MXFP4.
     fn packed(&self, tensor: TensorRef<'a>) -> Result<Weight<'a>, CheckpointError> {
         let Some((words, outer)) = tensor.shape.split_last() else {
@@ -178,14 +239,13 @@ impl<'a> Parts<'a, '_> {
             Dtype::I32 => {
                 let shape = match self.checkpoint.find(&format!("{}_shape", self.name)) {
                     None => [outer, &[words.saturating_mul(8)]].concat(),
-                    Some(said) => {
-                        let sizes = to_i64(said).unwrap_or_default();
-                        let shape: Vec<usize> = sizes.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
+                    Some(_) => {
+                        let shape = self.shape().unwrap_or_default();
                         match shape.split_last() {
                             Some((cols, rows)) if rows == outer && cols.div_ceil(8) == *words => shape,
                             _ => {
                                 return Err(
-                                    self.layout(tensor, format!("I32 [.., N, ceil(K / 8)] of the shape {sizes:?}"))
+                                    self.layout(tensor, format!("I32 [.., N, ceil(K / 8)] of the shape {shape:?}"))
                                 );
                             }
                         }
@@ -278,6 +338,7 @@ impl<'a> Parts<'a, '_> {
         Ok(Weight {
             shape,
             codes,
+            layout: Layout::Rows,
             scales: Some(scales),
             zeros,
             beside: self.beside(),
@@ -402,7 +463,7 @@ impl<'a> Parts<'a, '_> {
     }
 
     fn path(&self) -> std::path::PathBuf {
-        let names = ["", "_packed", "_blocks"].map(|end| format!("{}{end}", self.name));
+        let names = ["", "_packed", "_blocks", "_nz"].map(|end| format!("{}{end}", self.name));
         let there = names.iter().find(|name| self.checkpoint.find(name).is_some());
         self.checkpoint.path_of(there.map_or(self.name, String::as_str)).to_path_buf()
     }

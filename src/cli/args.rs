@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ascend_moe::Choice;
+use ascend_moe::convert::Format;
 use ascend_moe::layer::ExpertFormat;
 use ascend_moe::spec::FloatType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -39,6 +40,8 @@ pub(crate) const MAX_RANDOM: usize = 1 << 30;
 pub(crate) enum Command {
     /// Run mixture-of-experts layers of a Hugging Face checkpoint
     Run(RunArgs),
+    /// Convert the expert weights of a checkpoint to bf16, to int8 (W8A8) or to int4 (W4A8)
+    Convert(ConvertArgs),
     /// Show which operators a model's routers run as, and why
     PlanRouter(PlanRouterArgs),
     /// Say which backend is usable here, and why, or what is missing
@@ -101,6 +104,41 @@ pub(crate) struct RunArgs {
     pub(crate) json: bool,
 }
 
+const CONVERSION: &str = "\
+Reads FP8 (E4M3 in blocks, scales f32 or E8M0), MXFP4, int8 and int4 per channel and per group, in the layouts of DeepSeek,
+gpt-oss, compressed-tensors and msModelSlim, and unquantised weights. Expert weights are converted; all others are copied,
+or, where they are quantised, expanded to bf16. In w4a8 shared experts become int8.
+
+Host memory: less than 192 MiB, 3 MiB for each thread and 4 KiB for each tensor, whatever the size of the checkpoint. Files of the
+checkpoint are mapped and never written to.
+
+The output is put together in DIR.partial and gets its name when it is whole. Interrupted, by a disk that is full or otherwise,
+the same command goes on: files that are whole are kept after their checksum was compared.";
+
+#[derive(Args)]
+#[command(after_help = CONVERSION)]
+pub(crate) struct ConvertArgs {
+    /// Folder with config.json and safetensors
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: PathBuf,
+
+    /// Folder to make; it must not be there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+
+    /// What expert weights become
+    #[arg(long, value_enum)]
+    pub(crate) format: FormatArg,
+
+    /// Lay expert weights out in FRACTAL_NZ, as the cube unit takes them; only this tool reads them then
+    #[arg(long)]
+    pub(crate) nz: bool,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct PlanRouterArgs {
@@ -157,6 +195,26 @@ impl From<BackendArg> for Choice {
             BackendArg::Auto => Self::Auto,
             BackendArg::Cann => Self::Cann,
             BackendArg::Sim => Self::Sim,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum FormatArg {
+    /// Expanded: exact from MXFP4, and from FP8 whose scales are powers of two
+    Bf16,
+    /// int8 per output channel
+    W8a8,
+    /// int4 per output channel; shared experts int8
+    W4a8,
+}
+
+impl From<FormatArg> for Format {
+    fn from(arg: FormatArg) -> Self {
+        match arg {
+            FormatArg::Bf16 => Self::Bf16,
+            FormatArg::W8a8 => Self::W8a8,
+            FormatArg::W4a8 => Self::W4a8,
         }
     }
 }

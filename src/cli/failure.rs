@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 
 use ascend_moe::Error;
 use ascend_moe::checkpoint::CheckpointError;
+use ascend_moe::convert::ConvertError;
 use serde::Serialize;
 
 use super::print_json;
@@ -97,6 +98,12 @@ impl From<anyhow::Error> for Failure {
 
 impl From<CheckpointError> for Failure {
     fn from(error: CheckpointError) -> Self {
+        Self::input(error)
+    }
+}
+
+impl From<ConvertError> for Failure {
+    fn from(error: ConvertError) -> Self {
         Self::input(error)
     }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod backend;
 mod compare;
+mod convert;
 mod doctor;
 mod failure;
 mod input;
@@ -47,6 +48,7 @@ pub(crate) fn main() -> ExitCode {
     log();
     let (json, result) = match Cli::try_parse() {
         Ok(Cli { command: Command::Run(args) }) => (args.json, run::run(&args)),
+        Ok(Cli { command: Command::Convert(args) }) => (args.json, convert::convert(&args)),
         Ok(Cli { command: Command::PlanRouter(args) }) => (args.json, plan_router::plan_router(&args)),
         Ok(Cli { command: Command::Doctor(args) }) => (args.json, doctor::doctor(&args)),
         Err(error) if error.use_stderr() => {

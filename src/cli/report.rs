@@ -254,18 +254,18 @@ impl fmt::Display for Comparison {
     }
 }
 
-fn plain(header: &[&str]) -> Table {
+pub(crate) fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     table
 }
 
 /// Below a heading.
-fn indented(table: &Table) -> String {
+pub(crate) fn indented(table: &Table) -> String {
     table.lines().map(|line| format!("          {}", line.trim_end())).collect::<Vec<_>>().join("\n")
 }
 
-fn right(table: &mut Table, column: usize) {
+pub(crate) fn right(table: &mut Table, column: usize) {
     if let Some(column) = table.column_mut(column) {
         column.set_cell_alignment(CellAlignment::Right);
     }

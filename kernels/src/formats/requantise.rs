@@ -46,10 +46,23 @@ impl QuantError {
         }
     }
 
-    /// Of a value and what it became.
-    pub fn of(value: f32, became: f32) -> Self {
-        let (value, error) = (f64::from(value).abs(), (f64::from(value) - f64::from(became)).abs());
-        Self { squares_of_errors: error * error, squares: value * value, largest_error: error, largest: value }
+    /// Of values and what they became, over the shorter of the two.
+    pub fn between(values: &[f32], became: &[f32]) -> Self {
+        const LANES: usize = 8;
+        let mut sums = [[0.0_f64; LANES]; 4];
+        for (values, became) in values.chunks(LANES).zip(became.chunks(LANES)) {
+            for (lane, (value, became)) in values.iter().zip(became).enumerate() {
+                let (value, error) = (f64::from(*value), f64::from(*value) - f64::from(*became));
+                sums[0][lane] += error * error;
+                sums[1][lane] += value * value;
+                sums[2][lane] = sums[2][lane].max(error.abs());
+                sums[3][lane] = sums[3][lane].max(value.abs());
+            }
+        }
+        let [squares_of_errors, squares] = [0, 1].map(|sum| sums[sum].iter().sum());
+        let [largest_error, largest] =
+            [2, 3].map(|most| sums[most].iter().fold(0.0, |most: f64, lane| most.max(*lane)));
+        Self { squares_of_errors, squares, largest_error, largest }
     }
 }
 
