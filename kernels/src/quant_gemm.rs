@@ -73,7 +73,7 @@ impl Activation {
             Self::None => x,
             Self::Relu => x.max(0.0),
             // 0.5 * (1 + tanh(t)) is sigmoid(2 * t); the factor is 2 * sqrt(2 / pi).
-            Self::GeluTanh => sigmoid_of(1.595_769_1 * (x + 0.044_715 * x * x * x)),
+            Self::GeluTanh => sigmoid_of(1.595_769 * (x + 0.044_715 * x * x * x)),
             Self::FastGelu => sigmoid_of(1.702 * x),
             Self::Silu => sigmoid_of(x),
         }

@@ -2,6 +2,8 @@
 //!
 //! Source: ops-nn 9.1.0, matmul/weight_quant_batch_matmul_v2.
 
+use rayon::prelude::*;
+
 use crate::antiquant;
 use crate::element::Float;
 use crate::error::{self, KernelError};
