@@ -1,6 +1,6 @@
 //! Layers of every kind: each router that is mapped in a way of its own, and each thing that experts can have beside it.
 
-use ascend_moe::layer::{LayerInput, LayerOptions, MoeLayer, Pass};
+use ascend_moe::layer::{ExpertFormat, LayerInput, LayerOptions, MoeLayer, Pass};
 use ascend_moe::spec::{
     Activation, ActivationFn, Choice, ClampAt, ExpertSpec, FloatType, GroupFill, GroupScore, GroupSpec, InputNorm,
     MoeSpec, Normalise, Precision, RouterSpec, Score, SharedSpec, Weigh,
@@ -18,7 +18,19 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) spec: MoeSpec,
     pub(crate) dtype: FloatType,
+    pub(crate) experts: ExpertFormat,
 }
+
+/// Kinds whose experts are quantised: name, the kind it is made of, format and type.
+const QUANTISED: [(&str, &str, ExpertFormat, FloatType); 7] = [
+    ("w8a8_with_shared", "grouped_sigmoid_with_shared", ExpertFormat::W8A8, FloatType::Bf16),
+    ("w8a8_with_biases", "softmax_of_chosen_logits_with_biases", ExpertFormat::W8A8, FloatType::Bf16),
+    ("w8a8_weight_on_input", "weight_on_input", ExpertFormat::W8A8, FloatType::F16),
+    ("w4a8_clamped", "sqrt_softplus_clamped", ExpertFormat::W4A8, FloatType::F16),
+    ("w4a8_zero_and_copy_experts", "zero_and_copy_experts", ExpertFormat::W4A8, FloatType::Bf16),
+    ("w8a16_shared_gate", "shared_gate", ExpertFormat::W8A16, FloatType::Bf16),
+    ("w4a16_latent", "latent", ExpertFormat::W4A16 { group: None }, FloatType::F16),
+];
 
 const DTYPES: [FloatType; 3] = [FloatType::Bf16, FloatType::F32, FloatType::F16];
 
@@ -137,8 +149,14 @@ pub(crate) fn kinds() -> Vec<Kind> {
         name,
         spec: MoeSpec::new(router, experts, shared).unwrap_or_else(|error| panic!("{name}: {error}")),
         dtype,
+        experts: ExpertFormat::Float,
     };
-    specs.into_iter().zip(DTYPES.into_iter().cycle()).map(kind).collect()
+    let mut kinds: Vec<Kind> = specs.into_iter().zip(DTYPES.into_iter().cycle()).map(kind).collect();
+    for (name, of, experts, dtype) in QUANTISED {
+        let of = *kinds.iter().find(|kind| kind.name == of).unwrap();
+        kinds.push(Kind { name, dtype, experts, ..of });
+    }
+    kinds
 }
 
 impl Kind {
@@ -157,7 +175,7 @@ impl Kind {
     }
 
     pub(crate) fn options(&self) -> LayerOptions {
-        LayerOptions::new(self.dtype)
+        LayerOptions::new(self.dtype).with_experts(self.experts)
     }
 
     pub(crate) fn weights(&self, seed: u64) -> Synthetic {
