@@ -28,6 +28,7 @@ pub mod pointwise;
 pub mod quant_gemm;
 pub mod reference;
 pub mod routing_map;
+pub mod scatter_rows;
 pub mod softmax_gating;
 pub mod swiglu_quant;
 pub mod view;

@@ -15,6 +15,7 @@ pub(crate) mod fused_topk;
 pub(crate) mod gating_v2;
 pub(crate) mod grouped;
 pub(crate) mod grouped_add;
+pub(crate) mod grouped_finalize;
 pub(crate) mod grouped_quant;
 pub(crate) mod lanes;
 pub(crate) mod limits;
@@ -37,6 +38,9 @@ use build::{Built, Case};
 /// Pointers that may be null: those whose names say so, the two bounds of `aclnnClamp`, the mapping of
 /// `aclnnMoeFusedTopk`, and weights that nobody asked for.
 pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
+    if operator.name().starts_with("GroupedMatmulFinalizeRouting") {
+        return grouped_finalize::may_be_null(operator, name);
+    }
     name.contains("Optional")
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
@@ -96,6 +100,11 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         | OperatorId::GroupedMatmulSwigluQuantWeightNZ
         | OperatorId::GroupedMatmulSwigluQuantV2
         | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => swiglu_quant::legal(operator),
+        OperatorId::GroupedMatmulFinalizeRouting
+        | OperatorId::GroupedMatmulFinalizeRoutingV2
+        | OperatorId::GroupedMatmulFinalizeRoutingV3
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNz
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2 => grouped_finalize::legal(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -185,6 +194,11 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         | OperatorId::GroupedMatmulSwigluQuantWeightNZ
         | OperatorId::GroupedMatmulSwigluQuantV2
         | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => swiglu_quant::violations(operator),
+        OperatorId::GroupedMatmulFinalizeRouting
+        | OperatorId::GroupedMatmulFinalizeRoutingV2
+        | OperatorId::GroupedMatmulFinalizeRoutingV3
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNz
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2 => grouped_finalize::violations(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
