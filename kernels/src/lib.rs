@@ -43,6 +43,7 @@ pub mod routing_map;
 mod rows;
 mod select;
 mod simd;
+pub mod scatter_rows;
 pub mod softmax_gating;
 pub mod swiglu_quant;
 mod vectors;

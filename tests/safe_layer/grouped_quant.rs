@@ -1,7 +1,10 @@
 //! The grouped products of quantised operands: worked examples in every version, every combination of dtypes, layouts and
 //! carriers against plain loops, what is refused and found.
 
-use ascend_moe::op::{self, GroupListKind, GroupedActivation, GroupedMatmul, GroupedSwigluQuant, Groups, Quant};
+use ascend_moe::op::{
+    self, GroupListKind, GroupedActivation, GroupedFinalizeRouting, GroupedMatmul, GroupedSwigluQuant, Groups, Quant,
+    SharedInput,
+};
 use ascend_moe::{DType, Element, Error, Tensor, TensorView};
 use ascend_sys::OperatorId;
 use cann_sim::FindingKind;
@@ -649,4 +652,117 @@ fn integer_weights_of_both_float_types() {
     let rig = Rig::new();
     integer_weights::<bf16>(&rig);
     integer_weights::<f16>(&rig);
+}
+
+/// Weighted rows of two experts added up for four tokens, in every version.
+#[test]
+fn rows_added_up_by_token_in_every_version() {
+    use OperatorId as Id;
+    let plain =
+        [Id::GroupedMatmulFinalizeRoutingV3, Id::GroupedMatmulFinalizeRoutingV2, Id::GroupedMatmulFinalizeRouting];
+    let packed = [Id::GroupedMatmulFinalizeRoutingWeightNzV2, Id::GroupedMatmulFinalizeRoutingWeightNz];
+    let (e, k, n, batch) = (3, 192, 256, 4);
+    let index = [3i64, 0, 1, 1, 3, 0, 3, 2, 2];
+    let (x, per_token, logit) = (numbers(ROWS * k, -128, 127, 3), factors(ROWS, 1), factors(ROWS, 8));
+    let (column, bias, offset) = (factors(e * n, 2), factors(e * n, 3), factors(e * n, 4));
+    let shared = bf16s(&factors(2 * n, 5));
+    let check = |rig: &Rig, version: OperatorId, int4: bool, layout: Layout, with_offset: bool, with_tokens: bool| {
+        let sequence = rig.stream.sequence().unwrap();
+        let w = numbers(e * k * n, if int4 { -8 } else { -128 }, if int4 { 7 } else { 127 }, 5);
+        let values = rows_of(n, |row, e, at| {
+            let (x, w) = (&x[row * k..][..k], &w[e * k * n..]);
+            let factor = logit[row] * if with_tokens { per_token[row] } else { 1.0 };
+            if !int4 {
+                return dot(x, w, n, at) as f32 * column[e * n + at] * factor;
+            }
+            let mut sum = msd(x, w, n, at, &column[e * n..][..n]);
+            if with_offset {
+                sum += x.iter().map(|&x| i32::from(x)).sum::<i32>() as f32 * offset[e * n + at];
+            }
+            (sum + bias[e * n + at]) * factor
+        });
+        let mut due = vec![0f32; batch * n];
+        due[n..3 * n].iter_mut().zip(&shared).for_each(|(due, shared)| *due = 0.5 * shared);
+        for (row, values) in values.chunks(n).enumerate().take(COUNTS.iter().sum()) {
+            let start = index[row] as usize * n;
+            due[start..start + n].iter_mut().zip(values).for_each(|(due, value)| *due += value);
+        }
+        let weight = weight(rig, &w, [e, k, n], int4, layout);
+        let bytes: Vec<i64> = column.iter().map(|value| i64::from(value.to_bits())).collect();
+        let scale = if int4 { tensor(rig, &bytes, &[e, 1, n]) } else { tensor(rig, &column, &[e, n]) };
+        let (bias, offset) = (tensor(rig, &bias, &[e, n]), tensor(rig, &offset, &[e, 1, n]));
+        let (tokens, logits) = (tensor(rig, &per_token, &[ROWS]), tensor(rig, &logit, &[ROWS]));
+        let (ends, rows) = (tensor(rig, &[3i64, 3, 7], &[3]), tensor(rig, &index, &[ROWS]));
+        let shared = tensor(rig, &bf(&shared), &[2, n]);
+        let x = tensor(rig, &x, &[ROWS, k]);
+        let (bias, offset, tokens, shared) = (bias.view(), offset.view(), tokens.view(), shared.view());
+        let inputs = GroupedFinalizeRouting {
+            x: &x.view(),
+            weight: &weight.view(),
+            scale: &scale.view(),
+            bias: int4.then_some(&bias),
+            offset: with_offset.then_some(&offset),
+            per_token: with_tokens.then_some(&tokens),
+            group_list: &ends.view(),
+            kind: GroupListKind::Cumsum,
+            logit: &logits.view(),
+            row_index: &rows.view(),
+            shared: Some(SharedInput { rows: &shared, weight: 0.5, offset: 1 }),
+        };
+        let mut out = tensor(rig, &vec![POISON; batch * n], &[batch, n]);
+        let ran = op::grouped_matmul_finalize_routing(&sequence, &inputs, &mut out.view_mut());
+        assert_eq!(ran.unwrap(), version);
+        assert_eq!(read::<f32>(rig, &out), due, "{version:?}, int4 {int4}, {layout:?}");
+    };
+    for (missing, &version) in plain.iter().enumerate() {
+        let rig = without(&plain[..missing]);
+        check(&rig, version, true, LAYOUTS[2], false, true);
+        if version != Id::GroupedMatmulFinalizeRouting {
+            check(&rig, version, true, LAYOUTS[2], true, true);
+        }
+    }
+    for (missing, &version) in packed.iter().enumerate() {
+        let rig = without(&packed[..missing]);
+        rig.device.set_check_group_lists(true);
+        check(&rig, version, true, LAYOUTS[1], false, true);
+        check(&rig, version, false, LAYOUTS[1], false, true);
+        check(&rig, version, false, LAYOUTS[1], false, false);
+        if version == Id::GroupedMatmulFinalizeRoutingWeightNzV2 {
+            check(&rig, version, true, LAYOUTS[3], true, true);
+        }
+    }
+}
+
+#[test]
+fn a_row_for_no_token_is_found_on_the_device() {
+    let mut rig = Rig::new();
+    rig.expect_findings();
+    let sequence = rig.stream.sequence().unwrap();
+    let layout = LAYOUTS[1];
+    let weight = weight(&rig, &vec![1; 16 * 256], [1, 16, 256], false, layout);
+    let x = zeros(&rig, DType::I8, &[2, 16]);
+    let (scale, logit) = (zeros(&rig, DType::F32, &[1, 256]), zeros(&rig, DType::F32, &[2]));
+    let (counts, rows) = (tensor(&rig, &[2i64], &[1]), tensor(&rig, &[0i64, 2], &[2]));
+    let inputs = GroupedFinalizeRouting {
+        x: &x.view(),
+        weight: &weight.view(),
+        scale: &scale.view(),
+        bias: None,
+        offset: None,
+        per_token: None,
+        group_list: &counts.view(),
+        kind: GroupListKind::Count,
+        logit: &logit.view(),
+        row_index: &rows.view(),
+        shared: None,
+    };
+    let mut out = zeros(&rig, DType::F32, &[2, 256]);
+    let bias = zeros(&rig, DType::Bf16, &[1, 256]);
+    let bias = bias.view();
+    let biased = GroupedFinalizeRouting { bias: Some(&bias), ..inputs };
+    let answer = op::grouped_matmul_finalize_routing(&sequence, &biased, &mut out.view_mut());
+    assert_eq!(rule(answer), (OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2, "bias"));
+    op::grouped_matmul_finalize_routing(&sequence, &inputs, &mut out.view_mut()).unwrap();
+    assert_eq!(rig.stream.synchronize().unwrap_err().code(), Some(507_015));
+    assert_eq!(rig.findings().iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::OutOfBounds]);
 }

@@ -9,6 +9,7 @@ mod expert_table;
 mod format;
 mod fused_topk;
 mod grouped_antiquant;
+mod grouped_finalize;
 mod grouped_matmul;
 mod grouped_quant;
 mod grouped_swiglu;
@@ -242,6 +243,11 @@ fn implementation(operator: OperatorId) -> Implementation {
         Id::GroupedMatmulSwigluQuantWeightNZ => (System, grouped_swiglu::swiglu_quant),
         Id::GroupedMatmulSwigluQuantV2 => (System, grouped_swiglu::swiglu_quant),
         Id::GroupedMatmulSwigluQuantWeightNzV2 => (System, grouped_swiglu::swiglu_quant),
+        Id::GroupedMatmulFinalizeRouting => (System, grouped_finalize::finalize_routing),
+        Id::GroupedMatmulFinalizeRoutingV2 => (System, grouped_finalize::finalize_routing),
+        Id::GroupedMatmulFinalizeRoutingV3 => (System, grouped_finalize::finalize_routing),
+        Id::GroupedMatmulFinalizeRoutingWeightNz => (System, grouped_finalize::finalize_routing),
+        Id::GroupedMatmulFinalizeRoutingWeightNzV2 => (System, grouped_finalize::finalize_routing),
     };
     Implementation { workspace, run }
 }

@@ -26,7 +26,12 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::GroupedMatmulSwigluQuant
         | OperatorId::GroupedMatmulSwigluQuantWeightNZ
         | OperatorId::GroupedMatmulSwigluQuantV2
-        | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => (161001, 161002, 161002, Phase::One),
+        | OperatorId::GroupedMatmulSwigluQuantWeightNzV2
+        | OperatorId::GroupedMatmulFinalizeRouting
+        | OperatorId::GroupedMatmulFinalizeRoutingV2
+        | OperatorId::GroupedMatmulFinalizeRoutingV3
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNz
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2 => (161001, 161002, 161002, Phase::One),
         OperatorId::QuantMatmulV5
         | OperatorId::QuantMatmulWeightNz
         | OperatorId::QuantMatmulV4
@@ -314,6 +319,11 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         | OperatorId::GroupedMatmulSwigluQuantWeightNZ
         | OperatorId::GroupedMatmulSwigluQuantV2
         | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => crate::swiglu_quant::limits(operator),
+        OperatorId::GroupedMatmulFinalizeRouting
+        | OperatorId::GroupedMatmulFinalizeRoutingV2
+        | OperatorId::GroupedMatmulFinalizeRoutingV3
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNz
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2 => crate::grouped_finalize::limits(operator),
         OperatorId::MoeGatingTopKSoftmax => crate::softmax_gating::limits_first(),
         OperatorId::MoeGatingTopKSoftmaxV2 => crate::softmax_gating::limits_second(),
         OperatorId::MoeTokenPermute => crate::permute::limits_permute(),

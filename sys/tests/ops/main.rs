@@ -17,6 +17,7 @@ pub(crate) mod fused_topk;
 pub(crate) mod gating_v2;
 pub(crate) mod grouped;
 pub(crate) mod grouped_add;
+pub(crate) mod grouped_finalize;
 pub(crate) mod grouped_quant;
 pub(crate) mod lanes;
 pub(crate) mod limits;
@@ -44,6 +45,9 @@ use build::{Built, Case};
 /// `aclnnMoeFusedTopk`, weights that nobody asked for, and offsets and texts of operators that quantise.
 pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
     const QUANT: &[&str] = &["x1Scale", "yScale", "x1Offset", "x2Offset", "yOffset", "offset", "bias"];
+    if operator.name().starts_with("GroupedMatmulFinalizeRouting") {
+        return grouped_finalize::may_be_null(operator, name);
+    }
     name.contains("Optional")
         || (QUANT.contains(&name) && operator.name().starts_with("QuantMatmul"))
         || (operator == OperatorId::TransQuantParamV2 && name == "offset")
@@ -115,6 +119,11 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         | OperatorId::GroupedMatmulSwigluQuantWeightNZ
         | OperatorId::GroupedMatmulSwigluQuantV2
         | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => swiglu_quant::legal(operator),
+        OperatorId::GroupedMatmulFinalizeRouting
+        | OperatorId::GroupedMatmulFinalizeRoutingV2
+        | OperatorId::GroupedMatmulFinalizeRoutingV3
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNz
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2 => grouped_finalize::legal(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp
@@ -216,6 +225,11 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         | OperatorId::GroupedMatmulSwigluQuantWeightNZ
         | OperatorId::GroupedMatmulSwigluQuantV2
         | OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => swiglu_quant::violations(operator),
+        OperatorId::GroupedMatmulFinalizeRouting
+        | OperatorId::GroupedMatmulFinalizeRoutingV2
+        | OperatorId::GroupedMatmulFinalizeRoutingV3
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNz
+        | OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2 => grouped_finalize::violations(operator),
         OperatorId::Abs
         | OperatorId::Neg
         | OperatorId::Exp

@@ -36,6 +36,7 @@ mod format;
 mod fused_topk;
 mod gating;
 mod gating_v2;
+mod grouped_finalize;
 mod grouped_matmul;
 mod grouped_matmul_add;
 mod index;
@@ -159,5 +160,14 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::GroupedMatmulSwigluQuantWeightNZ => &swiglu_quant::GROUPED_MATMUL_SWIGLU_QUANT_WEIGHT_NZ,
         OperatorId::GroupedMatmulSwigluQuantV2 => &swiglu_quant::GROUPED_MATMUL_SWIGLU_QUANT_V2,
         OperatorId::GroupedMatmulSwigluQuantWeightNzV2 => &swiglu_quant::GROUPED_MATMUL_SWIGLU_QUANT_WEIGHT_NZ_V2,
+        OperatorId::GroupedMatmulFinalizeRouting => &grouped_finalize::GROUPED_MATMUL_FINALIZE_ROUTING,
+        OperatorId::GroupedMatmulFinalizeRoutingV2 => &grouped_finalize::GROUPED_MATMUL_FINALIZE_ROUTING_V2,
+        OperatorId::GroupedMatmulFinalizeRoutingV3 => &grouped_finalize::GROUPED_MATMUL_FINALIZE_ROUTING_V3,
+        OperatorId::GroupedMatmulFinalizeRoutingWeightNz => {
+            &grouped_finalize::GROUPED_MATMUL_FINALIZE_ROUTING_WEIGHT_NZ
+        }
+        OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2 => {
+            &grouped_finalize::GROUPED_MATMUL_FINALIZE_ROUTING_WEIGHT_NZ_V2
+        }
     }
 }
