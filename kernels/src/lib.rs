@@ -13,6 +13,7 @@ mod driver;
 pub mod element;
 pub mod elementwise;
 mod error;
+mod exp;
 pub mod expert_balance;
 pub mod expert_table;
 pub mod fused_topk;
