@@ -1,6 +1,6 @@
 //! Activations between the two GEMMs of an expert.
 //!
-//! The exponential function is our own, at most 1 unit in the last place off, as is that of [`mod@crate::reference`] more or less: the
+//! The exponential function is our own, at most 1.1 units in the last place off, that of [`mod@crate::reference`] about as much: the
 //! two differ by a few units in the last place of f32 before the rounding to the type. An element depends on its operands and the
 //! [`Isa`] alone.
 

@@ -325,7 +325,7 @@ fn swiglu_both<T: Float>(shape: &[usize], axis: usize, values: &[f32]) {
             same(&out, first.get_or_insert_with(|| out.clone()));
         });
         for (i, (a, e)) in first.iter().flatten().zip(&expected).enumerate() {
-            // Two exponentials of 1 ulp, two roundings to the type; or to its denormals.
+            // Two exponentials of about 1 ulp, two roundings to the type; or to its denormals.
             let (a, e) = (f64::from(a.to_f32()), f64::from(e.to_f32()));
             let (relative, least) = match T::TYPE {
                 FloatType::F32 => (2f64.powi(-21), 2f64.powi(-147)),
