@@ -1,9 +1,15 @@
 //! Activations between the two GEMMs of an expert.
+//!
+//! The exponential function is our own, at most 1 unit in the last place off, that of [`mod@crate::reference`] the standard
+//! library's: the two differ by a few units in the last place of f32 before the rounding to the type. An element depends on its
+//! operands alone.
 
 use rayon::prelude::*;
 
-use crate::element::Float;
+use crate::element::{Float, FloatType};
 use crate::error::{self, KernelError};
+use crate::gated::{Gate, gated};
+use crate::isa::Isa;
 
 /// SwiGLU over the halves of one axis, in parallel: the first half is the gate, the second the up projection.
 ///
@@ -32,15 +38,31 @@ pub fn swiglu<T: Float>(x: &[T], shape: &[usize], axis: usize, out: &mut [T]) ->
     }
     const TASK: usize = 4096;
     let half = shape[axis..].iter().product::<usize>() / 2;
+    let kind = if T::TYPE == FloatType::F32 { Gate::Multiply } else { Gate::Divide };
+    let isa = Isa::current();
     out.par_chunks_mut(half).zip(x.par_chunks(2 * half)).with_min_len(TASK.div_ceil(half)).for_each(|(out, x)| {
         let (gate, up) = x.split_at(half);
         out.par_chunks_mut(TASK).zip(gate.par_chunks(TASK)).zip(up.par_chunks(TASK)).for_each(|((out, gate), up)| {
-            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = T::from_f32(swiglu_one::<T>(gate.to_f32(), up.to_f32()));
-            }
+            let pieces = gate.chunks(PIECE).zip(up.chunks(PIECE));
+            out.chunks_mut(PIECE).zip(pieces).for_each(|(out, (gate, up))| {
+                let mut wide = [[0.0; PIECE]; 2];
+                T::widen(gate, &mut wide[0]);
+                T::widen(up, &mut wide[1]);
+                activate(isa, kind, &wide, out);
+            });
         });
     });
     Ok(())
+}
+
+/// Elements that are held in f32 at a time.
+const PIECE: usize = 256;
+
+/// `out` of as many gates and up projections.
+fn activate<T: Float>(isa: Isa, kind: Gate, [gate, up]: &[[f32; PIECE]; 2], out: &mut [T]) {
+    let mut wide = [0.0; PIECE];
+    gated(isa, kind, &gate[..out.len()], up, &mut wide);
+    T::narrow(&wide, out);
 }
 
 /// Parameters of [`clipped_swiglu`].
@@ -54,6 +76,13 @@ pub struct Clipped {
     pub bias: f32,
     /// Whether gate and up are the even and odd places of the halved axis, not its halves.
     pub interleaved: bool,
+}
+
+impl Clipped {
+    pub(crate) fn gate(self) -> Gate {
+        let Self { alpha, limit, bias, .. } = self;
+        Gate::Clipped { alpha, limit, bias }
+    }
 }
 
 /// SwiGLU with limits, in parallel: `min(g, limit) * sigmoid(alpha * min(g, limit)) * (clamp(u, -limit, limit) + bias)`, in f32 and
@@ -77,33 +106,23 @@ pub fn clipped_swiglu<T: Float>(
     if half == 0 {
         return Ok(());
     }
+    let (isa, kind) = (Isa::current(), clipped.gate());
     out.par_chunks_mut(half).zip(x.par_chunks(2 * half)).take(rows).for_each(|(out, x)| {
-        for (i, out) in out.iter_mut().enumerate() {
-            let (gate, up) = if clipped.interleaved { (x[2 * i], x[2 * i + 1]) } else { (x[i], x[half + i]) };
-            *out = T::from_f32(clipped.one(gate.to_f32(), up.to_f32()));
+        for (piece, out) in out.chunks_mut(PIECE).enumerate() {
+            let mut wide = [[0.0; PIECE]; 2];
+            let start = piece * PIECE;
+            if clipped.interleaved {
+                let mut pairs = [0.0; 2 * PIECE];
+                T::widen(&x[2 * start..][..2 * out.len()], &mut pairs);
+                for (i, [gate, up]) in pairs.as_chunks().0.iter().enumerate() {
+                    (wide[0][i], wide[1][i]) = (*gate, *up);
+                }
+            } else {
+                T::widen(&x[start..][..out.len()], &mut wide[0]);
+                T::widen(&x[half + start..][..out.len()], &mut wide[1]);
+            }
+            activate(isa, kind, &wide, out);
         }
     });
     Ok(())
-}
-
-impl Clipped {
-    #[inline]
-    pub(crate) fn one(self, gate: f32, up: f32) -> f32 {
-        let gate = if gate > self.limit { self.limit } else { gate };
-        let up = if up > self.limit {
-            self.limit
-        } else if up < -self.limit {
-            -self.limit
-        } else {
-            up
-        };
-        gate / (1.0 + (-self.alpha * gate).exp()) * (up + self.bias)
-    }
-}
-
-/// One element of SwiGLU, as the kernel for `T` orders it.
-#[inline]
-pub(crate) fn swiglu_one<T: Float>(gate: f32, up: f32) -> f32 {
-    let denominator = 1.0 + (-gate).exp();
-    if T::BYTES == 4 { 1.0 / denominator * gate * up } else { gate / denominator * up }
 }

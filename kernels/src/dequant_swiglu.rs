@@ -6,10 +6,12 @@
 
 use rayon::prelude::*;
 
-use crate::activation::{Clipped, swiglu_one};
+use crate::activation::Clipped;
 use crate::element::Float;
 use crate::error::{self, KernelError};
+use crate::gated::{Gate, gated};
 use crate::group_list::Group;
+use crate::isa::Isa;
 use crate::quantise::{Conversion, Integer, RowQuantiser, of_f32, write_row};
 
 /// Elements that are handled at a time.
@@ -199,21 +201,18 @@ fn activate<T: Float>(x: GatedRows<'_, T>, row: usize, group: usize, half: usize
             read(start, first);
             read(half + start, second);
         }
-        let halves = room.split_at(out.len());
+        let (isa, halves) = (Isa::current(), room.split_at(out.len()));
         match glu {
-            Glu::Halves { gate_first } => {
-                let (gate, up) = if gate_first { halves } else { (halves.1, halves.0) };
-                let pairs = gate.iter().zip(up);
-                out.iter_mut().zip(pairs).for_each(|(out, (gate, up))| *out = swiglu_one::<half::bf16>(*gate, *up));
-            }
+            Glu::Halves { gate_first: true } => gated(isa, Gate::Divide, halves.0, halves.1, out),
+            Glu::Halves { gate_first: false } => gated(isa, Gate::Divide, halves.1, halves.0, out),
             Glu::Clipped(clipped) if clipped.interleaved => {
-                let pairs = room.as_chunks::<2>().0;
-                out.iter_mut().zip(pairs).for_each(|(out, [gate, up])| *out = clipped.one(*gate, *up));
+                let mut apart = [[0f32; PIECE]; 2];
+                for (at, [gate, up]) in room.as_chunks().0.iter().enumerate() {
+                    (apart[0][at], apart[1][at]) = (*gate, *up);
+                }
+                gated(isa, clipped.gate(), &apart[0], &apart[1], out);
             }
-            Glu::Clipped(clipped) => {
-                let pairs = halves.0.iter().zip(halves.1);
-                out.iter_mut().zip(pairs).for_each(|(out, (gate, up))| *out = clipped.one(*gate, *up));
-            }
+            Glu::Clipped(clipped) => gated(isa, clipped.gate(), halves.0, halves.1, out),
         }
     }
 }

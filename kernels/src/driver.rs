@@ -23,8 +23,10 @@ const COLUMNS: usize = 64;
 const PARTS: usize = 8;
 /// What packing a column costs, in rows.
 const PACKING: usize = 4;
-/// Words from a row of x to the next: a little more than it may need, lest rows fall on the same lines of the cache.
-const X_STRIDE: usize = 2 * STEPS + 16;
+/// Words of x that are made at a time, at most, but for those of one block of K.
+const X_WORDS: usize = 96 * 1024;
+/// Words between rows of x, lest they fall on the same lines of the cache.
+const X_GAP: usize = 16;
 
 /// Some rows and columns of one product of a batch.
 #[derive(Debug)]
@@ -115,55 +117,82 @@ impl Scratch {
         ks: Range<usize>,
     ) {
         let panels = cols.len().div_ceil(PANEL);
+        let step = kernel.words.step();
+        let tiles = rows.len().div_ceil(kernel.panels.len());
+        let wide = kernel.panels[rows.len().div_ceil(tiles.max(1)).max(1) - 1];
+        let per_step = kernel.x.per_step(kernel.words);
+        // Few rows are all made at once: then a weight can be read from end to end. Of many rows, one block of K at a time.
+        let x_words = |ks: usize| ks.div_ceil(step) * per_step + X_GAP;
+        let at_once = rows.len() * x_words(ks.len()) <= X_WORDS;
+        // As many words of as many panels as stay in the first cache while tiles are computed of them.
+        let (group, steps) = match (w.is_narrow(), at_once) {
+            (true, _) => (wide, STEPS / wide),
+            (false, true) => (MAX_PANELS, STEPS / MAX_PANELS),
+            (false, false) => (MAX_PANELS / 4, STEPS),
+        };
+        let block = |start: usize| start..ks.end.min(start.saturating_add(steps * step));
+        let x_stride = x_words(if at_once { ks.len() } else { block(ks.start).len() });
         grow(&mut self.acc, rows.len() * panels);
-        grow(&mut self.x, rows.len() * X_STRIDE);
-        grow(&mut self.w, MAX_PANELS * STEPS);
+        grow(&mut self.x, rows.len() * x_stride);
+        grow(&mut self.w, group * steps);
         self.excess.clear();
         self.excess.resize(rows.len(), 0);
         if ks.is_empty() {
             self.acc[..rows.len() * panels].fill(Line([0; PANEL]));
         }
-        let tiles = rows.len().div_ceil(kernel.panels.len());
-        let wide = kernel.panels[rows.len().div_ceil(tiles.max(1)).max(1) - 1];
-        let group = if w.is_along_k() { wide } else { MAX_PANELS };
-        let step = kernel.words.step();
-        for start in ks.clone().step_by(STEPS * step) {
-            let block = start..ks.end.min(start + STEPS * step);
-            let steps = block.len().div_ceil(step);
-            let row_words = steps * kernel.x.per_step(kernel.words);
-            for (i, row) in rows.clone().enumerate() {
-                let to = &mut self.x[i * X_STRIDE..][..row_words];
-                self.excess[i] = self.excess[i].wrapping_add(x.pack_row(kernel, row, block.clone(), to));
+        let mut pack_x = |room: &mut [u32], ks: Range<usize>| {
+            for (row, (to, excess)) in rows.clone().zip(room.chunks_exact_mut(x_stride).zip(&mut self.excess)) {
+                let to = &mut to[..x_words(ks.len()) - X_GAP];
+                *excess = excess.wrapping_add(x.pack_row(kernel, row, ks.clone(), to));
             }
-            for first in (0..panels).step_by(group) {
-                let count = group.min(panels - first);
-                let from = cols.start + first * PANEL;
-                let packed = from..cols.end.min(from + count * PANEL);
-                pack_panels(w, kernel, block.clone(), packed, &mut self.tile, &mut self.w);
-                let mut panel = 0;
-                while panel < count {
-                    let width = if count - panel >= wide { wide } else { 1 };
-                    for tile in 0..tiles {
-                        let [row, end] = [tile, tile + 1].map(|tile| tile * rows.len() / tiles);
-                        let job = Job {
-                            rows: end - row,
-                            panels: width,
-                            steps,
-                            x: self.x[row * X_STRIDE..].as_ptr(),
-                            x_stride: X_STRIDE,
-                            w: self.w[panel * STEPS..].as_ptr(),
-                            w_stride: STEPS,
-                            acc: self.acc[row * panels + first + panel..].as_mut_ptr(),
-                            acc_stride: panels,
-                            fresh: start == ks.start,
-                        };
-                        // SAFETY: the kernel is of instructions that the CPU has. The buffers have been made large enough for
-                        // these rows and panels: x `X_STRIDE` words a row, w `STEPS` lines a panel, acc `panels` lines a row.
-                        unsafe { (kernel.multiply)(&job) }
-                    }
-                    panel += width;
+        };
+        if at_once {
+            pack_x(&mut self.x, ks.clone());
+        }
+        // The first step of K, the first panel.
+        let (mut start, mut first) = (ks.start, 0);
+        while start < ks.end && first < panels {
+            if !at_once && first == 0 {
+                pack_x(&mut self.x, block(start));
+            }
+            let x = if at_once { &self.x[(start - ks.start) / step * per_step..] } else { &self.x };
+            let from = cols.start + first * PANEL;
+            let packed = from..cols.end.min(from + group * PANEL);
+            let count = packed.len().div_ceil(PANEL);
+            // Along K first where that is how the weight lies and x is there.
+            let (next_start, next_first) = (block(start).end, first + count);
+            let next = match (at_once && w.is_narrow(), next_start < ks.end, next_first < panels) {
+                (true, true, _) => (next_start, first),
+                (true, false, _) => (ks.start, next_first),
+                (false, _, true) => (start, next_first),
+                (false, _, false) => (next_start, 0),
+            };
+            let ahead = (block(next.0), cols.start + next.1 * PANEL);
+            pack_panels(w, kernel, block(start), packed, &ahead, &mut self.tile, (&mut self.w, steps));
+            let mut panel = 0;
+            while panel < count {
+                let width = if count - panel >= wide { wide } else { 1 };
+                for tile in 0..tiles {
+                    let [row, end] = [tile, tile + 1].map(|tile| tile * rows.len() / tiles);
+                    let job = Job {
+                        rows: end - row,
+                        panels: width,
+                        steps: block(start).len().div_ceil(step),
+                        x: x[row * x_stride..].as_ptr(),
+                        x_stride,
+                        w: self.w[panel * steps..].as_ptr(),
+                        w_stride: steps,
+                        acc: self.acc[row * panels + first + panel..].as_mut_ptr(),
+                        acc_stride: panels,
+                        fresh: start == ks.start,
+                    };
+                    // SAFETY: the kernel is of instructions that the CPU has. The buffers have been made large enough for
+                    // these rows and panels: x `x_stride` words a row, w `steps` lines a panel, acc `panels` lines a row.
+                    unsafe { (kernel.multiply)(&job) }
                 }
+                panel += width;
             }
+            (start, first) = next;
         }
         if kernel.flip != 0 {
             let acc: &mut [i32] = bytemuck::cast_slice_mut(&mut self.acc[..rows.len() * panels]);

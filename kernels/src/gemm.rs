@@ -105,6 +105,13 @@ impl<T: Float> Source for Weight<'_, T> {
         }
     }
 
+    fn is_narrow(&self) -> bool {
+        match self.stored() {
+            Stored::Plain(_, place) => place.is_along_k() || place.is_in_blocks(),
+            Stored::Antiquant(weight) => weight.is_along_k(),
+        }
+    }
+
     fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]) {
         match self.stored() {
             Stored::Plain(data, place) => {

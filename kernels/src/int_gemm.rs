@@ -112,6 +112,14 @@ impl Source for IntWeight<'_> {
         }
     }
 
+    fn is_narrow(&self) -> bool {
+        let is_narrow = |place: Place| place.is_along_k() || place.is_in_blocks();
+        match self {
+            Self::Int8(weight) => matches!(weight.stored(), Stored::Plain(_, place) if is_narrow(place)),
+            Self::Int4(weight) => is_narrow(weight.place),
+        }
+    }
+
     fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]) {
         self.column(n, ks, bytemuck::cast_slice_mut(to));
     }

@@ -73,6 +73,11 @@ impl Place {
         self.k.at(k) + self.n.at(n)
     }
 
+    /// Whether rows lie one after the other without a gap, all of them before the next columns.
+    pub(crate) fn is_in_blocks(&self) -> bool {
+        self.n.block == self.k.near
+    }
+
     /// Whether neighbours along K are neighbours in memory, and those along N are not.
     pub(crate) fn is_along_k(&self) -> bool {
         self.k.near == 1 && self.n.near != 1
@@ -91,9 +96,12 @@ pub(crate) enum Direct {
 }
 
 impl Direct {
-    /// The panel `ks` by `ns` of elements at `place` in `data`, which must hold them; both ranges are not empty.
+    /// The panel `ks` by `ns` of elements at `place` in `data`, if it holds them; `ns` is not empty.
     pub(crate) fn of<T>(data: &[T], place: &Place, ks: &Range<usize>, ns: &Range<usize>) -> Self {
         let size = size_of::<T>();
+        if ks.is_empty() {
+            return Self::No;
+        }
         let last = place.at(ks.end - 1, ns.end - 1);
         if ns.len() != PANEL || !place.n.is_within(ns) || last >= data.len() {
             return Self::No;
@@ -116,11 +124,14 @@ pub(crate) trait Source: Sync {
     /// What its panels hold.
     fn words(&self) -> Words;
 
-    /// The panel `ks` by `ns`, if its memory holds the elements of the words as they are. Neither range is empty.
+    /// The panel `ks` by `ns`, if its memory holds the elements of the words as they are; `ns` is not empty.
     fn direct(&self, ks: &Range<usize>, ns: &Range<usize>) -> Direct;
 
     /// Whether columns are read faster than rows.
     fn is_along_k(&self) -> bool;
+
+    /// Whether many rows of few columns are read faster than many columns of few rows.
+    fn is_narrow(&self) -> bool;
 
     /// Column `n`, rows `ks`, as elements of the words, from the first byte of `to` on.
     fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]);
@@ -149,28 +160,31 @@ pub(crate) fn put_floats<T: Float>(values: &[T], to: &mut [u32], first: usize) {
 }
 
 /// Panels that are made at a time, at most.
-pub(crate) const MAX_PANELS: usize = 8;
-/// Steps of rows, over all panels before the next ones: whole lines of the cache are used.
-const ROW_STEPS: usize = 8;
+pub(crate) const MAX_PANELS: usize = 32;
+/// Words of rows that are made over all panels before the next ones: whole lines of the cache are used.
+const ROW_WORDS: usize = PANEL * STEPS / 4;
 
-/// Makes panels of columns `cols` and rows `ks`, neither empty: panel p at line `p * STEPS` of `to`. What panels hold beyond the
+/// Makes panels of columns `cols` and rows `ks`, neither empty: panel p at line `p * stride` of `to`. What panels hold beyond the
 /// columns is of no meaning.
 ///
+/// - `next`: the rows and the first column of what is packed next.
 /// - `tile` is room for what cannot be read where it lies.
 pub(crate) fn pack_panels(
     source: &impl Source,
     kernel: &Kernel,
     ks: Range<usize>,
     cols: Range<usize>,
+    next: &(Range<usize>, usize),
     tile: &mut Vec<u32>,
-    to: &mut [Line],
+    (to, stride): (&mut [Line], usize),
 ) {
     tile.resize(PANEL * STEPS, 0);
     if !source.is_along_k() {
-        return pack_rows(source, kernel, ks, cols, tile, to);
+        return pack_rows(source, kernel, ks, cols, tile, (to, stride));
     }
-    for (start, to) in cols.clone().step_by(PANEL).zip(to.chunks_mut(STEPS)) {
-        pack_columns(source, kernel, ks.clone(), start..cols.end.min(start + PANEL), tile, to);
+    for (start, to) in cols.clone().step_by(PANEL).zip(to.chunks_mut(stride)) {
+        let next = (&next.0, next.1 + start - cols.start);
+        pack_columns(source, kernel, ks.clone(), start..cols.end.min(start + PANEL), next, tile, to);
     }
 }
 
@@ -180,15 +194,20 @@ fn pack_columns(
     kernel: &Kernel,
     ks: Range<usize>,
     ns: Range<usize>,
+    (next_ks, next_n): (&Range<usize>, usize),
     tile: &mut [u32],
     to: &mut [Line],
 ) {
     let step = kernel.words.step();
     let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
     if let Direct::Columns { mut from, stride, piece, next } = source.direct(&ks, &ns) {
+        let ahead = match source.direct(next_ks, &(next_n..next_n + PANEL)) {
+            Direct::Columns { from: ahead, .. } => ahead.addr().wrapping_sub(from.addr()),
+            _ => 0,
+        };
         for to in to[..whole].chunks_mut(piece.div_ceil(step)) {
             // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
-            unsafe { (kernel.transpose)(from, stride, to.len(), kernel.flip, PANEL * stride, to.as_mut_ptr()) }
+            unsafe { (kernel.transpose)(from, stride, to.len(), kernel.flip, ahead, to.as_mut_ptr()) }
             from = from.wrapping_add(next);
         }
         if whole < steps {
@@ -218,7 +237,7 @@ fn pack_rows(
     ks: Range<usize>,
     cols: Range<usize>,
     tile: &mut [u32],
-    to: &mut [Line],
+    (to, lines): (&mut [Line], usize),
 ) {
     let (step, element) = (kernel.words.step(), kernel.words.element());
     let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
@@ -228,10 +247,11 @@ fn pack_rows(
     let panels = cols.len().div_ceil(PANEL);
     // Of a row of the tile.
     let words = panels * PANEL * element / 4;
-    for first in (0..steps).step_by(ROW_STEPS) {
-        let last = steps.min(first + ROW_STEPS);
+    let at_once = (ROW_WORDS / (panels * PANEL)).max(1);
+    for first in (0..steps).step_by(at_once) {
+        let last = steps.min(first + at_once);
         let mut is_filled = false;
-        for (panel, (to, direct)) in to.chunks_mut(STEPS).zip(&direct[..panels]).enumerate() {
+        for (panel, (to, direct)) in to.chunks_mut(lines).zip(&direct[..panels]).enumerate() {
             let (from, stride) = match *direct {
                 Direct::Rows { from, stride } if last <= whole => (from.wrapping_add(first * step * stride), stride),
                 _ => {
@@ -248,7 +268,7 @@ fn pack_rows(
             };
             let to = &mut to[first..last];
             // SAFETY: `direct` found every element of the panel in the weight's memory; the tile has room for the rows of
-            // `ROW_STEPS` steps of `MAX_PANELS` panels. `to` holds a line for each step.
+            // as many words as it holds. `to` holds a line for each step.
             unsafe { (kernel.interleave)(kernel.words, from, stride, last - first, kernel.flip, to.as_mut_ptr()) }
         }
     }

@@ -5,12 +5,17 @@
 use rayon::prelude::*;
 
 use crate::error::{self, KernelError};
+use crate::gated::{Gate, gated};
 use crate::group_list::Group;
+use crate::isa::Isa;
 use crate::quant_gemm::{
-    Activation, Dequant, QuantExpert, Rounding, ScaleOrder, Scheme, products_of_groups, quant_gemm, round_to_i8,
-    round_to_i8_through_f16,
+    Activation, Dequant, QuantExpert, Rounding, ScaleOrder, Scheme, products_of_groups, quant_gemm,
 };
+use crate::quantise::{Conversion, Integer, RowQuantiser, Scaling, of_f32};
 use crate::view::{Mat, MatMut};
+
+/// Elements that are activated at a time.
+const PIECE: usize = 256;
 
 /// Factors of activated numbers before they are quantised.
 #[derive(Debug, Clone, Copy)]
@@ -75,16 +80,21 @@ pub fn grouped_swiglu_quant(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut 
     for Group { expert, rows } in groups {
         expert_of[rows.clone()].fill(Some(*expert));
     }
-    let round = match rounding {
-        Rounding::Fast => round_to_i8,
-        Rounding::Faithful => round_to_i8_through_f16,
+    let conversion = match rounding {
+        Rounding::Fast => Conversion::Nearest,
+        Rounding::Faithful => Conversion::NearestHalf,
     };
+    let quantiser = RowQuantiser { integer: Integer::Int8, scaling: Scaling::MultiplyByReciprocal, conversion };
+    let isa = Isa::current();
     let rows = q.par_chunks_mut(half).zip(scale).zip(sums.par_chunks_mut(n)).zip(expert_of);
     rows.for_each(|(((q, scale), sums), expert)| {
         let Some(expert) = expert else { return };
         let (gate, up) = sums.split_at_mut(half);
-        for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = *gate / (1.0 + (-*gate).exp()) * *up;
+        for (gate, up) in gate.chunks_mut(PIECE).zip(up.chunks(PIECE)) {
+            let mut active = [0f32; PIECE];
+            let active = &mut active[..gate.len()];
+            gated(isa, Gate::Divide, gate, up, active);
+            gate.copy_from_slice(active);
         }
         match smooth {
             Smooth::None => {}
@@ -94,17 +104,7 @@ pub fn grouped_swiglu_quant(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut 
                 gate.iter_mut().zip(factors).for_each(|(s, factor)| *s *= factor);
             }
         }
-        *scale = quantise(gate, q, round);
+        *scale = quantiser.quantise(half, &of_f32(gate), bytemuck::cast_slice_mut(q));
     });
     Ok(())
-}
-
-/// Quantises a row; gives its scale.
-fn quantise(row: &[f32], q: &mut [i8], round: impl Fn(f32) -> i8) -> f32 {
-    let scale = row.iter().fold(0f32, |most, value| most.max(value.abs())) / 127.0;
-    let factor = 1.0 / scale;
-    for (q, value) in q.iter_mut().zip(row) {
-        *q = if scale == 0.0 { 0 } else { round(value * factor) };
-    }
-    scale
 }

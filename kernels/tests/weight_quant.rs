@@ -18,7 +18,7 @@ use proptest::prelude::*;
 /// The numbers `[K, N]` that a weight stands for, in its type: the identity times it. Of zeros the sign is lost.
 fn values_of<T: Float>(weight: &IntWeight<'_>, antiquant: &Antiquant<'_, T>) -> Vec<T> {
     let (k, n) = (weight.k(), weight.n());
-    let one = |at: usize| T::from_f32(if at % (k + 1) == 0 { 1.0 } else { 0.0 });
+    let one = |at: usize| T::from_f32(if at.is_multiple_of(k + 1) { 1.0 } else { 0.0 });
     let identity: Vec<T> = (0..k * k).map(one).collect();
     let mut out = vec![T::from_f32(POISON); k * n];
     let target = MatMut::row_major(&mut out, k, n).unwrap();

@@ -54,9 +54,9 @@ pub(super) unsafe fn transpose(from: *const u8, stride: usize, words: usize, fli
         for line in (0..words & !7).step_by(16) {
             for half in 0..2 {
                 let column = |i: usize| from.add((8 * half + i) * stride).cast::<u32>();
-                if ahead > 0 {
+                if ahead != 0 {
                     for i in 0..8 {
-                        _mm_prefetch::<_MM_HINT_T1>(column(i).add(line).cast::<i8>().wrapping_add(ahead));
+                        _mm_prefetch::<_MM_HINT_T1>(column(i).wrapping_add(line).cast::<i8>().wrapping_add(ahead));
                     }
                 }
                 for step in (line..(line + 16).min(words & !7)).step_by(8) {

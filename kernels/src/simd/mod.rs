@@ -88,7 +88,7 @@ pub(crate) struct Job {
     pub(crate) x: *const u32,
     /// Words from one row to the next.
     pub(crate) x_stride: usize,
-    /// The first panel, `steps` lines.
+    /// The first panel, `steps` lines and more.
     pub(crate) w: *const Line,
     /// Lines from one panel to the next.
     pub(crate) w_stride: usize,
@@ -100,8 +100,8 @@ pub(crate) struct Job {
     pub(crate) fresh: bool,
 }
 
-/// 16 columns to a panel: column i is `words` words at `from + i * stride` bytes, `flip` is XORed with each, and the memory
-/// `ahead` bytes further on is fetched into the second cache. The lines are written to `to`.
+/// 16 columns to a panel: column i is `words` words at `from + i * stride` bytes, and `flip` is XORed with each. The lines are
+/// written to `to`. What lies `ahead` bytes from what is read is fetched into the second cache, wherever that is.
 pub(crate) type Transpose =
     unsafe fn(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line);
 

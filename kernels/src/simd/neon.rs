@@ -63,15 +63,15 @@ unsafe fn vector_interleave(words: Words, from: *const u8, stride: usize, steps:
 #[target_feature(enable = "neon")]
 unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line) {
     let mask = vdupq_n_u32(flip);
-    // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written; a fetch ahead reaches no memory.
+    // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written.
     unsafe {
         for step in (0..words & !3).step_by(4) {
             for quarter in 0..4 {
                 let column = |i: usize| from.add((4 * quarter + i) * stride).cast::<u32>().add(step);
-                if ahead > 0 && step % 16 == 0 {
+                if ahead != 0 && step % 16 == 0 {
                     for i in 0..4 {
                         let line = column(i).cast::<u8>().wrapping_add(ahead);
-                        asm!("prfm pldl2strm, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+                        asm!("prfm pldl2keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
                     }
                 }
                 let load = |i: usize| vreinterpretq_u32_u8(vld1q_u8(column(i).cast()));
