@@ -3,6 +3,8 @@
 //! Sources: ops-transformer 9.1.0, moe/moe_finalize_routing_v2, moe/moe_token_unpermute,
 //! moe/moe_token_unpermute_with_ep and moe/moe_token_unpermute_with_routing_map.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::element::Float;
@@ -119,32 +121,29 @@ impl<T: Float, S: Float> Finalize<'_, T, S> {
 pub fn finalize<T: Float, S: Float>(operands: &Finalize<'_, T, S>, out: &mut [T]) -> Result<(), KernelError> {
     let tokens = operands.check(out.len())?;
     let Finalize { hidden, top_k, rounding, .. } = *operands;
-    out.par_chunks_mut(hidden).enumerate().for_each_init(
-        || (vec![0f32; hidden], vec![0f32; hidden]),
-        |(sum, term), (t, out)| {
-            let mut started = false;
-            for x in [operands.x1, operands.x2].into_iter().flatten() {
-                T::widen(&x[t * hidden..][..hidden], term);
-                accumulate::<T>(sum, term, &mut started, rounding);
+    in_pieces(out, hidden, |t, cols, [sum, term], out| {
+        let mut started = false;
+        for x in [operands.x1, operands.x2].into_iter().flatten() {
+            T::widen(&x[t * hidden + cols.start..][..cols.len()], term);
+            accumulate::<T>(sum, term, &mut started, rounding);
+        }
+        for j in 0..top_k {
+            let Some(row) = operands.row(tokens, t, j) else { continue };
+            T::widen(&operands.expanded[row * hidden + cols.start..][..cols.len()], term);
+            if let Some(ExpertBias { bias, expert_ids }) = operands.bias {
+                let bias = &bias[expert_ids[t * top_k + j] as usize * hidden + cols.start..][..cols.len()];
+                term.iter_mut().zip(bias).for_each(|(term, bias)| *term += bias.to_f32());
+                round::<T>(term, rounding);
             }
-            for j in 0..top_k {
-                let Some(row) = operands.row(tokens, t, j) else { continue };
-                T::widen(&operands.expanded[row * hidden..][..hidden], term);
-                if let Some(ExpertBias { bias, expert_ids }) = operands.bias {
-                    let bias = &bias[expert_ids[t * top_k + j] as usize * hidden..][..hidden];
-                    term.iter_mut().zip(bias).for_each(|(term, bias)| *term += bias.to_f32());
-                    round::<T>(term, rounding);
-                }
-                if let Some(scales) = operands.scales {
-                    let scale = scales[t * top_k + j].to_f32();
-                    term.iter_mut().for_each(|term| *term *= scale);
-                    round::<T>(term, rounding);
-                }
-                accumulate::<T>(sum, term, &mut started, rounding);
+            if let Some(scales) = operands.scales {
+                let scale = scales[t * top_k + j].to_f32();
+                term.iter_mut().for_each(|term| *term *= scale);
+                round::<T>(term, rounding);
             }
-            finish(sum, started, out);
-        },
-    );
+            accumulate::<T>(sum, term, &mut started, rounding);
+        }
+        finish(sum, started, out);
+    });
     Ok(())
 }
 
@@ -234,20 +233,17 @@ impl<T: Float, P: Float> Unpermute<'_, T, P> {
 pub fn unpermute<T: Float, P: Float>(operands: &Unpermute<'_, T, P>, out: &mut [T]) -> Result<(), KernelError> {
     let rows = operands.check(out.len())?;
     let Unpermute { hidden, top_k, .. } = *operands;
-    out.par_chunks_mut(hidden).enumerate().for_each_init(
-        || (vec![0f32; hidden], vec![0f32; hidden]),
-        |(sum, term), (t, out)| {
-            let mut started = false;
-            for slot in t * top_k..(t + 1) * top_k {
-                let Ok(Some(row)) = operands.row(slot, rows) else { continue };
-                let prob = operands.prob(slot);
-                T::widen(&operands.permuted[row * hidden..][..hidden], term);
-                term.iter_mut().for_each(|term| *term *= prob);
-                accumulate::<T>(sum, term, &mut started, Rounding::Once);
-            }
-            finish(sum, started, out);
-        },
-    );
+    in_pieces(out, hidden, |t, cols, [sum, term], out| {
+        let mut started = false;
+        for slot in t * top_k..(t + 1) * top_k {
+            let Ok(Some(row)) = operands.row(slot, rows) else { continue };
+            let prob = operands.prob(slot);
+            T::widen(&operands.permuted[row * hidden + cols.start..][..cols.len()], term);
+            term.iter_mut().for_each(|term| *term *= prob);
+            accumulate::<T>(sum, term, &mut started, Rounding::Once);
+        }
+        finish(sum, started, out);
+    });
     Ok(())
 }
 
@@ -294,24 +290,39 @@ pub fn add_to_tokens<T: Float, P: Float>(
         }
     }
     let rounding = if round_products { Rounding::EachStep } else { Rounding::Once };
-    out.par_chunks_mut(hidden).enumerate().for_each_init(
-        || (vec![0f32; hidden], vec![0f32; hidden]),
-        |(sum, term), (t, out)| {
-            let first = order.partition_point(|row| (tokens[*row as usize] as usize) < t);
-            let mut started = false;
-            for row in order[first..].iter().map(|row| *row as usize).take_while(|row| tokens[*row] as usize == t) {
-                T::widen(&rows[row * hidden..][..hidden], term);
-                if let Some(probs) = probs {
-                    let prob = probs[row].to_f32();
-                    term.iter_mut().for_each(|term| *term *= prob);
-                    round::<T>(term, rounding);
-                }
-                accumulate::<T>(sum, term, &mut started, Rounding::Once);
+    in_pieces(out, hidden, |t, cols, [sum, term], out| {
+        let first = order.partition_point(|row| (tokens[*row as usize] as usize) < t);
+        let mut started = false;
+        for row in order[first..].iter().map(|row| *row as usize).take_while(|row| tokens[*row] as usize == t) {
+            T::widen(&rows[row * hidden + cols.start..][..cols.len()], term);
+            if let Some(probs) = probs {
+                let prob = probs[row].to_f32();
+                term.iter_mut().for_each(|term| *term *= prob);
+                round::<T>(term, rounding);
             }
-            finish(sum, started, out);
-        },
-    );
+            accumulate::<T>(sum, term, &mut started, Rounding::Once);
+        }
+        finish(sum, started, out);
+    });
     Ok(())
+}
+
+/// Fills the outputs of tokens in pieces of columns, in parallel over tokens: `fill(token, columns, [sum, term], out)`, with two
+/// buffers of as many values as there are columns.
+fn in_pieces<T: Float>(
+    out: &mut [T],
+    hidden: usize,
+    fill: impl Fn(usize, Range<usize>, [&mut [f32]; 2], &mut [T]) + Sync,
+) {
+    /// Columns of a piece: its buffers stay in the first cache.
+    const PIECE: usize = 512;
+    out.par_chunks_mut(hidden).enumerate().for_each(|(token, out)| {
+        let mut buffers = [[0f32; PIECE]; 2];
+        for (index, out) in out.chunks_mut(PIECE).enumerate() {
+            let cols = index * PIECE..index * PIECE + out.len();
+            fill(token, cols, buffers.each_mut().map(|buffer| &mut buffer[..out.len()]), out);
+        }
+    });
 }
 
 /// Adds a term to the sum; the first one becomes the sum.
