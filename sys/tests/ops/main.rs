@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
 
 mod allocations;
+pub(crate) mod ascend_quant;
 pub(crate) mod build;
 pub(crate) mod dense;
 pub(crate) mod dequant_swiglu;
@@ -27,6 +28,7 @@ pub(crate) mod routing;
 pub(crate) mod routing_map;
 pub(crate) mod softmax_gating;
 pub(crate) mod storage;
+pub(crate) mod swiglu_quant;
 
 use std::collections::BTreeSet;
 
@@ -41,7 +43,7 @@ pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
         || (operator == OperatorId::Clamp && name.starts_with("clipValue"))
         || (operator == OperatorId::MoeFusedTopk && name.starts_with("mapping"))
         || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
-        || matches!(name, "offsetOut" | "quantMode")
+        || matches!(name, "offsetOut" | "quantMode" | "offset" | "roundMode")
 }
 
 /// Tensors that are written, beside those whose names say so.
@@ -130,6 +132,8 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::BatchMatMul => lanes::legal_batch_mat_mul(),
         OperatorId::Addmm => lanes::legal_addmm(),
         OperatorId::ClippedSwiglu => lanes::legal_clipped(),
+        OperatorId::SwiGluQuant | OperatorId::SwiGluQuantV2 => swiglu_quant::legal(operator),
+        OperatorId::AscendQuant | OperatorId::AscendQuantV3 => ascend_quant::legal(operator),
         OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => dequant_swiglu::legal(operator),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             dynamic_quant::legal(operator)
@@ -142,6 +146,7 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::legal_first(),
         OperatorId::MoeInitRouting => expand::legal_first(),
         OperatorId::MoeInitRoutingV2 => expand::legal_second(),
+        OperatorId::MoeInitRoutingQuantV2 => expand::legal_quantised(),
         OperatorId::MoeFinalizeRouting => finalize_v1::legal_v1(),
         OperatorId::MoeFusedTopk => fused_topk::legal_fused(),
         OperatorId::MoeGatingTopKV2 => gating_v2::legal_v2(),
@@ -219,6 +224,8 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::BatchMatMul => lanes::violations_batch_mat_mul(),
         OperatorId::Addmm => lanes::violations_addmm(),
         OperatorId::ClippedSwiglu => lanes::violations_clipped(),
+        OperatorId::SwiGluQuant | OperatorId::SwiGluQuantV2 => swiglu_quant::violations(operator),
+        OperatorId::AscendQuant | OperatorId::AscendQuantV3 => ascend_quant::violations(operator),
         OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => dequant_swiglu::violations(operator),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             dynamic_quant::violations(operator)
@@ -231,6 +238,7 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::violations_first(),
         OperatorId::MoeInitRouting => expand::violations_first(),
         OperatorId::MoeInitRoutingV2 => expand::violations_second(),
+        OperatorId::MoeInitRoutingQuantV2 => expand::violations_quantised(),
         OperatorId::MoeFinalizeRouting => finalize_v1::violations_v1(),
         OperatorId::MoeFusedTopk => fused_topk::violations_fused(),
         OperatorId::MoeGatingTopKV2 => gating_v2::violations_v2(),
