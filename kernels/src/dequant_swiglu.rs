@@ -12,7 +12,7 @@ use crate::error::{self, KernelError};
 use crate::gated::{Gate, gated};
 use crate::group_list::Group;
 use crate::isa::Isa;
-use crate::quantise::{Conversion, Integer, RowQuantiser, of_f32, write_row};
+use crate::quantise::{Conversion, Integer, PerColumn, RowQuantiser, of_f32, write_row};
 
 /// Elements that are handled at a time.
 const PIECE: usize = 256;
@@ -246,23 +246,11 @@ impl<T: Float> GatedRows<'_, T> {
 }
 
 /// Numbers of a group: one, or one for each column.
-#[derive(Clone, Copy)]
-enum OfGroup<'a> {
-    One(f32),
-    Each(&'a [f32]),
-}
-
-impl<'a> OfGroup<'a> {
-    fn new(values: &'a [f32], group: usize, groups: usize, width: usize) -> Self {
-        if values.len() == groups { Self::One(values[group]) } else { Self::Each(&values[group * width..][..width]) }
-    }
-
-    /// Changes a row by the numbers of its columns.
-    fn apply(self, row: &mut [f32], change: impl Fn(f32, f32) -> f32) {
-        match self {
-            Self::One(by) => row.iter_mut().for_each(|value| *value = change(*value, by)),
-            Self::Each(by) => row.iter_mut().zip(by).for_each(|(value, by)| *value = change(*value, *by)),
-        }
+fn of_group(values: &[f32], group: usize, groups: usize, width: usize) -> PerColumn<'_> {
+    if values.len() == groups {
+        PerColumn::One(values[group])
+    } else {
+        PerColumn::Each(&values[group * width..][..width])
     }
 }
 
@@ -284,21 +272,21 @@ impl Requantise<'_> {
         match *self {
             Self::Dynamic { quantiser, smooth } => {
                 if let Some((smooth, group)) = smooth.zip(group) {
-                    OfGroup::new(smooth, group, groups, width).apply(values, |value, by| value * by);
+                    of_group(smooth, group, groups, width).apply(0, values, |value, by| value * by);
                 }
                 quantiser.quantise(width, &of_f32(values), out)
             }
             Self::Static { integer, by, scale, offset } => {
                 if let Some(group) = group {
-                    match (by, OfGroup::new(scale, group, groups, width)) {
-                        (ScaleBy::Divide, OfGroup::One(0.0)) => {}
-                        (ScaleBy::Divide, OfGroup::One(scale)) => {
-                            OfGroup::One(1.0 / scale).apply(values, |value, by| value * by);
+                    match (by, of_group(scale, group, groups, width)) {
+                        (ScaleBy::Divide, PerColumn::One(0.0)) => {}
+                        (ScaleBy::Divide, PerColumn::One(scale)) => {
+                            PerColumn::One(1.0 / scale).apply(0, values, |value, by| value * by);
                         }
-                        (ScaleBy::Divide, each) => each.apply(values, |value, by| value / by),
-                        (ScaleBy::Multiply, any) => any.apply(values, |value, by| value * by),
+                        (ScaleBy::Divide, each) => each.apply(0, values, |value, by| value / by),
+                        (ScaleBy::Multiply, any) => any.apply(0, values, |value, by| value * by),
                     }
-                    OfGroup::new(offset, group, groups, width).apply(values, |value, by| value + by);
+                    of_group(offset, group, groups, width).apply(0, values, |value, by| value + by);
                 }
                 write_row(integer, Conversion::Nearest, width, out, of_f32(values));
                 0.0

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::element::Float;
 use crate::error::{self, KernelError};
 use crate::group_list::GroupListKind;
-use crate::quantise::{RowQuantiser, Smooth, dynamic_quantise, smoothed, static_quantise};
+use crate::quantise::{Conversion, Given, Integer, RowQuantiser, Smooth, dynamic_quantise, smoothed, static_quantise};
 use crate::rows::{self, TASK_BYTES};
 
 /// Which rows the expanded matrix has.
@@ -287,9 +287,10 @@ impl Routing {
         dst: &mut [u8],
     ) -> Result<(), KernelError> {
         let tokens = error::divide("slots over top_k", self.slot_count, top_k)?;
+        let width = error::divide("x", x.len(), tokens)?;
         let mut rows = vec![0; x.len()];
-        static_quantise(x, scale, offset, &mut rows)?;
-        self.place(placement, &rows, error::divide("x", x.len(), tokens)?, top_k, dst)
+        static_quantise(Integer::Int8, Conversion::Nearest, x, width, Given::one(&scale, &offset), &mut rows)?;
+        self.place(placement, &rows, width, top_k, dst)
     }
 
     /// Quantises each available slot's token row, times the factors of its expert, with a scale of its own (quantMode 1).

@@ -360,20 +360,106 @@ fn extremes(width: usize, read: &impl Fn(usize, &mut [f32])) -> (f32, f32) {
     (f32::from_bits(turned(least) as u32), f32::from_bits(turned(most) as u32))
 }
 
-/// Quantises rows by a scale and an offset for all: `q = v * scale + offset`, the product rounded first, to nearest; in parallel.
+/// Numbers for the columns of a row: one for all, or one for each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PerColumn<'a> {
+    One(f32),
+    Each(&'a [f32]),
+}
+
+impl PerColumn<'_> {
+    /// Changes a piece of a row by the numbers of its columns.
+    pub(crate) fn apply(self, start: usize, piece: &mut [f32], change: impl Fn(f32, f32) -> f32) {
+        match self {
+            Self::One(by) => piece.iter_mut().for_each(|value| *value = change(*value, by)),
+            Self::Each(by) => piece.iter_mut().zip(&by[start..]).for_each(|(value, by)| *value = change(*value, *by)),
+        }
+    }
+}
+
+/// Which elements the numbers of a [`Given`] are for, where there is more than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Along {
+    /// One for each column.
+    Columns,
+    /// One for each row; they start again where there are more rows.
+    Rows,
+}
+
+/// Scales and offsets that are given: `v * scale + offset`, the product rounded first.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// Host f32, one or one for each column or row.
+    pub scale: &'a [f32],
+    /// Host f32, as many.
+    pub offset: Option<&'a [f32]>,
+    /// Whether values are multiplied by the scale twice.
+    pub squared: bool,
+    /// What several numbers are for.
+    pub along: Along,
+}
+
+impl Given<'_> {
+    /// One scale and one offset for all.
+    pub fn one<'a>(scale: &'a f32, offset: &'a f32) -> Given<'a> {
+        let (scale, offset) = (std::slice::from_ref(scale), Some(std::slice::from_ref(offset)));
+        Given { scale, offset, squared: false, along: Along::Columns }
+    }
+
+    fn check(&self, rows: usize, width: usize) -> Result<(), KernelError> {
+        match (self.along, self.scale.len()) {
+            (_, 1) => {}
+            (Along::Columns, len) => error::length("given scale", width, len)?,
+            (Along::Rows, len) => {
+                error::divide("rows by given scales", rows, len)?;
+            }
+        }
+        self.offset.map_or(Ok(()), |offset| error::length("given offset", self.scale.len(), offset.len()))
+    }
+
+    fn of<'a>(&self, numbers: &'a [f32], row: usize) -> PerColumn<'a> {
+        match (self.along, numbers) {
+            (_, [one]) => PerColumn::One(*one),
+            (Along::Columns, each) => PerColumn::Each(each),
+            (Along::Rows, all) => PerColumn::One(all[row % all.len()]),
+        }
+    }
+}
+
+/// Quantises rows by scales and offsets that are given, in parallel.
 ///
-/// - `x` host `T [rows, width]`; `y` host int8 `[rows, width]`, as bytes.
+/// - `x` host `T [rows, width]`; `y` host bytes of `[rows, width]` int8 or int4.
 ///
-/// Source: ops-transformer 9.1.0, moe/moe_init_routing_v3 (quantMode 0).
+/// Source: ops-transformer 9.1.0, moe/moe_init_routing_v3 (quantMode 0); ops-nn 9.1.0, quant/ascend_quant_v2.
 ///
 /// # Errors
-/// [`KernelError::Length`].
-pub fn static_quantise<T: Float>(x: &[T], scale: f32, offset: f32, y: &mut [u8]) -> Result<(), KernelError> {
-    error::length("y", x.len(), y.len())?;
-    y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(out, x)| {
-        write_row(Integer::Int8, Conversion::Nearest, x.len(), out, |start, piece| {
+/// [`KernelError::Length`] or [`KernelError::NotMultiple`] when sizes do not fit.
+pub fn static_quantise<T: Float>(
+    integer: Integer,
+    conversion: Conversion,
+    x: &[T],
+    width: usize,
+    given: Given<'_>,
+    y: &mut [u8],
+) -> Result<(), KernelError> {
+    let rows = error::divide("x", x.len(), width)?;
+    let row_bytes = check_rows(integer, x.len(), width, y.len(), rows)?;
+    if rows == 0 {
+        return Ok(());
+    }
+    given.check(rows, width)?;
+    let out = y.par_chunks_mut(row_bytes).zip(x.par_chunks(width)).enumerate();
+    out.with_min_len(TASK.div_ceil(width)).for_each(|(row, (out, x))| {
+        let (scale, offset) = (given.of(given.scale, row), given.offset.map(|offset| given.of(offset, row)));
+        write_row(integer, conversion, width, out, |start, piece| {
             T::widen(&x[start..], piece);
-            piece.iter_mut().for_each(|value| *value = *value * scale + offset);
+            scale.apply(start, piece, |value, by| value * by);
+            if given.squared {
+                scale.apply(start, piece, |value, by| value * by);
+            }
+            if let Some(offset) = offset {
+                offset.apply(start, piece, |value, by| value + by);
+            }
         });
     });
     Ok(())

@@ -11,7 +11,8 @@ use moe_kernels::element::Float;
 use moe_kernels::group_list::Group;
 use moe_kernels::init_routing::{Placement, Routing};
 use moe_kernels::quantise::{
-    Conversion, Integer, RowQuantiser, Scaling, Smooth, dynamic_quantise, dynamic_quantise_asymmetric, static_quantise,
+    Along, Conversion, Given, Integer, RowQuantiser, Scaling, Smooth, dynamic_quantise, dynamic_quantise_asymmetric,
+    static_quantise,
 };
 use proptest::prelude::*;
 
@@ -95,6 +96,12 @@ fn quantiser(scaling: Scaling) -> RowQuantiser {
     RowQuantiser { integer: Integer::Int8, scaling, conversion: Conversion::Nearest }
 }
 
+/// A row by one scale and one offset.
+fn by_one(x: &[f32], scale: f32, offset: f32, y: &mut [u8]) {
+    let given = Given::one(&scale, &offset);
+    static_quantise(Integer::Int8, Conversion::Nearest, x, x.len(), given, y).unwrap();
+}
+
 /// Operator example 1. A scale of 1 that no value of the row moves, so that each value is converted as it is.
 #[test]
 fn conversions() {
@@ -116,7 +123,7 @@ fn conversions() {
     converts(Conversion::Truncate, &[2.9, -2.9, 2.0, -0.1], &[2, -2, 2, 0]);
     // Beyond the ends.
     let mut y = [0u8; 7];
-    static_quantise(&[126.5f32, 127.4, 200.0, -128.5, -129.0, -300.0, f32::NAN], 1.0, 0.0, &mut y).unwrap();
+    by_one(&[126.5f32, 127.4, 200.0, -128.5, -129.0, -300.0, f32::NAN], 1.0, 0.0, &mut y);
     assert_eq!(numbers(Integer::Int8, &y), [126, 127, 127, -128, -128, -128, 0]);
 }
 
@@ -153,7 +160,7 @@ fn rows_with_their_scales() {
 #[test]
 fn static_scale_and_offset() {
     let mut y = [0; 7];
-    static_quantise(&[1.0f32, 2.5, -3.0, 100.0, -200.0, 0.25, 0.75], 2.0, 0.5, &mut y).unwrap();
+    by_one(&[1.0f32, 2.5, -3.0, 100.0, -200.0, 0.25, 0.75], 2.0, 0.5, &mut y);
     assert_eq!(numbers(Integer::Int8, &y), [2, 6, -6, 127, -128, 1, 2]);
 }
 
@@ -223,6 +230,15 @@ fn refusals() {
     run(&factors, Some(&group(1, 0..2))).unwrap();
     let mut none = [];
     assert!(dynamic_quantise_asymmetric(Integer::Int8, &[1.0f32; 6], 3, None, &mut y, &mut scale, &mut none).is_err());
+    let given = |scale, offset, along| {
+        let (given, mut y) = (Given { scale, offset, squared: false, along }, [0; 6]);
+        static_quantise(Integer::Int8, Conversion::Nearest, &[1.0f32; 6], 3, given, &mut y)
+    };
+    let two = &[1.0; 2][..];
+    assert!(matches!(given(two, None, Along::Columns), Err(KernelError::Length { what: "given scale", .. })));
+    assert!(matches!(given(&[1.0; 3], None, Along::Rows), Err(KernelError::NotMultiple { .. })));
+    assert!(matches!(given(&[], None, Along::Rows), Err(KernelError::NotMultiple { .. })));
+    assert!(matches!(given(two, Some(&[1.0]), Along::Rows), Err(KernelError::Length { what: "given offset", .. })));
     // Rows of no element: nothing is written.
     let mut kept = [7.0; 2];
     dynamic_quantise(plain, &[0.0f32; 0], 0, NONE, &mut [], &mut kept).unwrap();
@@ -318,6 +334,28 @@ proptest! {
             let due = |v: &f32| converted(Conversion::Nearest, integer, *v * (1.0 / step) + shift);
             prop_assert_eq!(&found[row * width..][..width], &values.iter().map(due).collect::<Vec<_>>()[..]);
         }
+    }
+
+    #[test]
+    fn given_scales_are_their_formulas(
+        (width, values) in (1..12usize, 0..5usize)
+            .prop_flat_map(|(half, rows)| (Just(2 * half), row_of(2 * half * 2 * rows))),
+        (scale, offset) in (prop::collection::vec(-9f32..9.0, 24), prop::collection::vec(-9f32..9.0, 24)),
+        conversion in prop::sample::select(CONVERSIONS.to_vec()),
+        (squared, with_offset, sets, int4) in (any::<bool>(), any::<bool>(), 0..3usize, any::<bool>()),
+    ) {
+        let integer = if int4 { Integer::Int4 } else { Integer::Int8 };
+        let (count, along) = [(1, Along::Rows), (2, Along::Rows), (width, Along::Columns)][sets];
+        let (scale, offset) = (&scale[..count], with_offset.then_some(&offset[..count]));
+        let mut y = bytes(integer, values.len());
+        let given = Given { scale, offset, squared, along };
+        static_quantise(integer, conversion, &values, width, given, &mut y).unwrap();
+        let due = values.iter().enumerate().map(|(at, v)| {
+            let own = [0, at / width % 2, at % width][sets];
+            let v = if squared { *v * scale[own] * scale[own] } else { *v * scale[own] };
+            converted(conversion, integer, offset.map_or(v, |offset| v + offset[own]))
+        });
+        prop_assert_eq!(numbers(integer, &y), due.collect::<Vec<_>>());
     }
 
     #[test]

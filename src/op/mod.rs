@@ -43,7 +43,10 @@ pub use combine::{
 };
 pub use dequant_swiglu::{DequantSwigluQuant, GatedRows, GatedUnit, Requantise, dequant_swiglu_quant};
 pub use elementwise::{ClippedSwiglu, add, cast, clipped_swiglu, mul, muls, swiglu};
-pub use expand::{InitRoutingV2, RoutedCounts, moe_init_routing, moe_init_routing_v2};
+pub use expand::{
+    InitRoutingV2, QuantisedOutputs, QuantisedRows, RoutedCounts, moe_init_routing, moe_init_routing_quant_v2,
+    moe_init_routing_v2,
+};
 pub use finalize_v1::{FinalizeRoutingV1, moe_finalize_routing};
 pub use finalize_v3::moe_finalize_routing_v3;
 pub use format::npu_format_cast;
@@ -66,7 +69,10 @@ pub use pointwise::{
 };
 pub use quant_matmul::{QuantMatmul, quant_matmul};
 pub use quant_weight::{convert_weight_to_int4_pack, trans_quant_param};
-pub use quantise::{SmoothScales, dynamic_quant};
+pub use quantise::{
+    ActivationGroups, ActivationScales, AscendQuant, RoundMode, ScaledDim, SmoothScales, SwigluQuant, ascend_quant,
+    dynamic_quant, swiglu_quant,
+};
 pub use routing::{
     ExpandedRows, ExpertChoice, GatingTopK, GroupScore, InitRouting, InitRoutingOutputs, Normalisation, RowIndex,
     TokenCounts, moe_gating_top_k, moe_gating_top_k_v2, moe_init_routing_v3,

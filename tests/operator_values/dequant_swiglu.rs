@@ -1,7 +1,9 @@
 //! What goes on between the two products of a quantised expert.
 
 use ascend_moe::DType;
-use ascend_moe::op::{self, DequantSwigluQuant, GatedRows, GatedUnit, Requantise};
+use ascend_moe::op::{
+    self, ActivationGroups, ActivationScales, DequantSwigluQuant, GatedRows, GatedUnit, Requantise, SwigluQuant,
+};
 
 use crate::bench::{Host, Layout, cases};
 use crate::number::{Due, Float, Int};
@@ -115,5 +117,61 @@ fn between_the_products() {
         let due: Vec<_> = (0..rows).map(due_of).collect();
         bench.check_part(&[&factors], &y, due.iter().flat_map(|(y, _)| y.clone()));
         bench.check_part(&[&factors], &scale, due.iter().map(|(_, scale)| *scale));
+    });
+}
+
+#[test]
+fn activation_with_quantisation() {
+    cases("swiglu_quant", 250, |bench| {
+        let dtype = bench.random.pick(&[DType::F32, DType::F16, DType::Bf16]);
+        let (rows, half) = (1 + bench.random.below(6), 1 + bench.random.below(40));
+        let (x, x_laid) = bench.input(dtype, &[rows, 2 * half], Values::Smooth);
+        let gate_first = bench.random.once(2);
+        let sets = 1 + bench.random.below(3);
+        // Ends that do not fall, or counts: in both cases rows may be left.
+        let mut ends: Vec<usize> = (0..sets).map(|_| bench.random.below(rows + 1)).collect();
+        ends.sort_unstable();
+        let by_count = bench.random.once(2);
+        let entry = |set: usize| ends[set] - if by_count && set > 0 { ends[set - 1] } else { 0 };
+        let list = bench.given(DType::I32, &[sets], (0..sets).map(|set| Int(entry(set) as i64)).collect());
+        let mode = bench.random.below(3);
+        let shape = if mode < 2 || bench.random.once(2) { vec![sets, half] } else { vec![sets] };
+        let (factors, factors_laid) = bench.input(DType::F32, &shape, Values::Smooth);
+        let (offsets, offsets_laid) = bench.input(DType::F32, &shape, Values::Smooth);
+        let (mut y, mut scale) = (bench.output(DType::I8, &[rows, half]), bench.output(DType::F32, &[rows]));
+        bench.run(|sequence| {
+            let (x, list, factors, offsets) = (x_laid.view(), list.view(), factors_laid.view(), offsets_laid.view());
+            let scales = match mode {
+                0 => ActivationScales::Dynamic { smooth: None },
+                1 => ActivationScales::Dynamic { smooth: Some(&factors) },
+                _ => ActivationScales::Static { scale: &factors, offset: &offsets },
+            };
+            let groups = Some(if by_count { ActivationGroups::Counts(&list) } else { ActivationGroups::Ends(&list) });
+            let params = SwigluQuant { x: &x, gate_first, scales, groups };
+            op::swiglu_quant(sequence, &params, &mut y.view_mut(), &mut scale.view_mut()).map(|_| ())
+        });
+        let due_of = |row: usize| -> (Vec<Due>, Option<Due>) {
+            let int8 = |v: f32| Due::Exactly(Int((v.round_ties_even() as i64).clamp(-128, 127)));
+            let group = ends.iter().position(|&end| row < end);
+            let act = |c: usize| {
+                let (left, right) = (x.at(&[row, c]).single(), x.at(&[row, half + c]).single());
+                let (gate, up) = if gate_first { (left, right) } else { (right, left) };
+                gate / (1.0 + (-gate).exp()) * up
+            };
+            if mode == 2 {
+                let by = |c: usize| match group {
+                    Some(group) => act(c) * of(&factors, group, c) + of(&offsets, group, c),
+                    None => act(c),
+                };
+                return ((0..half).map(|c| int8(by(c))).collect(), None);
+            }
+            let factor = |c: usize| group.filter(|_| mode == 1).map_or(1.0, |group| of(&factors, group, c));
+            let v: Vec<f32> = (0..half).map(|c| act(c) * factor(c)).collect();
+            let by = 127.0 / v.iter().fold(0f32, |most, v| most.max(v.abs()));
+            (v.iter().map(|v| int8(v * by)).collect(), Some(Due::Exactly(Float(by))))
+        };
+        let due: Vec<_> = (0..rows).map(due_of).collect();
+        bench.check(&[&x, &factors], &y, &due.iter().flat_map(|(y, _)| y.clone()).collect::<Vec<_>>());
+        bench.check_part(&[&x, &factors], &scale, due.iter().map(|(_, scale)| *scale));
     });
 }

@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected ends, and says so"
 )]
 
+mod ascend_quant;
 mod calls;
 mod choosing;
 mod clipped_swiglu;
@@ -13,6 +14,7 @@ mod dequant_swiglu;
 mod device;
 mod engine;
 mod expand;
+mod expand_quant;
 mod expert_parallel;
 mod finalize_v1;
 mod finalize_v3;
@@ -37,6 +39,7 @@ mod routing_map;
 mod rules;
 mod sequence;
 mod softmax_gating;
+mod swiglu_quant;
 #[path = "../conformance/synthetic.rs"]
 mod synthetic;
 mod weight_quant;

@@ -47,7 +47,7 @@ pub(super) fn dequant_swiglu_quant(args: &Args, device: &Device<'_>) -> Result<(
 }
 
 /// An input of floats in f32.
-fn widened(device: &Device<'_>, name: &'static str, tensor: &TensorDesc) -> Result<Vec<f32>, OpError> {
+pub(super) fn widened(device: &Device<'_>, name: &'static str, tensor: &TensorDesc) -> Result<Vec<f32>, OpError> {
     with_float!(tensor.dtype, T => {
         let values = device.packed::<T>(name, tensor)?;
         let mut wide = vec![0f32; values.len()];
@@ -113,4 +113,47 @@ fn groups_of(device: &Device<'_>, list: &TensorDesc, rows: usize) -> Result<Vec<
         GroupListKind::Count
     };
     decode(kind, &values, count, rows).map_err(OpError::GroupList)
+}
+
+/// Floats in, int8 or int4 out. The scale that goes out is what the rows were multiplied by.
+pub(super) fn swiglu_quant(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let x = args.tensor("x").ok_or(OpError::Null("x"))?;
+    check_outputs(args, &["yOut", "scaleOut"])?;
+    with_float!(x.dtype, T => activated_rows::<T>(args, device, x))
+}
+
+fn activated_rows<T: Float>(args: &Args, device: &Device<'_>, x: &TensorDesc) -> Result<(), OpError> {
+    let y = args.tensor("yOut").ok_or(OpError::Null("y"))?;
+    let scale = args.tensor("scaleOut").ok_or(OpError::Null("scale"))?;
+    let dynamic = args.text("quantModeOptional") == Some("dynamic");
+    let floats = |name| args.tensor(name).map(|tensor| device.packed::<f32>(name, tensor)).transpose();
+    let (smooth, offset) = (floats("smoothScalesOptional")?, floats("offsetsOptional")?);
+    let list = args.tensor("groupIndexOptional");
+    let groups = match list.filter(|_| smooth.is_some()) {
+        Some(list) => {
+            let values = device.wide("groupIndex", list)?;
+            let kind = if args.int("groupListType") == 1 { GroupListKind::Count } else { GroupListKind::Cumsum };
+            decode(kind, &values, values.len(), rows_of(x)).map_err(OpError::GroupList)?
+        }
+        None => vec![Group { expert: 0, rows: 0..rows_of(x) }],
+    };
+    let integer = if y.dtype == aclDataType::INT4 { Integer::Int4 } else { Integer::Int8 };
+    let requantise = if dynamic {
+        let quantiser = RowQuantiser { integer, scaling: Scaling::MultiplyByScale, conversion: Conversion::Nearest };
+        Requantise::Dynamic { quantiser, smooth: smooth.as_deref() }
+    } else {
+        let scale = smooth.as_deref().ok_or(OpError::Null("smoothScales"))?;
+        let offset = offset.as_deref().ok_or(OpError::Null("offsets"))?;
+        Requantise::Static { integer, by: ScaleBy::Multiply, scale, offset }
+    };
+    let count = list.filter(|_| smooth.is_some()).map_or(1, |list| size(list.dim(0)));
+    let row_groups = RowGroups { count, rows: &groups, rest: true };
+    let glu = Glu::Halves { gate_first: args.bool("activateLeft") };
+    let source = device.packed::<T>("x", x)?;
+    let mut scales = dynamic.then(|| device.output::<f32>("scale", scale)).transpose()?;
+    write_quantised(device, "y", y, |_, out| {
+        let scales = scales.as_mut().map_or(&mut [][..], |scales| scales.slice());
+        Ok(between(GatedRows::Floats(&source), size(x.dim(-1)) / 2, row_groups, glu, requantise, out, scales)?)
+    })?;
+    scales.map_or(Ok(()), |scales| scales.finish(device, "scale", scale))
 }

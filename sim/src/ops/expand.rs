@@ -3,10 +3,12 @@
 use ascend_sys::ops::TensorDesc;
 use bytemuck::Pod;
 use moe_kernels::group_list::GroupListKind;
-use moe_kernels::init_routing::Routing;
+use moe_kernels::init_routing::{Placement, Routing};
 use moe_kernels::permute::Permutation;
+use moe_kernels::quantise::{Conversion, Integer, RowQuantiser, Scaling};
 
 use super::OpError;
+use super::quantise::Expanded;
 use super::view::{Device, check_outputs};
 use crate::executor::Args;
 
@@ -109,6 +111,63 @@ fn by_row<T: Pod + Send + Sync>(args: &Args, device: &Device<'_>, x: &TensorDesc
     }
     target.finish(device, "expandedX", expanded)?;
     index.finish(device, "expandedRowIdx", row_idx)
+}
+
+/// The same with the rows quantised.
+pub(super) fn quantised(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let x = args.tensor("x").ok_or(OpError::Null("x"))?;
+    let ids = args.tensor("expertIdx").ok_or(OpError::Null("expertIdx"))?;
+    let expanded = args.tensor("expandedXOut").ok_or(OpError::Null("expandedX"))?;
+    let row_idx = args.tensor("expandedRowIdxOut").ok_or(OpError::Null("expandedRowIdx"))?;
+    let counts = ["expertTokensCountOrCumsumOutOptional", "expertTokensBeforeCapacityOutOptional"];
+    let scale_out = "dynamicQuantScaleOutOptional";
+    check_outputs(args, &["expandedXOut", "expandedRowIdxOut", counts[0], counts[1], scale_out])?;
+    let rows = Expanded { x, expanded, top_k: size(ids.dim(1)).max(1) };
+    let ids = device.packed::<i32>("expertIdx", ids)?;
+    let (experts, active) = (size(args.int("expertNum")), size(args.int("activeNum")));
+    let padded = args.int("dropPadMode") == 1;
+    let counted = match args.int("expertTokensCountOrCumsumFlag") {
+        _ if padded => args.bool("expertTokensBeforeCapacityFlag").then_some((GroupListKind::Count, counts[1])),
+        1 => Some((GroupListKind::Cumsum, counts[0])),
+        2 => Some((GroupListKind::Count, counts[0])),
+        _ => None,
+    };
+    let by_expert = args.tensor("scaleOptional").is_some_and(|scale| scale.rank() == 2 && scale.dim(0) != 1);
+    // Where nothing goes by expert, nothing need be known of the number of experts.
+    let routing = match padded || counted.is_some() || by_expert {
+        true => Routing::complete(&ids, experts)?,
+        false => Routing::complete(&ids, ids.iter().max().map_or(0, |id| size(i64::from(*id) + 1)))?,
+    };
+    let placement = match padded {
+        true => Placement::DropPad { capacity: size(args.int("expertCapacity")) },
+        false => Placement::Dropless { active_rows: (active > 0).then_some(active) },
+    };
+    let mut index = device.output::<i32>("expandedRowIdx", row_idx)?;
+    match placement {
+        Placement::DropPad { capacity } => routing.drop_pad_index(capacity, index.slice())?,
+        Placement::Dropless { .. } => routing.gather_index(index.slice())?,
+    }
+    index.finish(device, "expandedRowIdx", row_idx)?;
+    if let Some((kind, name)) = counted {
+        count(args, device, &routing, kind, name)?;
+    }
+    if expanded.is_empty() {
+        return Ok(());
+    }
+    if args.int("quantMode") == 0 {
+        return rows.by_static(args, device, &routing, placement);
+    }
+    let scale = args.tensor(scale_out).ok_or(OpError::Null(scale_out))?;
+    rows.by_dynamic(args, device, &routing, placement, old_quantiser, ("dynamicQuantScale", scale))
+}
+
+/// How the older operator quantises: int8 by way of fp16.
+fn old_quantiser(integer: Integer) -> RowQuantiser {
+    let (scaling, conversion) = match integer {
+        Integer::Int8 => (Scaling::Divide, Conversion::NearestCutHalf),
+        Integer::Int4 => (Scaling::MultiplyOfReciprocal, Conversion::Nearest),
+    };
+    RowQuantiser { integer, scaling, conversion }
 }
 
 fn count(

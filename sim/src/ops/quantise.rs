@@ -7,10 +7,13 @@ use moe_kernels::element::Float;
 use moe_kernels::group_list::{Group, GroupListKind, decode};
 use moe_kernels::init_routing::{Placement, Routing};
 use moe_kernels::quantise::{
-    Conversion, Integer, RowQuantiser, Scaling, Smooth, dynamic_quantise, dynamic_quantise_asymmetric,
+    Along, Conversion, Given, Integer, RowQuantiser, Scaling, Smooth, dynamic_quantise, dynamic_quantise_asymmetric,
+    static_quantise,
 };
 
 use super::OpError;
+use super::dequant_swiglu::widened;
+use super::lanes::axis;
 use super::permute::size;
 use super::view::{Device, check_outputs, with_float};
 use crate::executor::Args;
@@ -108,6 +111,37 @@ fn all_rows(device: &Device<'_>, list: &TensorDesc, rows: usize) -> Result<Vec<G
         }
         _ => Ok(groups),
     }
+}
+
+/// By scales and offsets that are given, for one of the last two dimensions.
+pub(super) fn by_given(args: &Args, device: &Device<'_>) -> Result<(), OpError> {
+    let x = args.tensor("x").ok_or(OpError::Null("x"))?;
+    let y = args.tensor("y").ok_or(OpError::Null("y"))?;
+    let scale = args.tensor("scale").ok_or(OpError::Null("scale"))?;
+    check_outputs(args, &["y"])?;
+    if x.is_empty() {
+        return Ok(());
+    }
+    let conversion = match args.text("roundMode") {
+        Some("floor") => Conversion::Floor,
+        Some("ceil") => Conversion::Ceil,
+        Some("trunc") => Conversion::Truncate,
+        _ => Conversion::Nearest,
+    };
+    let scale = widened(device, "scale", scale)?;
+    let offset = args.tensor("offset").map(|offset| widened(device, "offset", offset)).transpose()?;
+    // The first version has no axis.
+    let along = match args.find_int("axis") {
+        Some(at) if axis(at, x) + 1 < x.rank() => Along::Rows,
+        _ => Along::Columns,
+    };
+    let given = Given { scale: &scale, offset: offset.as_deref(), squared: args.bool("sqrtMode"), along };
+    with_float!(x.dtype, T => {
+        let source = device.packed::<T>("x", x)?;
+        write_quantised(device, "y", y, |integer, out| {
+            Ok(static_quantise(integer, conversion, &source, size(x.dim(-1)), given, out)?)
+        })
+    })
 }
 
 /// Rows on their way to experts.

@@ -1,11 +1,13 @@
 //! Calls of the older operators that sort tokens by expert.
 
 use ascend_sys::OperatorId;
+use ascend_sys::aclDataType;
 
 use crate::base;
-use crate::build::{BF16, Built, Case, F16, F32, I32, spread, tensor};
+use crate::build::{BF16, Built, Case, F16, F32, I8, I32, spread, tensor};
 use crate::limits::Limit;
 
+const I4: aclDataType = aclDataType::INT4;
 const FLOATS: &[i32] = &[0, 1, 27];
 const PLAIN: &[i32] = &[0, 1, 2, 16, 27, 30, 35, 47];
 
@@ -145,5 +147,107 @@ pub(crate) fn violations_second() -> Vec<Case> {
         case(dropless().null("expertTokensCountOrCumsumOutOptional"), "counts"),
         case(drop_pad(3).set("expertTokensBeforeCapacityOutOptional", tensor(I32, &[9])), "counts-before-capacity"),
         case(drop_pad(3).null("expertTokensBeforeCapacityOutOptional"), "counts-before-capacity"),
+    ]
+}
+
+pub(crate) fn limits_quantised() -> Vec<Limit> {
+    vec![
+        ("x", FLOATS, PLAIN, 2..=2, false),
+        ("expertIdx", &[3], PLAIN, 2..=2, false),
+        ("scaleOptional", &[0], PLAIN, 1..=2, false),
+        ("offsetOptional", &[0], PLAIN, 1..=1, false),
+        ("expandedXOut", &[2, 29], PLAIN, 2..=3, false),
+        ("expandedRowIdxOut", &[3], PLAIN, 1..=1, false),
+        ("expertTokensCountOrCumsumOutOptional", &[3], PLAIN, 1..=1, false),
+        ("expertTokensBeforeCapacityOutOptional", &[3], PLAIN, 1..=1, false),
+        ("dynamicQuantScaleOutOptional", &[0], PLAIN, 1..=1, false),
+    ]
+}
+
+/// 6 tokens with 2 choices each of 8 experts, every slot kept, each row by a scale of its own.
+fn dynamic() -> Built {
+    Built::new(OperatorId::MoeInitRoutingQuantV2)
+        .set("x", tensor(BF16, &[6, 32]))
+        .set("expertIdx", tensor(I32, &[6, 2]))
+        .set("scaleOptional", tensor(F32, &[8, 32]))
+        .set("offsetOptional", tensor(F32, &[1]))
+        .set("expertNum", 8)
+        .set("expertTokensCountOrCumsumFlag", 2)
+        .set("quantMode", 1)
+        .set("expandedXOut", tensor(I8, &[12, 32]))
+        .set("expandedRowIdxOut", tensor(I32, &[12]))
+        .set("expertTokensCountOrCumsumOutOptional", tensor(I32, &[8]))
+        .set("expertTokensBeforeCapacityOutOptional", tensor(I32, &[8]))
+        .set("dynamicQuantScaleOutOptional", tensor(F32, &[12]))
+}
+
+fn by_static() -> Built {
+    dynamic().set("quantMode", 0).set("scaleOptional", tensor(F32, &[1])).null("dynamicQuantScaleOutOptional")
+}
+
+fn padded() -> Built {
+    dynamic()
+        .set("dropPadMode", 1)
+        .set("expertCapacity", 3)
+        .set("expertTokensBeforeCapacityFlag", true)
+        .set("expandedXOut", tensor(I8, &[8, 3, 32]))
+        .set("dynamicQuantScaleOutOptional", tensor(F32, &[24]))
+}
+
+fn as_int4() -> Built {
+    dynamic().set("scaleOptional", tensor(F32, &[1, 32])).set("expandedXOut", tensor(I4, &[12, 32]))
+}
+
+pub(crate) fn legal_quantised() -> Vec<Built> {
+    vec![
+        dynamic(),
+        dynamic().set("x", spread(tensor(F32, &[6, 32]))).set("scaleOptional", tensor(F32, &[1, 32])),
+        dynamic().null("scaleOptional").null("offsetOptional").set("expertTokensCountOrCumsumFlag", 0),
+        dynamic()
+            .set("activeNum", 5)
+            .set("expandedXOut", tensor(I8, &[5, 32]))
+            .set("dynamicQuantScaleOutOptional", tensor(F32, &[5])),
+        as_int4(),
+        as_int4().null("scaleOptional"),
+        by_static(),
+        padded(),
+        padded().set("quantMode", 0).set("scaleOptional", tensor(F32, &[1])),
+    ]
+}
+
+pub(crate) fn violations_quantised() -> Vec<Case> {
+    let case = |call, rule| Case::new(call, rule, 561002);
+    let odd = as_int4().null("scaleOptional").set("x", tensor(BF16, &[6, 31]));
+    vec![
+        case(dynamic().set("quantMode", 2).set("scaleOptional", tensor(F32, &[1])), "quant-mode"),
+        case(by_static().set("expandedXOut", tensor(I4, &[12, 32])), "int4"),
+        case(odd.set("expandedXOut", tensor(I4, &[12, 31])), "int4"),
+        case(as_int4().set("scaleOptional", tensor(F32, &[8, 32])), "int4"),
+        case(as_int4().set("expandedXOut", spread(tensor(I4, &[12, 32]))), "int4"),
+        case(padded().null("scaleOptional").set("expandedXOut", tensor(I4, &[8, 3, 32])), "int4"),
+        case(by_static().null("scaleOptional"), "static-operands"),
+        case(by_static().null("offsetOptional"), "static-operands"),
+        case(by_static().set("scaleOptional", tensor(F32, &[8, 32])), "scale-shape"),
+        case(dynamic().set("scaleOptional", tensor(F32, &[1])), "scale-shape"),
+        case(dynamic().set("scaleOptional", tensor(F32, &[7, 32])), "scale-shape"),
+        case(by_static().set("offsetOptional", tensor(F32, &[2])), "offset-shape"),
+        case(dynamic().null("dynamicQuantScaleOutOptional"), "dynamic-scale"),
+        case(dynamic().set("dynamicQuantScaleOutOptional", tensor(F32, &[11])), "dynamic-scale"),
+        case(padded().set("dynamicQuantScaleOutOptional", tensor(F32, &[12])), "dynamic-scale"),
+        case(dynamic().set("x", tensor(BF16, &[7, 32])), "rows"),
+        case(by_static().set("dropPadMode", 2), "drop-pad-mode"),
+        case(dynamic().set("expertTokensCountOrCumsumFlag", 3), "count-flag"),
+        case(by_static().set("activeNum", -1), "active-num").also(&["expanded-x-shape"]),
+        case(dynamic().set("expertCapacity", -1), "capacity"),
+        case(padded().set("expertCapacity", 7).set("dynamicQuantScaleOutOptional", tensor(F32, &[56])), "capacity")
+            .also(&["expanded-x-shape"]),
+        case(
+            by_static().set("expertNum", 0).set("expertTokensCountOrCumsumOutOptional", tensor(I32, &[0])),
+            "expert-num",
+        ),
+        case(dynamic().set("expandedXOut", tensor(I8, &[11, 32])), "expanded-x-shape"),
+        case(dynamic().set("expandedRowIdxOut", tensor(I32, &[11])), "row-idx-shape"),
+        case(dynamic().null("expertTokensCountOrCumsumOutOptional"), "counts"),
+        case(padded().null("expertTokensBeforeCapacityOutOptional"), "counts-before-capacity"),
     ]
 }

@@ -84,6 +84,8 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::DynamicQuant
         | OperatorId::DynamicQuantV2
         | OperatorId::DynamicQuantV4
+        | OperatorId::AscendQuant
+        | OperatorId::AscendQuantV3
         | OperatorId::TransMatmulWeight => (161001, 161002, 161002, Phase::One),
         OperatorId::Arange => (561103, 161002, 161002, Phase::One),
         OperatorId::MoeGatingTopK
@@ -92,6 +94,9 @@ fn codes(operator: OperatorId) -> (i32, i32, i32, Phase) {
         | OperatorId::ClippedSwiglu
         | OperatorId::DequantSwigluQuant
         | OperatorId::DequantSwigluQuantV2
+        | OperatorId::SwiGluQuant
+        | OperatorId::SwiGluQuantV2
+        | OperatorId::MoeInitRoutingQuantV2
         | OperatorId::MoeTokenUnpermute => (161001, 161002, 561002, Phase::One),
         OperatorId::MoeInitRoutingV3 => (161001, 561103, 561103, Phase::Two),
         OperatorId::MoeFinalizeRoutingV2 => (561103, 561103, 561103, Phase::One),
@@ -306,6 +311,8 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::QuantMatmulV5 | OperatorId::QuantMatmulWeightNz | OperatorId::QuantMatmulV4 => {
             crate::quant_matmul::limits(operator)
         }
+        OperatorId::SwiGluQuant | OperatorId::SwiGluQuantV2 => crate::swi_glu_quant::limits(operator),
+        OperatorId::AscendQuant | OperatorId::AscendQuantV3 => crate::ascend_quant::limits(),
         OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => crate::dequant_swiglu::limits(),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             crate::dynamic_quant::limits(operator)
@@ -331,6 +338,7 @@ pub(crate) fn limits(operator: OperatorId) -> Vec<Limit> {
         OperatorId::MoeFinalizeRoutingV3 => crate::finalize_v3::limits_v3(),
         OperatorId::MoeInitRouting => crate::expand::limits_first(),
         OperatorId::MoeInitRoutingV2 => crate::expand::limits_second(),
+        OperatorId::MoeInitRoutingQuantV2 => crate::expand::limits_quantised(),
         OperatorId::MoeFinalizeRouting => crate::finalize_v1::limits_v1(),
         OperatorId::MoeFusedTopk => crate::fused_topk::limits_fused(),
         OperatorId::MoeGatingTopKV2 => crate::gating_v2::limits_v2(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
 
 mod allocations;
+pub(crate) mod ascend_quant;
 pub(crate) mod build;
 pub(crate) mod dense;
 pub(crate) mod dequant_swiglu;
@@ -31,6 +32,7 @@ pub(crate) mod routing;
 pub(crate) mod routing_map;
 pub(crate) mod softmax_gating;
 pub(crate) mod storage;
+pub(crate) mod swi_glu_quant;
 pub(crate) mod swiglu_quant;
 pub(crate) mod weight_quant;
 
@@ -56,6 +58,7 @@ pub(crate) fn may_be_null(operator: OperatorId, name: &str) -> bool {
         || (operator == OperatorId::MoeTokenUnpermuteWithRoutingMap && name == "permuteProbs")
         || matches!(name, "offsetOut" | "quantMode")
         || (operator.name().starts_with("GroupedMatmulSwigluQuant") && SWIGLU_QUANT_OPTIONAL.contains(&name))
+        || matches!(name, "offsetOut" | "quantMode" | "offset" | "roundMode")
 }
 
 const SWIGLU_QUANT_OPTIONAL: &[&str] = &["bias", "offset", "weightAssistMatrix", "smoothScale", "outputOffset"];
@@ -167,6 +170,8 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::BatchMatMul => lanes::legal_batch_mat_mul(),
         OperatorId::Addmm => lanes::legal_addmm(),
         OperatorId::ClippedSwiglu => lanes::legal_clipped(),
+        OperatorId::SwiGluQuant | OperatorId::SwiGluQuantV2 => swi_glu_quant::legal(operator),
+        OperatorId::AscendQuant | OperatorId::AscendQuantV3 => ascend_quant::legal(operator),
         OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => dequant_swiglu::legal(operator),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             dynamic_quant::legal(operator)
@@ -179,6 +184,7 @@ pub(crate) fn legal(operator: OperatorId) -> Vec<Built> {
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::legal_first(),
         OperatorId::MoeInitRouting => expand::legal_first(),
         OperatorId::MoeInitRoutingV2 => expand::legal_second(),
+        OperatorId::MoeInitRoutingQuantV2 => expand::legal_quantised(),
         OperatorId::MoeFinalizeRouting => finalize_v1::legal_v1(),
         OperatorId::MoeFusedTopk => fused_topk::legal_fused(),
         OperatorId::MoeGatingTopKV2 => gating_v2::legal_v2(),
@@ -273,6 +279,8 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::BatchMatMul => lanes::violations_batch_mat_mul(),
         OperatorId::Addmm => lanes::violations_addmm(),
         OperatorId::ClippedSwiglu => lanes::violations_clipped(),
+        OperatorId::SwiGluQuant | OperatorId::SwiGluQuantV2 => swi_glu_quant::violations(operator),
+        OperatorId::AscendQuant | OperatorId::AscendQuantV3 => ascend_quant::violations(operator),
         OperatorId::DequantSwigluQuant | OperatorId::DequantSwigluQuantV2 => dequant_swiglu::violations(operator),
         OperatorId::DynamicQuant | OperatorId::DynamicQuantV2 | OperatorId::DynamicQuantV4 => {
             dynamic_quant::violations(operator)
@@ -285,6 +293,7 @@ pub(crate) fn violations(operator: OperatorId) -> Vec<Case> {
         OperatorId::MoeGatingTopKSoftmax => softmax_gating::violations_first(),
         OperatorId::MoeInitRouting => expand::violations_first(),
         OperatorId::MoeInitRoutingV2 => expand::violations_second(),
+        OperatorId::MoeInitRoutingQuantV2 => expand::violations_quantised(),
         OperatorId::MoeFinalizeRouting => finalize_v1::violations_v1(),
         OperatorId::MoeFusedTopk => fused_topk::violations_fused(),
         OperatorId::MoeGatingTopKV2 => gating_v2::violations_v2(),

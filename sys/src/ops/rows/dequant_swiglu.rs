@@ -2,6 +2,7 @@
 
 use super::check::{Checked, F32, I64, dim, joined, require};
 use super::dynamic_quant::without_last_dim;
+use super::swi_glu_quant::half_of_x;
 use crate::constants::aclDataType;
 use crate::info::OperatorId;
 use crate::ops::desc::{Dims, TensorDesc};
@@ -156,12 +157,7 @@ const fn rules<const MODE: usize, const Y: usize, const SCALE: usize>() -> [Rule
                 }
             },
         ),
-        Rule::new("y-shape", "y has the shape of x with half its last dimension", |call| {
-            let (Some(x), Some(y)) = (call.tensor(X), call.tensor(Y)) else { return Ok(()) };
-            let mut due = x.shape;
-            due.as_mut_slice().iter_mut().last().into_iter().for_each(|width| *width /= 2);
-            require(y.shape == due, || format!("y of shape {} where {due} is due", y.shape))
-        }),
+        Rule::new("y-shape", "y has the shape of x with half its last dimension", half_of_x::<Y>),
         Rule::new(
             "scale-shape",
             "with quantMode \"dynamic\" scale has the shape of x without its last dimension",

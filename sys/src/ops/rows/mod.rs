@@ -23,6 +23,7 @@ const fn concat<T: Copy, const N: usize>(parts: &[&[T]]) -> [T; N] {
 }
 
 mod activation;
+mod ascend_quant;
 mod check;
 mod combine;
 mod dequant_swiglu;
@@ -50,6 +51,7 @@ mod re_routing;
 mod routing;
 mod routing_map;
 mod softmax_gating;
+mod swi_glu_quant;
 mod swiglu_quant;
 mod update_expert;
 mod weight_quant;
@@ -127,6 +129,10 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::DynamicQuantV4 => &dynamic_quant::DYNAMIC_QUANT_V4,
         OperatorId::DequantSwigluQuant => &dequant_swiglu::DEQUANT_SWIGLU_QUANT,
         OperatorId::DequantSwigluQuantV2 => &dequant_swiglu::DEQUANT_SWIGLU_QUANT_V2,
+        OperatorId::SwiGluQuant => &swi_glu_quant::SWI_GLU_QUANT,
+        OperatorId::SwiGluQuantV2 => &swi_glu_quant::SWI_GLU_QUANT_V2,
+        OperatorId::AscendQuant => &ascend_quant::ASCEND_QUANT,
+        OperatorId::AscendQuantV3 => &ascend_quant::ASCEND_QUANT_V3,
         OperatorId::MoeGatingTopKSoftmax => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX,
         OperatorId::MoeGatingTopKSoftmaxV2 => &softmax_gating::MOE_GATING_TOP_K_SOFTMAX_V2,
         OperatorId::MoeTokenPermute => &permute::MOE_TOKEN_PERMUTE,
@@ -134,6 +140,7 @@ pub(super) fn row(id: OperatorId) -> &'static OpRow {
         OperatorId::MoeFinalizeRoutingV3 => &finalize_v3::MOE_FINALIZE_ROUTING_V3,
         OperatorId::MoeInitRouting => &expand::MOE_INIT_ROUTING,
         OperatorId::MoeInitRoutingV2 => &expand::MOE_INIT_ROUTING_V2,
+        OperatorId::MoeInitRoutingQuantV2 => &expand::MOE_INIT_ROUTING_QUANT_V2,
         OperatorId::MoeFinalizeRouting => &finalize_v1::MOE_FINALIZE_ROUTING,
         OperatorId::MoeFusedTopk => &fused_topk::MOE_FUSED_TOPK,
         OperatorId::MoeGatingTopKV2 => &gating_v2::MOE_GATING_TOP_K_V2,
