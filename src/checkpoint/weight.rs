@@ -355,8 +355,7 @@ impl<'a> Parts<'a, '_> {
             file: self.checkpoint.path_of(scales.name).to_path_buf(),
             tensor: scales.name.to_owned(),
             found: scales.shape.to_vec(),
-            of: shape.to_vec(),
-            legal,
+            legal: format!("{legal}, for a weight {shape:?}"),
         };
         let lead = shape.get(..shape.len().saturating_sub(2)).unwrap_or_default();
         let [grid_rows, grid_cols] = match scales.shape.strip_prefix(lead) {
@@ -439,8 +438,10 @@ impl<'a> Parts<'a, '_> {
             file: self.checkpoint.path_of(found.name).to_path_buf(),
             tensor: found.name.to_owned(),
             found: found.shape.to_vec(),
-            of: shape.to_vec(),
-            legal: format!("{:?}, as its scales, or 32-bit words of eight along the rows", scales.shape),
+            legal: format!(
+                "{:?}, as its scales, or 32-bit words of eight along the rows, for a weight {shape:?}",
+                scales.shape
+            ),
         })
     }
 

@@ -163,7 +163,7 @@ fn stream(
                 break;
             }
             let found = encode::step(step, options, pool, &mut |piece| {
-                done.try_iter().for_each(|bytes| wrote(bytes));
+                done.try_iter().for_each(&mut *wrote);
                 going = pieces.send(piece).is_ok();
                 going
             });
@@ -184,7 +184,7 @@ fn stream(
         }
         drop(pieces);
         let ended = writer.join().unwrap_or_else(|_| Err(io::Error::other("the thread that writes ended")));
-        done.try_iter().for_each(|bytes| wrote(bytes));
+        done.try_iter().for_each(&mut *wrote);
         match failed {
             Some(error) => Err(error),
             None => Ok(Written { checksum: ended.map_err(io)?, tensors }),
