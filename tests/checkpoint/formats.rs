@@ -4,8 +4,8 @@ use ascend_moe::checkpoint::{Checkpoint, HostLayer, QuantError, Stored};
 use ascend_moe::spec::{FloatType, Part};
 use half::{bf16, f16};
 
-use crate::layouts::{ALL, Layout, stored_as};
-use crate::support::floats;
+use crate::layouts::{ALL, Layout, bytes_of, config, set_config, store, stored_as};
+use crate::support::{Tensor, copy, floats, rewrite};
 
 const PARTS: [Part; 2] = [Part::W13, Part::W2];
 
@@ -122,4 +122,82 @@ fn codes_of_every_layout() {
             check(int4(&layer, part, Some(16)), 16, channel_int4 || layout == Layout::Int4(Some(16)), 0.3);
         }
     }
+}
+
+/// gpt-oss with its fused experts, `[E, K, N]` with gate and up in turn, in a layout whose codes stay `[in, out]`, and the values
+/// `[E, K, N]` that they stand for.
+fn turned(store: impl Fn(&str, &[usize], &[f32]) -> (Vec<Tensor>, Vec<f32>), config: serde_json::Value) {
+    let [quantised, plain] = [copy("gpt-oss"), copy("gpt-oss")];
+    let is_fused = |name: &str| name.ends_with("experts.gate_up_proj") || name.ends_with("experts.down_proj");
+    for (dir, exact) in [(&quantised, false), (&plain, true)] {
+        rewrite(&dir.path().join("model.safetensors"), |tensors| {
+            let (fused, others): (Vec<_>, Vec<_>) =
+                std::mem::take(tensors).into_iter().partition(|t| is_fused(&t.name));
+            *tensors = others;
+            for tensor in fused {
+                let (stored, values) = store(&tensor.name, &tensor.shape, &floats(&tensor.bytes));
+                if exact {
+                    tensors.push(Tensor { bytes: bytes_of(&values), ..tensor });
+                } else {
+                    tensors.extend(stored);
+                }
+            }
+        });
+    }
+    set_config(quantised.path(), config);
+    let [quantised, plain] = [&quantised, &plain].map(|dir| Checkpoint::open(dir.path()).unwrap());
+    let [layer, due] = [&quantised, &plain].map(|checkpoint| checkpoint.layer_weights(0).unwrap());
+    for part in PARTS {
+        let [.., cols] = sizes(&layer, part);
+        let exact = floats(&values(&due, part, FloatType::F32));
+        assert_eq!(floats(&values(&layer, part, FloatType::F32)), exact, "{part:?}");
+        let (codes, scales, error) = int8(&layer, part);
+        let is_int8 = matches!(layer.stored(part), Some(Stored::Int8 { group: None }));
+        assert_eq!(error.is_exact(), is_int8, "{part:?}");
+        assert_eq!(dequantised(&codes, &scales, cols) == exact, is_int8, "{part:?}");
+        assert!(measured(&exact, &dequantised(&codes, &scales, cols))[0] < 0.02);
+    }
+}
+
+#[test]
+fn int8_that_is_transposed_passes() {
+    turned(
+        |name, shape, values| {
+            let [experts, rows, cols] = shape[..] else { panic!() };
+            let (mut codes, mut scales, mut due) = (Vec::new(), Vec::new(), Vec::new());
+            for matrix in values.chunks(rows * cols) {
+                let of =
+                    |col: usize| matrix.iter().skip(col).step_by(cols).fold(0f32, |most, v| most.max(v.abs())) / 127.0;
+                let scale: Vec<f32> = (0..cols).map(of).collect();
+                let code = |(at, value): (usize, &f32)| (value / scale[at % cols]).round_ties_even() as i8;
+                let of_matrix: Vec<i8> = matrix.iter().enumerate().map(code).collect();
+                due.extend(of_matrix.iter().enumerate().map(|(at, code)| f32::from(*code) * scale[at % cols]));
+                codes.extend(of_matrix.iter().map(|code| *code as u8));
+                scales.extend(scale);
+            }
+            let scales = Tensor::new(&format!("{name}_scale"), "F32", &[experts, 1, cols], bytes_of(&scales));
+            (vec![Tensor::new(name, "I8", shape, codes), scales], due)
+        },
+        config(Layout::Int8),
+    );
+}
+
+#[test]
+fn fp8_in_one_tensor_for_all_experts() {
+    turned(
+        |name, shape, values| {
+            let [experts, rows, cols] = shape[..] else { panic!() };
+            let (mut codes, mut scales, mut due) = (Vec::new(), Vec::new(), Vec::new());
+            for matrix in values.chunks(rows * cols) {
+                let (stored, exact) = store(Layout::Fp8, "", matrix, rows, cols);
+                codes.extend_from_slice(&stored[0].bytes);
+                scales.extend_from_slice(&stored[1].bytes);
+                due.extend(exact);
+            }
+            let grid = [experts, rows.div_ceil(16), cols.div_ceil(16)];
+            let scales = Tensor::new(&format!("{name}_scale_inv"), "F32", &grid, scales);
+            (vec![Tensor::new(name, "F8_E4M3", shape, codes), scales], due)
+        },
+        config(Layout::Fp8),
+    );
 }
