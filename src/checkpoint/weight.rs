@@ -40,7 +40,8 @@ pub(crate) struct Weight<'a> {
 /// Rows and columns of the matrices, and how many there are.
 fn matrices(shape: &[usize]) -> (usize, usize, usize) {
     match shape {
-        [outer @ .., rows, cols] => (outer.iter().product(), *rows, *cols),
+        // An axis of none makes any product possible.
+        [outer @ .., rows, cols] => (outer.iter().fold(1, |all: usize, axis| all.saturating_mul(*axis)), *rows, *cols),
         [cols] => (1, 1, *cols),
         [] => (1, 1, 1),
     }
@@ -417,7 +418,7 @@ impl<'a> Parts<'a, '_> {
         let Some(found) = at("_offset").or_else(|| at("_zero_point")) else { return Ok(None) };
         let (outer, rows, cols) = matrices(shape);
         let [grid_rows, grid_cols] = [rows.div_ceil(block[0].max(1)), cols.div_ceil(block[1].max(1))];
-        let elements = found.shape.iter().product::<usize>();
+        let elements = found.bytes.len() * 8 / found.dtype.bitsize();
         let (zeros, due) = match found.dtype {
             Dtype::I8 => (Zeros::Int8(found.bytes), outer * grid_rows * grid_cols),
             Dtype::I32 => (Zeros::Int4Words(found.bytes), outer * grid_rows.div_ceil(8) * grid_cols),

@@ -5,7 +5,7 @@ use ascend_moe::spec::{FloatType, Part};
 use half::{bf16, f16};
 
 use crate::layouts::{ALL, Layout, bytes_of, config, set_config, store, stored_as};
-use crate::support::{Tensor, copy, floats, rewrite};
+use crate::support::{Tensor, copy, edit_json, floats, rewrite};
 
 const PARTS: [Part; 2] = [Part::W13, Part::W2];
 
@@ -200,4 +200,55 @@ fn fp8_in_one_tensor_for_all_experts() {
         },
         config(Layout::Fp8),
     );
+}
+
+/// DeepSeek-V4 as it is published: routed experts in MXFP4, the shared one in FP8 with E8M0 scales.
+#[test]
+fn deepseek_v4_has_two_formats() {
+    let [quantised, plain] = [copy("deepseek-v4"), copy("deepseek-v4")];
+    let layout = |name: &str| match name {
+        _ if name.contains(".ffn.experts.") => Some(Layout::Mxfp4),
+        _ if name.contains(".ffn.shared_experts.") => Some(Layout::Fp8E8m0),
+        _ => None,
+    };
+    for (dir, exact) in [(&quantised, false), (&plain, true)] {
+        rewrite(&dir.path().join("model.safetensors"), |tensors| {
+            for tensor in std::mem::take(tensors) {
+                let Some(layout) = layout(&tensor.name) else {
+                    tensors.push(tensor);
+                    continue;
+                };
+                let stem = tensor.name.trim_end_matches("weight");
+                let (stored, values) = store(layout, stem, &floats(&tensor.bytes), tensor.shape[0], tensor.shape[1]);
+                if exact {
+                    tensors.push(Tensor { bytes: bytes_of(&values), ..tensor });
+                } else {
+                    tensors.extend(stored);
+                }
+            }
+        });
+    }
+    set_config(quantised.path(), config(Layout::Mxfp4));
+    edit_json(&quantised.path().join("config.json"), |config| config["expert_dtype"] = "fp4".into());
+    let [quantised, plain] = [&quantised, &plain].map(|dir| Checkpoint::open(dir.path()).unwrap());
+    for &index in quantised.moe_layers() {
+        let [layer, due] = [&quantised, &plain].map(|checkpoint| checkpoint.layer_weights(index).unwrap());
+        assert_eq!(layer.stored(Part::W13), Some(Stored::Mxfp4));
+        assert_eq!(layer.stored(Part::SharedW13), Some(Stored::Fp8Block { block: [16, 16] }));
+        for part in [Part::W13, Part::W2, Part::SharedW13, Part::SharedW2] {
+            let experts = if part.per_expert() { layer.spec().experts().num } else { 1 };
+            let fill = |layer: &HostLayer<'_>| {
+                let mut bytes = vec![0; layer.spec().fill_bytes(part, FloatType::F32) * experts];
+                layer.fill(part, 0..experts, FloatType::F32, &mut bytes).unwrap();
+                floats(&bytes)
+            };
+            let exact = fill(&due);
+            assert_eq!(fill(&layer), exact, "{part:?}");
+            let cols = *layer.spec().shape(part).unwrap().last().unwrap();
+            let (mut codes, mut scales) = (vec![0; exact.len()], vec![0.0; exact.len() / cols]);
+            let error = layer.fill_int8(part, 0..experts, &mut codes, &mut scales).unwrap();
+            assert_eq!(error.is_exact(), part.per_expert(), "{part:?}");
+            assert!(measured(&exact, &dequantised(&codes, &scales, cols))[0] <= error.rms() + 1e-6);
+        }
+    }
 }
