@@ -149,7 +149,7 @@ impl Checkpoint {
                     file: self.path_of(name).to_path_buf(),
                     tensor: name.to_owned(),
                     found: tensor.dtype,
-                    legal: "F32, F16, BF16, F8_E4M3, I8, and for packed codes U8 or I32",
+                    legal: "F32, F16 or BF16, or codes with scales in F8_E4M3, I8, U8 or I32",
                 }),
             },
         }
