@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ascend_moe::convert::{Format, Options, convert, memory_bound};
+use ascend_moe::convert::{Format, Options, Progress, convert, memory_bound};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -70,6 +70,13 @@ fn mixtral(hidden: usize, inner: usize, experts: usize) -> TempDir {
     dir
 }
 
+/// Bytes of files that are in memory on behalf of this program.
+fn mapped() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+    1024 * line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap()
+}
+
 /// Memory has a bound that has nothing to do with the size of the checkpoint.
 #[test]
 fn memory_is_bounded() {
@@ -84,7 +91,11 @@ fn memory_is_bounded() {
         assert!(bound * 4 < size, "{bound} of {size} would prove nothing");
         let before = NOW.load(Ordering::Relaxed);
         MOST.store(before, Ordering::Relaxed);
-        convert(from.path(), &dir.path().join(format.name()), options, &mut |_| {}).unwrap();
+        let mapped_before = mapped();
+        let mut most_mapped = 0;
+        let sample = &mut |_: Progress<'_>| most_mapped = most_mapped.max(mapped().saturating_sub(mapped_before));
+        convert(from.path(), &dir.path().join(format.name()), options, sample).unwrap();
+        assert!(most_mapped < size / 4, "{format:?}: {most_mapped} bytes of files, of {size}");
         let most = MOST.load(Ordering::Relaxed) - before;
         assert!(most <= bound, "{format:?}: {most} bytes, the bound is {bound}");
     }

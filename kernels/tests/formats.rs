@@ -87,6 +87,22 @@ fn every_code_of_e8m0_and_e2m1() {
 }
 
 #[test]
+fn codes_of_every_number_are_packed_and_back() {
+    for count in 0..70usize {
+        let codes: Vec<i8> = (0..count).map(|at| (at * 5 % 16) as i8 - 8).collect();
+        for bytes in [count / 2, count / 2 + 3, (count / 2).saturating_sub(3)] {
+            let mut packed = vec![0xAA; bytes];
+            pack_int4(&codes, &mut packed);
+            let whole = bytes.min(count / 2);
+            let mut back = vec![99; 2 * whole];
+            unpack_int4(&packed, &mut back);
+            assert_eq!(back, codes[..2 * whole], "{count} codes in {bytes} bytes");
+            assert!(packed[whole..].iter().all(|byte| *byte == 0xAA));
+        }
+    }
+}
+
+#[test]
 fn rows_at_the_edges() {
     let mut codes = [9; 3];
     let (scale, error) = symmetric(&[0.0; 3], INT8_LIMIT, &mut codes).unwrap();

@@ -93,7 +93,9 @@ fn decode(src: &[u8], from: FloatType, values: &mut [f32]) {
             half.get(..values.len()).unwrap_or(&half).convert_to_f32_slice(values);
         }
         FloatType::Bf16 => {
-            values.iter_mut().zip(elements(src)).for_each(|(v, bytes)| *v = bf16::from_le_bytes(bytes).to_f32());
+            // The upper half of an f32.
+            let wide = |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
+            values.iter_mut().zip(elements(src)).for_each(|(v, bytes)| *v = wide(bytes));
         }
     }
 }

@@ -294,7 +294,7 @@ pub enum CheckpointError {
         legal: String,
     },
     /// Scales, or zero points, of another shape than their weight needs.
-    #[error("{}: tensor `{tensor}` has shape {found:?}; for a weight {of:?} legal is {legal}", file.display())]
+    #[error("{}: tensor `{tensor}` has shape {found:?}; legal is {legal}", file.display())]
     ScaleShape {
         /// The file.
         file: PathBuf,
@@ -302,9 +302,7 @@ pub enum CheckpointError {
         tensor: String,
         /// Their shape.
         found: Vec<usize>,
-        /// The shape of the weight.
-        of: Vec<usize>,
-        /// What it should be.
+        /// What it should be, for a weight of which shape.
         legal: String,
     },
     /// Inputs that are no whole number of groups.
@@ -381,11 +379,8 @@ pub enum CheckpointError {
         row: usize,
     },
     /// Weights of one layer's experts that are quantised in different ways.
-    #[error("{}: tensor `{tensor}` is {found}, and `{first}` {as_first}; the experts of a layer are stored alike",
-            file.display())]
+    #[error("tensor `{tensor}` is {found}, and `{first}` {as_first}; the experts of a layer are stored alike")]
     MixedFormats {
-        /// The file.
-        file: PathBuf,
         /// The weight.
         tensor: String,
         /// How it is stored.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
@@ -118,6 +118,16 @@ impl TensorFile {
             legal: "I32 or I64",
         })?;
         Ok((tensor.shape.to_vec(), values))
+    }
+
+    /// Lets the system take back the memory that mapped bytes of this file are in; they are read again where they are needed again.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        let start = (bytes.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
+        if start.checked_add(bytes.len()).is_some_and(|end| end <= self.map.len()) {
+            // SAFETY: the map is read-only and of a file, so pages that are dropped come back with the same bytes.
+            // That it fails changes nothing.
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes.len()) };
+        }
     }
 
     fn view<'a>(&'a self, name: &'a str, info: &'a TensorInfo) -> TensorRef<'a> {

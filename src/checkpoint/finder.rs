@@ -327,7 +327,6 @@ impl<'a> Finder<'a> {
         match all.find(|matrix| discriminant(&matrix.stored_as()) != discriminant(&as_first)) {
             None => Ok(()),
             Some(other) => Err(CheckpointError::MixedFormats {
-                file: other.stored.file.to_path_buf(),
                 tensor: other.stored.name.to_owned(),
                 found: other.stored_as(),
                 first: first.stored.name.to_owned(),

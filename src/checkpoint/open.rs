@@ -103,6 +103,13 @@ impl Checkpoint {
         &self.files
     }
 
+    /// Lets the system take back the memory of mapped bytes of a tensor.
+    pub(crate) fn release(&self, name: &str, bytes: &[u8]) {
+        if let Some(file) = self.file_of(name) {
+            file.release(bytes);
+        }
+    }
+
     /// The whole configuration.
     pub(crate) fn config(&self) -> Result<Value, CheckpointError> {
         read_json(&self.dir.join(CONFIG), MAX_CONFIG)

@@ -183,7 +183,7 @@ impl StoredMatrix<'_> {
     pub(crate) fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
         if let (Codes::Float(dtype), Layout::Nz) = (self.codes, self.layout) {
             for (out, col) in out.iter_mut().zip(cols) {
-                *out = float_at(self.from_fractal(row, col, dtype.bytes()), dtype, 0);
+                *out = float_at(self.in_fractal(row, col, dtype.bytes()), dtype, 0);
             }
             return Ok(());
         }
@@ -234,12 +234,12 @@ impl StoredMatrix<'_> {
         match self.codes {
             Codes::Int8 if self.layout == Layout::Nz => {
                 for (out, col) in out.iter_mut().zip(cols) {
-                    *out = self.from_fractal(row, col, 1).first().map_or(0, |byte| *byte as i8);
+                    *out = self.in_fractal(row, col, 1).first().map_or(0, |byte| *byte as i8);
                 }
             }
             Codes::Int4RowPairs if self.layout == Layout::Nz => {
                 for (out, col) in out.iter_mut().zip(cols) {
-                    *out = self.from_fractal(row, col, 1).first().map_or(0, |byte| int4_pair(*byte)[row % 2]);
+                    *out = self.in_fractal(row, col, 1).first().map_or(0, |byte| int4_pair(*byte)[row % 2]);
                 }
             }
             Codes::Int8 | Codes::Int4Bytes => {
@@ -283,7 +283,7 @@ impl StoredMatrix<'_> {
     }
 
     /// The `size` bytes of an element of FRACTAL_NZ, or of the pair that it is in.
-    fn from_fractal(&self, row: usize, col: usize, size: usize) -> &[u8] {
+    fn in_fractal(&self, row: usize, col: usize, size: usize) -> &[u8] {
         let lines = self.codes.rows_of_fractal();
         let line = (row / lines * self.cols.next_multiple_of(FRACTAL_ROWS) + col) * FRACTAL_ROW_BYTES;
         let at = line + row % lines * FRACTAL_ROW_BYTES / lines;

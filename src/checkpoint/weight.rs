@@ -40,7 +40,8 @@ pub(crate) struct Weight<'a> {
 /// Rows and columns of the matrices, and how many there are.
 fn matrices(shape: &[usize]) -> (usize, usize, usize) {
     match shape {
-        [outer @ .., rows, cols] => (outer.iter().product(), *rows, *cols),
+        // An axis of none makes any product possible.
+        [outer @ .., rows, cols] => (outer.iter().fold(1, |all: usize, axis| all.saturating_mul(*axis)), *rows, *cols),
         [cols] => (1, 1, *cols),
         [] => (1, 1, 1),
     }
@@ -148,7 +149,7 @@ impl Checkpoint {
                     file: self.path_of(name).to_path_buf(),
                     tensor: name.to_owned(),
                     found: tensor.dtype,
-                    legal: "F32, F16, BF16, F8_E4M3, I8, and for packed codes U8 or I32",
+                    legal: "F32, F16 or BF16, or codes with scales in F8_E4M3, I8, U8 or I32",
                 }),
             },
         }
@@ -355,8 +356,7 @@ impl<'a> Parts<'a, '_> {
             file: self.checkpoint.path_of(scales.name).to_path_buf(),
             tensor: scales.name.to_owned(),
             found: scales.shape.to_vec(),
-            of: shape.to_vec(),
-            legal,
+            legal: format!("{legal}, for a weight {shape:?}"),
         };
         let lead = shape.get(..shape.len().saturating_sub(2)).unwrap_or_default();
         let [grid_rows, grid_cols] = match scales.shape.strip_prefix(lead) {
@@ -418,7 +418,7 @@ impl<'a> Parts<'a, '_> {
         let Some(found) = at("_offset").or_else(|| at("_zero_point")) else { return Ok(None) };
         let (outer, rows, cols) = matrices(shape);
         let [grid_rows, grid_cols] = [rows.div_ceil(block[0].max(1)), cols.div_ceil(block[1].max(1))];
-        let elements = found.shape.iter().product::<usize>();
+        let elements = found.bytes.len() * 8 / found.dtype.bitsize();
         let (zeros, due) = match found.dtype {
             Dtype::I8 => (Zeros::Int8(found.bytes), outer * grid_rows * grid_cols),
             Dtype::I32 => (Zeros::Int4Words(found.bytes), outer * grid_rows.div_ceil(8) * grid_cols),
@@ -439,8 +439,10 @@ impl<'a> Parts<'a, '_> {
             file: self.checkpoint.path_of(found.name).to_path_buf(),
             tensor: found.name.to_owned(),
             found: found.shape.to_vec(),
-            of: shape.to_vec(),
-            legal: format!("{:?}, as its scales, or 32-bit words of eight along the rows", scales.shape),
+            legal: format!(
+                "{:?}, as its scales, or 32-bit words of eight along the rows, for a weight {shape:?}",
+                scales.shape
+            ),
         })
     }
 

@@ -1,6 +1,7 @@
 //! The bytes of a step of the plan, in pieces that fit a buffer.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 
 use bytemuck::cast_slice;
 use moe_kernels::formats::requantise::QuantError;
@@ -9,7 +10,7 @@ use safetensors::Dtype;
 
 use super::plan::{Job, Step, Target};
 use super::{ConvertError, Options};
-use crate::checkpoint::Matrix;
+use crate::checkpoint::{Checkpoint, Matrix};
 use crate::spec::FloatType;
 
 /// Rows of a fractal of FRACTAL_NZ, and bytes of one of them.
@@ -44,6 +45,9 @@ const fn columns_of_fractal(target: Target) -> usize {
     }
 }
 
+/// Pieces that are worked out, wait or are written at a time.
+const ON_THEIR_WAY: usize = 4;
+
 /// Buffers that are used again.
 pub(super) type Pool = std::sync::Mutex<Vec<Vec<u8>>>;
 
@@ -56,6 +60,7 @@ fn buffer(pool: &Pool, bytes: usize) -> Vec<u8> {
 
 /// Gives `emit` all bytes of a step, in order; `false` from it ends the work. The error of what became codes.
 pub(super) fn step<'a>(
+    checkpoint: &Checkpoint,
     step: &Step<'a>,
     options: Options,
     pool: &Pool,
@@ -65,7 +70,19 @@ pub(super) fn step<'a>(
     let mut error = QuantError::default();
     match &step.job {
         Job::Copy(tensor) => {
-            let _ = tensor.bytes.chunks(size).all(|piece| emit(Cow::Borrowed(piece)));
+            let mut waiting = VecDeque::new();
+            for piece in tensor.bytes.chunks(size) {
+                waiting.push_back(piece);
+                if !emit(Cow::Borrowed(piece)) {
+                    break;
+                }
+                // Those before are written by now.
+                if waiting.len() > ON_THEIR_WAY {
+                    waiting.pop_front().into_iter().for_each(|piece| checkpoint.release(tensor.name, piece));
+                }
+            }
+            // Pieces that still wait to be written are read again.
+            waiting.into_iter().for_each(|piece| checkpoint.release(tensor.name, piece));
         }
         Job::Encode { matrices, target, .. } => {
             let nz = step.tensors.first().is_some_and(|codes| codes.name.ends_with("_nz"));
@@ -84,6 +101,7 @@ pub(super) fn step<'a>(
                     }
                     first += piece.rows;
                 }
+                checkpoint.release(matrix.stored.name, matrix.stored.bytes);
             }
             if *target != Target::Bf16 && !emit(Cow::Owned(cast_slice(&scales).to_vec())) {
                 return Ok(error);
@@ -137,10 +155,8 @@ fn encoded(
 }
 
 pub(super) fn give_back(pool: &Pool, buffer: Vec<u8>) {
-    /// As many as are on their way at a time.
-    const MOST: usize = 4;
     if let Ok(mut pool) = pool.lock()
-        && pool.len() < MOST
+        && pool.len() < ON_THEIR_WAY
     {
         pool.push(buffer);
     }

@@ -2,7 +2,7 @@
 //!
 //! [`convert`] goes through the files of a checkpoint one by one and writes one for each. Weights pass through a few buffers of
 //! [`Options::buffer`] bytes, so that host memory has a bound ([`memory_bound`]) whatever the size of the checkpoint; input files are
-//! mapped and never written to.
+//! mapped, their memory is given back matrix by matrix, and they are never written to.
 //!
 //! The output is put together in `<to>.partial` and takes its name when it is whole, so that a folder of that name is never half
 //! of a checkpoint. A conversion that was interrupted goes on where it stopped: files that were finished are kept, if their

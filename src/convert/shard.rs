@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::encode::{self, Pool};
 use super::plan::{Job, Shard};
 use super::{ConvertError, Options, TensorReport};
+use crate::checkpoint::Checkpoint;
 
 /// A file that is being written.
 pub(super) trait Output: Write + Send {
@@ -108,6 +109,7 @@ fn header(shard: &Shard<'_>, nz: bool) -> Vec<u8> {
 
 /// Writes a file into the folder `dir`; `wrote` is told of every piece that is written.
 pub(super) fn write(
+    checkpoint: &Checkpoint,
     shard: &Shard<'_>,
     dir: &Path,
     options: Options,
@@ -116,7 +118,7 @@ pub(super) fn write(
     wrote: &mut dyn FnMut(u64),
 ) -> Result<Written, ConvertError> {
     let (path, partial) = (dir.join(&shard.file), dir.join(format!("{}.partial", shard.file)));
-    let written = stream(shard, &partial, options, create, pool, wrote).and_then(|written| {
+    let written = stream(checkpoint, shard, &partial, options, create, pool, wrote).and_then(|written| {
         fs::rename(&partial, &path).map_err(|error| ConvertError::io(&path, error))?;
         sync_folder(dir)?;
         Ok(written)
@@ -129,6 +131,7 @@ pub(super) fn write(
 }
 
 fn stream(
+    checkpoint: &Checkpoint,
     shard: &Shard<'_>,
     partial: &Path,
     options: Options,
@@ -162,8 +165,8 @@ fn stream(
             if !going {
                 break;
             }
-            let found = encode::step(step, options, pool, &mut |piece| {
-                done.try_iter().for_each(|bytes| wrote(bytes));
+            let found = encode::step(checkpoint, step, options, pool, &mut |piece| {
+                done.try_iter().for_each(&mut *wrote);
                 going = pieces.send(piece).is_ok();
                 going
             });
@@ -184,7 +187,7 @@ fn stream(
         }
         drop(pieces);
         let ended = writer.join().unwrap_or_else(|_| Err(io::Error::other("the thread that writes ended")));
-        done.try_iter().for_each(|bytes| wrote(bytes));
+        done.try_iter().for_each(&mut *wrote);
         match failed {
             Some(error) => Err(error),
             None => Ok(Written { checksum: ended.map_err(io)?, tensors }),
@@ -214,7 +217,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::checkpoint::Checkpoint;
     use crate::convert::{Format, Report, work};
 
     /// Room on the disk, in bytes.

@@ -63,7 +63,7 @@ pub(super) fn run(
             continue;
         }
         let start = done;
-        let written = write(shard, &dir, options, create, &pool, &mut |bytes| {
+        let written = write(checkpoint, shard, &dir, options, create, &pool, &mut |bytes| {
             done = (done + bytes).min(start + shard.bytes());
             progress(Progress { done, total, file: &shard.file });
         })?;

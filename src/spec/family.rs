@@ -185,6 +185,9 @@ const WATCHED: &[(&str, Only)] = &[
     ("shared_expert_sink", Only::Flag(true)),
     ("shared_moe_mode", Only::Text("sigmoid")),
     ("router_dtype", Only::OneOf(&["fp32", "float32"])),
+    // What experts are stored in, which their tensors tell.
+    ("expert_dtype", Only::OneOf(&["fp4", "fp8", "bf16"])),
+    ("moe_quantize", Only::OneOf(&["w8a8_dynamic", "w4a8_dynamic"])),
     ("norm_topk_prob", Only::Flag(true)),
     ("moe_renormalize", Only::Flag(true)),
     ("route_norm", Only::Flag(true)),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ascend_moe::checkpoint::{Checkpoint, CheckpointError, Stored};
 use ascend_moe::spec::{FloatType, Part};
+use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -323,4 +324,50 @@ fn configurations_that_are_not_known() {
     assert!(
         matches!(error, CheckpointError::UnknownQuantisation { field, .. } if field == "quantization.quant_method")
     );
+}
+
+/// The tensors of a weight in any layout.
+const ENDS: [&str; 9] = [
+    "weight",
+    "weight_packed",
+    "weight_shape",
+    "weight_scale",
+    "weight_scale_inv",
+    "scale",
+    "weight_offset",
+    "weight_zero_point",
+    "weight_nz",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Whatever a tensor's type, shape and bytes are: an error or values, and no panic.
+    #[test]
+    fn any_tensor_in_place_of_another(
+        layout in prop::sample::select(ALL.to_vec()),
+        end in prop::sample::select(ENDS.to_vec()),
+        dtype in prop::sample::select(vec![("U8", 1), ("I8", 1), ("F8_E4M3", 1), ("F8_E8M0", 1), ("I32", 4), ("I64", 8), ("F32", 4), ("BF16", 2)]),
+        shape in prop::collection::vec(prop::sample::select(vec![0usize, 1, 2, 3, 4, 16, 31, 32, 64, 1 << 40]), 0..4),
+        byte in any::<u8>(),
+    ) {
+        let (dtype, size) = dtype;
+        let elements = shape.iter().try_fold(1usize, |all, axis| all.checked_mul(*axis)).filter(|all| *all < 1 << 20);
+        let shape = if elements.is_some() { shape } else { vec![1 << 40, 1 << 40, 0] };
+        let elements = elements.unwrap_or(0);
+        let dir = stored_as("qwen3-moe", layout).0;
+        rewrite(&weights(dir.path()), |tensors| {
+            let name = format!("{UP}{end}");
+            tensors.retain(|tensor| tensor.name != name);
+            tensors.push(Tensor::new(&name, dtype, &shape, vec![byte; elements * size]));
+        });
+        if let Ok(checkpoint) = Checkpoint::open(dir.path())
+            && let Ok(layer) = checkpoint.layer_weights(1)
+        {
+            let mut bytes = vec![0; layer.spec().fill_bytes(Part::W13, FloatType::F32)];
+            let _ = layer.fill(Part::W13, 3..4, FloatType::F32, &mut bytes);
+            let _ = layer.fill_int8(Part::W13, 3..4, &mut [0; 64 * 64], &mut [0.0; 64]);
+            let _ = layer.fill_int4(Part::W13, 3..4, Some(16), &mut [0; 64 * 32], &mut [0.0; 64 * 4]);
+        }
+    }
 }

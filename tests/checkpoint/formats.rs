@@ -4,8 +4,8 @@ use ascend_moe::checkpoint::{Checkpoint, HostLayer, QuantError, Stored};
 use ascend_moe::spec::{FloatType, Part};
 use half::{bf16, f16};
 
-use crate::layouts::{ALL, Layout, stored_as};
-use crate::support::floats;
+use crate::layouts::{ALL, Layout, bytes_of, config, set_config, store, stored_as};
+use crate::support::{Tensor, copy, edit_json, floats, rewrite};
 
 const PARTS: [Part; 2] = [Part::W13, Part::W2];
 
@@ -120,6 +120,135 @@ fn codes_of_every_layout() {
             check(int8(&layer, part), cols, as_int8 || layout == Layout::Mxfp4, 0.02);
             check(int4(&layer, part, None), cols, channel_int4, 0.3);
             check(int4(&layer, part, Some(16)), 16, channel_int4 || layout == Layout::Int4(Some(16)), 0.3);
+        }
+    }
+}
+
+/// gpt-oss with its fused experts, `[E, K, N]` with gate and up in turn, in a layout whose codes stay `[in, out]`, and the values
+/// `[E, K, N]` that they stand for.
+fn turned(store: impl Fn(&str, &[usize], &[f32]) -> (Vec<Tensor>, Vec<f32>), config: serde_json::Value) {
+    let [quantised, plain] = [copy("gpt-oss"), copy("gpt-oss")];
+    let is_fused = |name: &str| name.ends_with("experts.gate_up_proj") || name.ends_with("experts.down_proj");
+    for (dir, exact) in [(&quantised, false), (&plain, true)] {
+        rewrite(&dir.path().join("model.safetensors"), |tensors| {
+            let (fused, others): (Vec<_>, Vec<_>) =
+                std::mem::take(tensors).into_iter().partition(|t| is_fused(&t.name));
+            *tensors = others;
+            for tensor in fused {
+                let (stored, values) = store(&tensor.name, &tensor.shape, &floats(&tensor.bytes));
+                if exact {
+                    tensors.push(Tensor { bytes: bytes_of(&values), ..tensor });
+                } else {
+                    tensors.extend(stored);
+                }
+            }
+        });
+    }
+    set_config(quantised.path(), config);
+    let [quantised, plain] = [&quantised, &plain].map(|dir| Checkpoint::open(dir.path()).unwrap());
+    let [layer, due] = [&quantised, &plain].map(|checkpoint| checkpoint.layer_weights(0).unwrap());
+    for part in PARTS {
+        let [.., cols] = sizes(&layer, part);
+        let exact = floats(&values(&due, part, FloatType::F32));
+        assert_eq!(floats(&values(&layer, part, FloatType::F32)), exact, "{part:?}");
+        let (codes, scales, error) = int8(&layer, part);
+        let is_int8 = matches!(layer.stored(part), Some(Stored::Int8 { group: None }));
+        assert_eq!(error.is_exact(), is_int8, "{part:?}");
+        assert_eq!(dequantised(&codes, &scales, cols) == exact, is_int8, "{part:?}");
+        assert!(measured(&exact, &dequantised(&codes, &scales, cols))[0] < 0.02);
+    }
+}
+
+#[test]
+fn int8_that_is_transposed_passes() {
+    turned(
+        |name, shape, values| {
+            let [experts, rows, cols] = shape[..] else { panic!() };
+            let (mut codes, mut scales, mut due) = (Vec::new(), Vec::new(), Vec::new());
+            for matrix in values.chunks(rows * cols) {
+                let of =
+                    |col: usize| matrix.iter().skip(col).step_by(cols).fold(0f32, |most, v| most.max(v.abs())) / 127.0;
+                let scale: Vec<f32> = (0..cols).map(of).collect();
+                let code = |(at, value): (usize, &f32)| (value / scale[at % cols]).round_ties_even() as i8;
+                let of_matrix: Vec<i8> = matrix.iter().enumerate().map(code).collect();
+                due.extend(of_matrix.iter().enumerate().map(|(at, code)| f32::from(*code) * scale[at % cols]));
+                codes.extend(of_matrix.iter().map(|code| *code as u8));
+                scales.extend(scale);
+            }
+            let scales = Tensor::new(&format!("{name}_scale"), "F32", &[experts, 1, cols], bytes_of(&scales));
+            (vec![Tensor::new(name, "I8", shape, codes), scales], due)
+        },
+        config(Layout::Int8),
+    );
+}
+
+#[test]
+fn fp8_in_one_tensor_for_all_experts() {
+    turned(
+        |name, shape, values| {
+            let [experts, rows, cols] = shape[..] else { panic!() };
+            let (mut codes, mut scales, mut due) = (Vec::new(), Vec::new(), Vec::new());
+            for matrix in values.chunks(rows * cols) {
+                let (stored, exact) = store(Layout::Fp8, "", matrix, rows, cols);
+                codes.extend_from_slice(&stored[0].bytes);
+                scales.extend_from_slice(&stored[1].bytes);
+                due.extend(exact);
+            }
+            let grid = [experts, rows.div_ceil(16), cols.div_ceil(16)];
+            let scales = Tensor::new(&format!("{name}_scale_inv"), "F32", &grid, scales);
+            (vec![Tensor::new(name, "F8_E4M3", shape, codes), scales], due)
+        },
+        config(Layout::Fp8),
+    );
+}
+
+/// DeepSeek-V4 as it is published: routed experts in MXFP4, the shared one in FP8 with E8M0 scales.
+#[test]
+fn deepseek_v4_has_two_formats() {
+    let [quantised, plain] = [copy("deepseek-v4"), copy("deepseek-v4")];
+    let layout = |name: &str| match name {
+        _ if name.contains(".ffn.experts.") => Some(Layout::Mxfp4),
+        _ if name.contains(".ffn.shared_experts.") => Some(Layout::Fp8E8m0),
+        _ => None,
+    };
+    for (dir, exact) in [(&quantised, false), (&plain, true)] {
+        rewrite(&dir.path().join("model.safetensors"), |tensors| {
+            for tensor in std::mem::take(tensors) {
+                let Some(layout) = layout(&tensor.name) else {
+                    tensors.push(tensor);
+                    continue;
+                };
+                let stem = tensor.name.trim_end_matches("weight");
+                let (stored, values) = store(layout, stem, &floats(&tensor.bytes), tensor.shape[0], tensor.shape[1]);
+                if exact {
+                    tensors.push(Tensor { bytes: bytes_of(&values), ..tensor });
+                } else {
+                    tensors.extend(stored);
+                }
+            }
+        });
+    }
+    set_config(quantised.path(), config(Layout::Mxfp4));
+    edit_json(&quantised.path().join("config.json"), |config| config["expert_dtype"] = "fp4".into());
+    let [quantised, plain] = [&quantised, &plain].map(|dir| Checkpoint::open(dir.path()).unwrap());
+    for &index in quantised.moe_layers() {
+        let [layer, due] = [&quantised, &plain].map(|checkpoint| checkpoint.layer_weights(index).unwrap());
+        assert_eq!(layer.stored(Part::W13), Some(Stored::Mxfp4));
+        assert_eq!(layer.stored(Part::SharedW13), Some(Stored::Fp8Block { block: [16, 16] }));
+        for part in [Part::W13, Part::W2, Part::SharedW13, Part::SharedW2] {
+            let experts = if part.per_expert() { layer.spec().experts().num } else { 1 };
+            let fill = |layer: &HostLayer<'_>| {
+                let mut bytes = vec![0; layer.spec().fill_bytes(part, FloatType::F32) * experts];
+                layer.fill(part, 0..experts, FloatType::F32, &mut bytes).unwrap();
+                floats(&bytes)
+            };
+            let exact = fill(&due);
+            assert_eq!(fill(&layer), exact, "{part:?}");
+            let cols = *layer.spec().shape(part).unwrap().last().unwrap();
+            let (mut codes, mut scales) = (vec![0; exact.len()], vec![0.0; exact.len() / cols]);
+            let error = layer.fill_int8(part, 0..experts, &mut codes, &mut scales).unwrap();
+            assert_eq!(error.is_exact(), part.per_expert(), "{part:?}");
+            assert!(measured(&exact, &dequantised(&codes, &scales, cols))[0] <= error.rms() + 1e-6);
         }
     }
 }

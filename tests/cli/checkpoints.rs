@@ -170,7 +170,7 @@ fn tensors_that_do_not_fit_the_configuration() {
         let gate = gate(tensors);
         (gate.dtype, gate.bytes) = ("F8_E4M3".to_owned(), vec![0; 8 * 64]);
     };
-    weights_fail(quantised, &[GATE, "quantised", "convert the checkpoint first"]);
+    weights_fail(quantised, &[GATE, "FP8 E4M3", "not quantised", "`quantization_config`"]);
     // What is wrong with the last layer is found before the first is run, and with a layer not asked for never.
     let dir = copy("qwen3-moe");
     rewrite(&dir.path().join(WEIGHTS), |tensors| gate(tensors).shape.reverse());

@@ -12,7 +12,7 @@ use crate::tool::{OUTPUT, Ran, Tool, is_bare_host, names};
 fn arguments_that_are_none() {
     let ran = Tool::new(&[]).ends(2);
     assert!(ran.stdout.is_empty() && ran.stderr.contains("requires a subcommand"), "{}{}", ran.stdout, ran.stderr);
-    assert!(ran.stderr.contains("run, plan-router, doctor"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("run, convert, plan-router, doctor"), "{}", ran.stderr);
     Tool::new(&["serve"]).fails(2, &["unrecognized subcommand 'serve'"]);
     Tool::new(&["run"]).fails(2, &["--checkpoint <DIR>", "not provided"]);
     Tool::new(&["doctor", "--verbose"]).fails(2, &["unexpected argument '--verbose'"]);

@@ -72,6 +72,23 @@ fn ratio(part: f64, whole: f64) -> f64 {
 
 /// The largest magnitude, or `None` where a value is infinite or NaN.
 pub fn largest_magnitude(values: &[f32]) -> Option<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the machine has what the function is compiled for.
+        return unsafe { largest_avx2(values) };
+    }
+    largest_lanes(values)
+}
+
+/// The same instructions in wider registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn largest_avx2(values: &[f32]) -> Option<f32> {
+    largest_lanes(values)
+}
+
+#[inline(always)]
+fn largest_lanes(values: &[f32]) -> Option<f32> {
     // Magnitudes compare as their bits do; those of infinities and NaN are above all others.
     let bits = values.iter().fold(0, |most: u32, value| most.max(value.to_bits() & (u32::MAX >> 1)));
     Some(f32::from_bits(bits)).filter(|most| most.is_finite())
