@@ -5,6 +5,7 @@
 //!
 //! Source: ops-transformer 9.1.0, gmm/grouped_matmul (op_kernel: quantised, MSD and int4 products).
 
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use std::ops::Range;
 
 use half::f16;
@@ -72,8 +73,8 @@ impl Activation {
         match self {
             Self::None => x,
             Self::Relu => x.max(0.0),
-            // 0.5 * (1 + tanh(t)) is sigmoid(2 * t); the factor is 2 * sqrt(2 / pi).
-            Self::GeluTanh => sigmoid_of(1.595_769_1 * (x + 0.044_715 * x * x * x)),
+            // 0.5 * (1 + tanh(t)) is sigmoid(2 * t), and t has the factor sqrt(2 / pi).
+            Self::GeluTanh => sigmoid_of(2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * (x + 0.044_715 * x * x * x)),
             Self::FastGelu => sigmoid_of(1.702 * x),
             Self::Silu => sigmoid_of(x),
         }

@@ -20,6 +20,7 @@ mod gating_v2;
 mod graph;
 mod graph_update;
 mod grouped;
+mod grouped_fused;
 mod grouped_quant;
 #[allow(dead_code, reason = "shared with the conformance suite")]
 #[path = "../conformance/kinds.rs"]
@@ -28,6 +29,7 @@ mod matmul_weight;
 mod memory;
 mod operators;
 mod permute;
+mod quantised;
 mod rig;
 mod routing_map;
 mod rules;

@@ -192,7 +192,7 @@ pub(super) fn int_weights<'a>(
 /// Bytes of so many int4, which are whole bytes.
 fn half(count: usize) -> Result<usize, OpError> {
     let error = moe_kernels::KernelError::NotMultiple { what: "first int4 of a view", value: count, of: 2 };
-    if count % 2 == 0 { Ok(count / 2) } else { Err(error.into()) }
+    if count.is_multiple_of(2) { Ok(count / 2) } else { Err(error.into()) }
 }
 
 impl<'a> Device<'a> {

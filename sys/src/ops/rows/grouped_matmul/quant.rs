@@ -283,7 +283,7 @@ fn msd_shapes(call: &Call<'_>) -> Checked {
     let offset = optional(call, OFFSET);
     optional(call, SCALE).iter().try_for_each(|scale| {
         let groups = scale.dim(1);
-        let parts = groups == 1 || (groups.saturating_mul(MSD_GROUP) == k && k <= MSD_MAX_K && offset.len() == 0);
+        let parts = groups == 1 || (groups.saturating_mul(MSD_GROUP) == k && k <= MSD_MAX_K && offset.is_empty());
         require(*scale.shape == [experts, groups, n] && parts, || {
             format!("scale of shape {} for weight of shape {}", scale.shape, weight.shape)
         })

@@ -337,7 +337,7 @@ impl<'a> List<'a> {
         self.tensors.len()
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
 
