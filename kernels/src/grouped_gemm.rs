@@ -75,7 +75,7 @@ pub(crate) fn split_groups<'o, O: Copy>(
 }
 
 /// Groups name experts that there are, ascend, do not overlap and end within `rows`.
-fn check_groups(groups: &[Group], experts: usize, rows: usize) -> Result<(), KernelError> {
+pub(crate) fn check_groups(groups: &[Group], experts: usize, rows: usize) -> Result<(), KernelError> {
     let mut previous_end = 0;
     for (group, Group { expert, rows: range }) in groups.iter().enumerate() {
         if *expert >= experts {

@@ -5,6 +5,7 @@
 //!
 //! Source: ops-transformer 9.1.0, gmm/grouped_matmul (op_kernel: quantised, MSD and int4 products).
 
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use std::ops::Range;
 
 use half::f16;
@@ -16,6 +17,9 @@ use crate::group_list::Group;
 use crate::grouped_gemm::split_groups;
 use crate::int_gemm::{IntProblem, IntWeight, Span, int_gemms, int_gemms_in_k_groups};
 use crate::view::{Mat, MatMut};
+
+/// Rows whose halves are held at a time.
+const MSD_ROWS: usize = 4096;
 
 /// Which roundings a quantised product makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,8 +76,8 @@ impl Activation {
         match self {
             Self::None => x,
             Self::Relu => x.max(0.0),
-            // 0.5 * (1 + tanh(t)) is sigmoid(2 * t); the factor is 2 * sqrt(2 / pi).
-            Self::GeluTanh => sigmoid_of(1.595_769 * (x + 0.044_715 * x * x * x)),
+            // 0.5 * (1 + tanh(t)) is sigmoid(2 * t), and t has the factor sqrt(2 / pi).
+            Self::GeluTanh => sigmoid_of(2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * (x + 0.044_715 * x * x * x)),
             Self::FastGelu => sigmoid_of(1.702 * x),
             Self::Silu => sigmoid_of(x),
         }
@@ -186,6 +190,37 @@ pub struct Dequant<'a> {
     pub order: ScaleOrder,
     /// With [`Scheme::Int8`].
     pub activation: Activation,
+}
+
+/// The bias that [`Scheme::Msd`] asks for: 8 times the sum of weight * scale over K, in parallel over the columns.
+///
+/// - `scale` host f32 `[G, N]`, row-major: a row for each of G equal parts of K.
+/// - `out` host f32 `[N]`. Each part's sum is exact and multiplied with its scale; parts are added in ascending order.
+///
+/// # Errors
+/// [`KernelError::Length`] or [`KernelError::NotMultiple`] where scales or `out` do not fit.
+pub fn msd_bias(weight: &IntWeight<'_>, scale: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+    const COLUMNS: usize = 256;
+    let (k, n) = (weight.k(), weight.n());
+    error::length("out", n, out.len())?;
+    let part = error::divide("K, in equal parts", k, error::divide("scales", scale.len(), n)?)?.max(1);
+    out.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, out)| {
+        let cols = task * COLUMNS..task * COLUMNS + out.len();
+        let (mut sums, mut line) = (vec![0i64; out.len()], vec![0i8; out.len()]);
+        out.fill(0.0);
+        for (index, start) in (0..k).step_by(part).enumerate() {
+            sums.fill(0);
+            for row in start..start + part {
+                weight.row(row, cols.clone(), &mut line);
+                sums.iter_mut().zip(&line).for_each(|(sum, w)| *sum += i64::from(*w));
+            }
+            let scales = &scale[index * n..][cols.clone()];
+            for ((out, sum), scale) in out.iter_mut().zip(&sums).zip(scales) {
+                *out += (8 * sum) as f32 * scale;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// The accumulators themselves, with whole biases added, in parallel.
@@ -360,22 +395,45 @@ struct Halves {
     sums: [Vec<f16>; 2],
 }
 
-/// Products of the high and the low half of x.
+/// Products of the high and the low half of x, a block of rows after the other.
 fn msd<O: Float>(
     products: Vec<QuantProduct<'_, '_, O>>,
     parts: usize,
     row_scale: Option<&[f32]>,
 ) -> Result<(), KernelError> {
-    for QuantProduct { x, rows, expert, .. } in &products {
+    for QuantProduct { x, rows, expert, out } in &products {
         error::range("end of the rows of x", rows.end, rows.start, x.rows())?;
         error::dim("w, axis K", x.cols(), expert.weight.k())?;
+        error::dim("out, axis M", rows.len(), out.rows())?;
+        error::dim("out, axis N", expert.weight.n(), out.cols())?;
     }
+    let (mut block, mut held) = (Vec::new(), 0);
+    for QuantProduct { x, rows, expert, mut out } in products {
+        let mut start = rows.start;
+        while start < rows.end {
+            let taken = (MSD_ROWS - held).min(rows.end - start);
+            let (part, rest) = out.split_rows(taken);
+            block.push(QuantProduct { x, rows: start..start + taken, expert, out: part });
+            (out, start, held) = (rest, start + taken, held + taken);
+            if held == MSD_ROWS {
+                msd_block(std::mem::take(&mut block), parts, row_scale)?;
+                held = 0;
+            }
+        }
+    }
+    msd_block(block, parts, row_scale)
+}
+
+fn msd_block<O: Float>(
+    products: Vec<QuantProduct<'_, '_, O>>,
+    parts: usize,
+    row_scale: Option<&[f32]>,
+) -> Result<(), KernelError> {
     let operands: Vec<_> = products.iter().map(|product| (product.x, product.rows.clone(), product.expert)).collect();
     let split = |(x, rows, expert): &(Mat<'_, i8>, Range<usize>, QuantExpert<'_>)| {
-        let cell = |index: usize| x.at(rows.start + index / x.cols(), index % x.cols());
-        let cells = 0..rows.len() * x.cols();
+        let cells = || rows.clone().flat_map(|row| (0..x.cols()).map(move |k| x.at(row, k)));
         Halves {
-            x: [cells.clone().map(|i| cell(i) >> 4).collect(), cells.map(|i| (cell(i) & 15) - 8).collect()],
+            x: [cells().map(|cell| cell >> 4).collect(), cells().map(|cell| (cell & 15) - 8).collect()],
             sums: [0; 2].map(|_| vec![f16::ZERO; rows.len() * expert.weight.n()]),
         }
     };
@@ -390,12 +448,10 @@ fn msd<O: Float>(
         }
     }
     in_parts(batch, parts, None, halved, <f16 as Float>::from_f32)?;
-    products.into_par_iter().zip(&halves).try_for_each(|(mut product, Halves { sums: [high, low], .. })| {
-        let n = product.expert.weight.n();
-        error::dim("out, axis M", product.rows.len(), product.out.rows())?;
-        error::dim("out, axis N", n, product.out.cols())?;
+    products.into_par_iter().zip(&halves).for_each(|(mut product, Halves { sums: [high, low], .. })| {
+        let QuantExpert { weight, offset, bias, .. } = product.expert;
+        let n = weight.n();
         let of_rows = RowSums::of(&product);
-        let QuantExpert { offset, bias, .. } = product.expert;
         let bias = |n: usize| match bias {
             QuantBias::None => 0.0,
             QuantBias::Whole(bias) => bias[n] as f32,
@@ -404,14 +460,14 @@ fn msd<O: Float>(
         for (at, row) in product.rows.clone().enumerate() {
             let scale = row_scale.map_or(1.0, |scale| scale[row]);
             let of_row = of_rows.at(row);
-            let value = |n_of: usize| {
-                let index = at * n + n_of;
+            let value = |column: usize| {
+                let index = at * n + column;
                 let sum = 16.0 * Float::to_f32(high[index]) + Float::to_f32(low[index]);
-                let sum = offset.map_or(sum, |offset| sum + of_row * offset[n_of]);
-                O::from_f32((sum + bias(n_of)) * scale)
+                let sum = offset.map_or(sum, |offset| sum + of_row * offset[column]);
+                O::from_f32((sum + bias(column)) * scale)
             };
             product.out.write_row(at, (0..n).map(value));
         }
-        Ok(())
-    })
+    });
+    Ok(())
 }

@@ -37,6 +37,9 @@ pub fn scatter_rows(
 ) -> Result<(), KernelError> {
     error::length("values", error::product("values", &[row_index.len(), n])?, values.len())?;
     let batch = error::divide("out", out.len(), n)?;
+    if n == 0 {
+        return Ok(());
+    }
     if let Some(SharedRows { values, first, .. }) = shared {
         let rows = error::divide("shared rows", values.len(), n)?;
         error::range("end of the shared rows", first.saturating_add(rows), first, batch)?;
@@ -54,9 +57,6 @@ pub fn scatter_rows(
             KernelError::RowIndex { slot, row, rows: batch, minus_one: false }
         };
         target.ok_or_else(wrong)?.push(slot);
-    }
-    if n == 0 {
-        return Ok(());
     }
     out.par_chunks_mut(n).zip(sources).enumerate().for_each(|(row, (out, sources))| {
         let start = shared.and_then(|shared| {

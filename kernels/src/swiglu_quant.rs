@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::error::{self, KernelError};
 use crate::gated::{Gate, gated};
 use crate::group_list::Group;
+use crate::grouped_gemm::check_groups;
 use crate::isa::Isa;
 use crate::quant_gemm::{
     Activation, Dequant, QuantExpert, Rounding, ScaleOrder, Scheme, products_of_groups, quant_gemm,
@@ -16,6 +17,9 @@ use crate::view::{Mat, MatMut};
 
 /// Elements that are activated at a time.
 const PIECE: usize = 256;
+
+/// Dequantised numbers that are held at a time.
+const BLOCK: usize = 1 << 24;
 
 /// Factors of activated numbers before they are quantised.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +60,7 @@ pub struct SwigluQuant<'a> {
 /// Those of [`products_of_groups`] and [`quant_gemm`]; [`KernelError::NotMultiple`] for an odd N, [`KernelError::Length`] for
 /// slices of another length.
 pub fn grouped_swiglu_quant(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut [f32]) -> Result<(), KernelError> {
-    let &SwigluQuant { x, x_scale, experts, groups, scheme, rounding, smooth } = inputs;
+    let &SwigluQuant { x, x_scale, experts, groups, smooth, .. } = inputs;
     let n = experts.first().map_or(0, |expert| expert.weight.n());
     let half = error::divide("N", n, 2)?;
     error::length("x_scale", x.rows(), x_scale.len())?;
@@ -69,13 +73,32 @@ pub fn grouped_swiglu_quant(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut 
             error::length("smooth", error::product("smooth", &[experts.len(), half])?, factors.len())?;
         }
     }
-    let mut sums = vec![0f32; error::product("sums", &[x.rows(), n])?];
-    let products = products_of_groups(x, experts, groups, MatMut::row_major(&mut sums, x.rows(), n)?)?;
-    let (row_scale, order, activation) = (Some(x_scale), ScaleOrder::Row, Activation::None);
-    quant_gemm(products, &Dequant { scheme, rounding, row_scale, order, activation })?;
+    check_groups(groups, experts.len(), x.rows())?;
     if half == 0 {
         return Ok(());
     }
+    let rows = (BLOCK / n).max(1);
+    let blocks = q.chunks_mut(rows * half).zip(scale.chunks_mut(rows)).enumerate();
+    blocks.map(|(block, outputs)| (block * rows, outputs)).try_for_each(|(start, (q, scale))| {
+        let end = start + scale.len();
+        let within = groups.iter().map(|Group { expert, rows }| {
+            let rows = rows.start.clamp(start, end) - start..rows.end.clamp(start, end) - start;
+            Group { expert: *expert, rows }
+        });
+        let groups: Vec<Group> = within.filter(|group| !group.rows.is_empty()).collect();
+        let x = x.row_range(start..end);
+        block_of_rows(&SwigluQuant { x, x_scale: &x_scale[start..end], groups: &groups, ..*inputs }, q, scale)
+    })
+}
+
+/// [`grouped_swiglu_quant`] of as many rows as are held as numbers at a time.
+fn block_of_rows(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut [f32]) -> Result<(), KernelError> {
+    let &SwigluQuant { x, x_scale, experts, groups, scheme, rounding, smooth } = inputs;
+    let half = q.len() / x.rows().max(1);
+    let mut sums = vec![0f32; 2 * q.len()];
+    let products = products_of_groups(x, experts, groups, MatMut::row_major(&mut sums, x.rows(), 2 * half)?)?;
+    let (row_scale, order, activation) = (Some(x_scale), ScaleOrder::Row, Activation::None);
+    quant_gemm(products, &Dequant { scheme, rounding, row_scale, order, activation })?;
     let mut expert_of = vec![None; x.rows()];
     for Group { expert, rows } in groups {
         expert_of[rows.clone()].fill(Some(*expert));
@@ -86,7 +109,7 @@ pub fn grouped_swiglu_quant(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut 
     };
     let quantiser = RowQuantiser { integer: Integer::Int8, scaling: Scaling::MultiplyByReciprocal, conversion };
     let isa = Isa::current();
-    let rows = q.par_chunks_mut(half).zip(scale).zip(sums.par_chunks_mut(n)).zip(expert_of);
+    let rows = q.par_chunks_mut(half).zip(scale).zip(sums.par_chunks_mut(2 * half)).zip(expert_of);
     rows.for_each(|(((q, scale), sums), expert)| {
         let Some(expert) = expert else { return };
         let (gate, up) = sums.split_at_mut(half);

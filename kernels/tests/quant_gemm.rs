@@ -12,7 +12,7 @@ use moe_kernels::gemm::Weight;
 use moe_kernels::group_list::Group;
 use moe_kernels::int_gemm::{Int4Weight, IntWeight};
 use moe_kernels::quant_gemm::{
-    Activation, Dequant, QuantBias, QuantExpert, QuantProduct, Rounding, ScaleOrder, Scheme, accumulators,
+    Activation, Dequant, QuantBias, QuantExpert, QuantProduct, Rounding, ScaleOrder, Scheme, accumulators, msd_bias,
     products_of_groups, quant_gemm, requant_gemm, round_to_i8, round_to_i8_through_f16,
 };
 use moe_kernels::swiglu_quant::{Smooth, SwigluQuant, grouped_swiglu_quant};
@@ -106,6 +106,23 @@ fn the_worked_examples_of_int8_by_int4() {
     assert_eq!(lossy(Rounding::Fast), [38227.0]);
     let y = msd::<bf16>(&[127; 43], &[7; 43], [43, 1], &[1.0], &[2408.0], &[1.0], Rounding::Faithful);
     assert_eq!(up(&y), [38144.0]);
+}
+
+#[test]
+fn the_bias_of_int8_by_int4() {
+    let bytes = nibbles(&[7, -8, 3, 5]);
+    let weight = IntWeight::Int4(Int4Weight::strided(&bytes, [2, 2], [2, 1]).unwrap());
+    let mut bias = [POISON; 2];
+    msd_bias(&weight, &[0.5, 0.25], &mut bias).unwrap();
+    assert_eq!(bias, [40.0, -6.0]);
+    msd_bias(&weight, &[0.5, 0.25, 2.0, 1.0], &mut bias).unwrap();
+    assert_eq!(bias, [28.0 + 48.0, -16.0 + 40.0]);
+    assert!(matches!(msd_bias(&weight, &[0.5], &mut bias), Err(KernelError::NotMultiple { .. })));
+    assert!(matches!(msd_bias(&weight, &[0.5, 1.0], &mut bias[1..]), Err(KernelError::Length { .. })));
+    let wide = vec![1i8; 3 * 600];
+    let mut bias = vec![POISON; 600];
+    msd_bias(&int8(&wide, 3, 600), &(0..600).map(|i| i as f32).collect::<Vec<_>>(), &mut bias).unwrap();
+    assert!(bias.iter().enumerate().all(|(i, bias)| *bias == 24.0 * i as f32));
 }
 
 #[derive(Debug, Clone)]
@@ -425,4 +442,44 @@ proptest! {
             same(&scale, &due_scale);
         });
     }
+}
+
+/// More rows than are held at a time give what they give by themselves.
+#[test]
+fn many_rows_are_taken_in_blocks() {
+    let (m, k, n) = (4096 + 700, 3, 2);
+    let mut numbers = Numbers(5);
+    let (x, w, rows) = (numbers.ints(m * k, -128, 127), numbers.ints(k * n, -8, 7), numbers.scales(m));
+    let all = msd::<f32>(&x, &w, [k, n], &[0.5, 0.25], &[1.0, 2.0], &rows, Rounding::Faithful);
+    let part = |range: std::ops::Range<usize>| {
+        let x = &x[range.start * k..range.end * k];
+        msd::<f32>(x, &w, [k, n], &[0.5, 0.25], &[1.0, 2.0], &rows[range], Rounding::Faithful)
+    };
+    same(&all, &[part(0..4000), part(4000..m)].concat());
+
+    let (m, n) = (1700, 10240);
+    let (x, w, rows) = (numbers.ints(m, 1, 127), numbers.ints(2 * n, -128, 127), vec![0.01; m]);
+    let scale = vec![0.02; n];
+    let experts = [0, 1].map(|e| expert(int8(&w[e * n..][..n], 1, n), &scale, QuantBias::None));
+    let run = |rows_of: std::ops::Range<usize>, groups: &[Group]| {
+        let count = rows_of.len();
+        let inputs = SwigluQuant {
+            x: Mat::row_major(&x[rows_of.clone()], count, 1).unwrap(),
+            x_scale: &rows[rows_of],
+            experts: &experts,
+            groups,
+            scheme: Scheme::Int8,
+            rounding: Rounding::Faithful,
+            smooth: Smooth::None,
+        };
+        let (mut q, mut scale) = (vec![55i8; count * n / 2], vec![POISON; count]);
+        grouped_swiglu_quant(&inputs, &mut q, &mut scale).unwrap();
+        (q, scale)
+    };
+    let group = |expert, rows| Group { expert, rows };
+    let all = run(0..m, &[group(0, 0..900), group(1, 900..1690)]);
+    let parts = [run(0..900, &[group(0, 0..900)]), run(900..m, &[group(1, 0..790)])];
+    let [first, second] = parts;
+    assert!(all.0 == [first.0, second.0].concat());
+    same(&all.1, &[first.1, second.1].concat());
 }

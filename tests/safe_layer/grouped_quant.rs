@@ -1,129 +1,19 @@
 //! The grouped products of quantised operands: worked examples in every version, every combination of dtypes, layouts and
 //! carriers against plain loops, what is refused and found.
 
-use ascend_moe::op::{
-    self, GroupListKind, GroupedActivation, GroupedFinalizeRouting, GroupedMatmul, GroupedSwigluQuant, Groups, Quant,
-    SharedInput,
-};
+use ascend_moe::op::{self, GroupListKind, GroupedActivation, GroupedMatmul, Groups, Quant};
 use ascend_moe::{DType, Element, Error, Tensor, TensorView};
 use ascend_sys::OperatorId;
 use cann_sim::FindingKind;
 use half::{bf16, f16};
 use moe_kernels::element::Float;
-use moe_kernels::nz::{NzLayout, pack};
-use moe_kernels::view::NdView;
 
 use crate::operators::{bf, read, tensor, zeros};
+use crate::quantised::{
+    COUNTS, LAYOUTS, Layout, POISON, ROWS, bf16s, dot, f16s, factors, halves, msd, nibbles, numbers, rows_of, rule,
+    viewed, views, weight, wide, without,
+};
 use crate::rig::Rig;
-
-fn without(ids: &[OperatorId]) -> Rig {
-    let absent = ids.iter().map(|id| id.info().phase2).collect();
-    Rig::with(|config| config.absent = absent)
-}
-
-/// How a weight lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Layout {
-    packed: bool,
-    transposed: bool,
-    /// int4 in int32.
-    carried: bool,
-}
-
-const LAYOUTS: [Layout; 4] = [
-    Layout { packed: false, transposed: false, carried: false },
-    Layout { packed: true, transposed: false, carried: false },
-    Layout { packed: false, transposed: false, carried: true },
-    Layout { packed: true, transposed: false, carried: true },
-];
-
-/// Two to a byte, the even one low.
-fn nibbles(values: &[i8]) -> Vec<u8> {
-    values.chunks_exact(2).map(|pair| (pair[0] as u8 & 15) | (pair[1] as u8) << 4).collect()
-}
-
-/// Weights `[E, K, N]` of int8 or int4; a transposed one is to be viewed as such.
-fn weight(rig: &Rig, values: &[i8], [e, k, n]: [usize; 3], int4: bool, layout: Layout) -> Tensor {
-    let [rows, cols] = if layout.transposed { [n, k] } else { [k, n] };
-    let stored: Vec<i8> = (0..e * k * n)
-        .map(|i| {
-            let (expert, row, col) = (i / (k * n), i / cols % rows, i % cols);
-            let [k_at, n_at] = if layout.transposed { [col, row] } else { [row, col] };
-            values[expert * k * n + k_at * n + n_at]
-        })
-        .collect();
-    let packed = if !layout.packed {
-        stored
-    } else if int4 {
-        let blocks = NzLayout::int4(rows, cols).unwrap();
-        let mut all = Vec::new();
-        for matrix in stored.chunks_exact(rows * cols) {
-            let mut block = vec![0; blocks.storage_len()];
-            (0..rows * cols).for_each(|i| block[blocks.offset(i / cols, i % cols).unwrap()] = matrix[i]);
-            all.extend(block);
-        }
-        all
-    } else {
-        let mut all = vec![0; e * NzLayout::new(rows, cols, 1).unwrap().storage_len()];
-        pack(&NdView::contiguous(&stored, &[e, rows, cols]).unwrap(), &mut all).unwrap();
-        all
-    };
-    let (dtype, shape) = match (int4, layout.carried) {
-        (false, _) => (DType::I8, [e, rows, cols]),
-        (true, false) => (DType::I4, [e, rows, cols]),
-        (true, true) => (DType::I32, [e, rows, cols / 8]),
-    };
-    let bytes = if int4 { nibbles(&packed) } else { bytemuck::cast_slice(&packed).to_vec() };
-    match layout.packed {
-        true => Tensor::from_nz_bytes(&rig.device, dtype, &bytes, &shape).unwrap(),
-        false => Tensor::from_bytes(&rig.device, dtype, &bytes, &shape).unwrap(),
-    }
-}
-
-fn views(tensors: &[Tensor]) -> Vec<TensorView<'_>> {
-    tensors.iter().map(Tensor::view).collect()
-}
-
-fn viewed(weight: &Tensor, layout: Layout) -> TensorView<'_> {
-    if layout.transposed { weight.view().transpose().unwrap() } else { weight.view() }
-}
-
-/// Scales as the low halves of uint64.
-fn wide(rig: &Rig, values: &[f32], shape: &[usize]) -> Tensor {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| u64::from(value.to_bits()).to_ne_bytes()).collect();
-    Tensor::from_bytes(&rig.device, DType::U64, &bytes, shape).unwrap()
-}
-
-fn numbers(len: usize, low: i64, high: i64, seed: usize) -> Vec<i8> {
-    (0..len).map(|i| (low + ((i * 7919 + i / 13 + seed * 131) as i64 * 37 % (high - low + 1))) as i8).collect()
-}
-
-fn factors(len: usize, seed: usize) -> Vec<f32> {
-    (0..len).map(|i| ((i * 31 + seed * 17) % 97) as f32 * 1.37e-3 - 0.02).collect()
-}
-
-fn half(value: f32) -> f32 {
-    f16::from_f32(value).to_f32()
-}
-
-fn dot(x: &[i8], w: &[i8], n: usize, column: usize) -> i32 {
-    x.iter().enumerate().map(|(k, &x)| i32::from(x) * i32::from(w[k * n + column])).sum()
-}
-
-/// The sum of scaled products over the parts of K, all in f16.
-fn halves(x: &[i8], w: &[i8], n: usize, column: usize, scale: &[f32]) -> f32 {
-    let size = x.len() / (scale.len() / n);
-    let parts = x.chunks(size).enumerate();
-    parts.fold(0.0, |sum, (part, x)| {
-        half(sum + half(dot(x, &w[part * size * n..], n, column) as f32 * scale[part * n + column]))
-    })
-}
-
-/// `16 * high + low` of the halves of x.
-fn msd(x: &[i8], w: &[i8], n: usize, column: usize, scale: &[f32]) -> f32 {
-    let part = |of: fn(i8) -> i8| halves(&x.iter().map(|&x| of(x)).collect::<Vec<_>>(), w, n, column, scale);
-    16.0 * part(|x| x.div_euclid(16)) + part(|x| x.rem_euclid(16) - 8)
-}
 
 #[test]
 fn the_worked_example_of_int8_in_every_version() {
@@ -168,24 +58,6 @@ fn the_worked_example_of_int8_in_every_version() {
         let found: Vec<i32> = read::<i32>(&rig, &sums).chunks(n).flat_map(|row| [row[0], row[1]]).collect();
         assert_eq!(found, [3, -26, 25400, -25499, -127, 1]);
     }
-}
-
-const COUNTS: [usize; 3] = [3, 0, 4];
-const ROWS: usize = 9;
-const POISON: f32 = -7.0;
-
-/// One row of numbers for each row of x that belongs to an expert, and what was there for the others.
-fn rows_of(n: usize, value: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
-    let experts: Vec<usize> = COUNTS.iter().enumerate().flat_map(|(expert, &count)| vec![expert; count]).collect();
-    (0..ROWS * n).map(|i| experts.get(i / n).map_or(POISON, |&expert| value(i / n, expert, i % n))).collect()
-}
-
-fn bf16s(values: &[f32]) -> Vec<f32> {
-    bf(values).iter().map(|value| value.to_f32()).collect()
-}
-
-fn f16s(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|&value| half(value)).collect()
 }
 
 #[test]
@@ -357,165 +229,6 @@ fn int4_in_every_layout() {
     }
 }
 
-/// `q` and `scale` of rows of dequantised sums.
-fn quantised(sums: &[f32], n: usize, smooth: impl Fn(usize, usize) -> f32) -> (Vec<i8>, Vec<f32>) {
-    let (mut q, mut scales) = (Vec::new(), Vec::new());
-    for (row, sums) in sums.chunks(n).enumerate() {
-        if row >= COUNTS.iter().sum() {
-            q.extend(vec![9; n / 2]);
-            scales.push(POISON);
-            continue;
-        }
-        let (gate, up) = sums.split_at(n / 2);
-        let s = gate.iter().zip(up).enumerate();
-        let s: Vec<f32> = s.map(|(at, (gate, up))| gate / (1.0 + (-gate).exp()) * up * smooth(row, at)).collect();
-        let scale = s.iter().fold(0f32, |most, s| most.max(s.abs())) / 127.0;
-        q.extend(s.iter().map(|s| half(s * (1.0 / scale)).round_ties_even() as i8));
-        scales.push(scale);
-    }
-    (q, scales)
-}
-
-fn targets(rig: &Rig, n: usize) -> (Tensor, Tensor) {
-    (tensor(rig, &vec![9i8; ROWS * n / 2], &[ROWS, n / 2]), tensor(rig, &[POISON; ROWS], &[ROWS]))
-}
-
-#[test]
-fn swiglu_of_int8_and_int4_in_every_version() {
-    use OperatorId as Id;
-    let versions = [
-        Id::GroupedMatmulSwigluQuantWeightNzV2,
-        Id::GroupedMatmulSwigluQuantV2,
-        Id::GroupedMatmulSwigluQuantWeightNZ,
-        Id::GroupedMatmulSwigluQuant,
-    ];
-    let [e, k, n] = [3, 64, 128];
-    for (missing, &version) in versions.iter().enumerate() {
-        let rig = without(&versions[..missing]);
-        rig.device.set_check_group_lists(true);
-        let sequence = rig.stream.sequence().unwrap();
-        let ends = tensor(&rig, &[3i64, 3, 7], &[3]);
-        let x = numbers(ROWS * k, -128, 127, 3);
-        let (per_token, column, bias) = (factors(ROWS, 1), factors(e * n, 2), factors(e * n, 3));
-        let x_in = tensor(&rig, &x, &[ROWS, k]);
-        let x_scale = tensor(&rig, &per_token, &[ROWS]);
-        for int4 in [false, true] {
-            let w = numbers(e * k * n, if int4 { -8 } else { -128 }, if int4 { 7 } else { 127 }, 5);
-            let sums = rows_of(n, |row, e, at| {
-                let (x, w) = (&x[row * k..][..k], &w[e * k * n..]);
-                match int4 {
-                    false => dot(x, w, n, at) as f32 * per_token[row] * column[e * n + at],
-                    true => (msd(x, w, n, at, &column[e * n..][..n]) + bias[e * n + at]) * per_token[row],
-                }
-            });
-            let due = quantised(&sums, n, |_, _| 1.0);
-            for carried in [false, true] {
-                let weight = weight(&rig, &w, [e, k, n], int4, Layout { packed: true, transposed: false, carried });
-                let scale = if int4 { wide(&rig, &column, &[e, n]) } else { tensor(&rig, &column, &[e, n]) };
-                let assist = tensor(&rig, &bias, &[e, n]);
-                let (weight, scale, assist) = ([weight.view()], [scale.view()], [assist.view()]);
-                let inputs = GroupedSwigluQuant {
-                    x: &x_in.view(),
-                    x_scale: &x_scale.view(),
-                    weight: &weight,
-                    weight_scale: &scale,
-                    assist: if int4 { &assist } else { &[] },
-                    smooth: None,
-                    group_list: &ends.view(),
-                    kind: GroupListKind::Cumsum,
-                };
-                let (mut q, mut s) = targets(&rig, n);
-                let ran = op::grouped_matmul_swiglu_quant(&sequence, &inputs, &mut q.view_mut(), &mut s.view_mut());
-                assert_eq!(ran.unwrap(), version);
-                assert_eq!((read::<i8>(&rig, &q), read::<f32>(&rig, &s)), due, "{version:?}, int4 {int4}");
-            }
-        }
-    }
-}
-
-#[test]
-fn swiglu_of_lists_parts_and_int4_operands() {
-    use OperatorId as Id;
-    let rig = Rig::new();
-    let sequence = rig.stream.sequence().unwrap();
-    let [e, k, n, parts] = [3, 64, 64, 4];
-    let counts = tensor(&rig, &COUNTS.map(|count| count as i64), &[3]);
-    let w = numbers(e * k * n, -8, 7, 5);
-    let (per_token, column, bias) = (factors(ROWS, 1), factors(e * parts * n, 2), factors(e * n, 3));
-    let x_scale = tensor(&rig, &per_token, &[ROWS]);
-    let scale_of = |e: usize| &column[e * parts * n..][..parts * n];
-
-    // Each weight by itself, a scale for each of four parts of K.
-    let x = numbers(ROWS * k, -128, 127, 3);
-    let sums = rows_of(n, |row, e, at| {
-        (msd(&x[row * k..][..k], &w[e * k * n..], n, at, scale_of(e)) + bias[e * n + at]) * per_token[row]
-    });
-    let each: Vec<[Tensor; 3]> = (0..e)
-        .map(|e| {
-            let stored = nibbles(&w[e * k * n..][..k * n]);
-            let weight = Tensor::from_bytes(&rig.device, DType::I4, &stored, &[k, n]).unwrap();
-            [weight, wide(&rig, scale_of(e), &[parts, n]), tensor(&rig, &bias[e * n..][..n], &[n])]
-        })
-        .collect();
-    let [weight, scale, assist] = [0, 1, 2].map(|i| each.iter().map(|all| all[i].view()).collect::<Vec<_>>());
-    let x_in = tensor(&rig, &x, &[ROWS, k]);
-    let inputs = GroupedSwigluQuant {
-        x: &x_in.view(),
-        x_scale: &x_scale.view(),
-        weight: &weight,
-        weight_scale: &scale,
-        assist: &assist,
-        smooth: None,
-        group_list: &counts.view(),
-        kind: GroupListKind::Count,
-    };
-    let (mut q, mut s) = targets(&rig, n);
-    let ran = op::grouped_matmul_swiglu_quant(&sequence, &inputs, &mut q.view_mut(), &mut s.view_mut()).unwrap();
-    assert_eq!(ran, Id::GroupedMatmulSwigluQuantV2);
-    assert_eq!((read::<i8>(&rig, &q), read::<f32>(&rig, &s)), quantised(&sums, n, |_, _| 1.0));
-
-    // int4 by int4, with factors of each column of each expert, and of each expert.
-    let x = numbers(ROWS * k, -8, 7, 3);
-    let sums =
-        rows_of(n, |row, e, at| halves(&x[row * k..][..k], &w[e * k * n..], n, at, scale_of(e)) * per_token[row]);
-    let smooth = factors(e * n / 2, 6);
-    let expert_of = |row: usize| if row < 3 { 0 } else { 2 };
-    let x_in = Tensor::from_bytes(&rig.device, DType::I4, &nibbles(&x), &[ROWS, k]).unwrap();
-    let layout = Layout { packed: true, transposed: true, carried: false };
-    let (stacked, scale) = (self::weight(&rig, &w, [e, k, n], true, layout), wide(&rig, &column, &[e, parts, n]));
-    let (weight, scale) = ([viewed(&stacked, layout)], [scale.view()]);
-    for by_column in [true, false] {
-        let (shape, one) = ([e, n / 2], [e]);
-        let factors =
-            tensor(&rig, &smooth[..if by_column { e * n / 2 } else { e }], if by_column { &shape } else { &one });
-        let factors = factors.view();
-        let inputs = GroupedSwigluQuant {
-            x: &x_in.view(),
-            x_scale: &x_scale.view(),
-            weight: &weight,
-            weight_scale: &scale,
-            assist: &[],
-            smooth: Some(&factors),
-            group_list: &counts.view(),
-            kind: GroupListKind::Count,
-        };
-        let (mut q, mut s) = targets(&rig, n);
-        let ran = op::grouped_matmul_swiglu_quant(&sequence, &inputs, &mut q.view_mut(), &mut s.view_mut()).unwrap();
-        assert_eq!(ran, Id::GroupedMatmulSwigluQuantWeightNzV2);
-        let due =
-            quantised(&sums, n, |row, at| smooth[if by_column { expert_of(row) * n / 2 + at } else { expert_of(row) }]);
-        assert_eq!((read::<i8>(&rig, &q), read::<f32>(&rig, &s)), due);
-    }
-}
-
-/// The rule of the operator that a call breaks.
-fn rule(result: ascend_moe::Result<OperatorId>) -> (OperatorId, &'static str) {
-    match result {
-        Err(Error::Rule(violation)) => (violation.operator, violation.rule),
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn what_does_not_fit_is_refused_before_the_call_or_found_on_the_device() {
     use OperatorId as Id;
@@ -654,115 +367,44 @@ fn integer_weights_of_both_float_types() {
     integer_weights::<f16>(&rig);
 }
 
-/// Weighted rows of two experts added up for four tokens, in every version.
 #[test]
-fn rows_added_up_by_token_in_every_version() {
-    use OperatorId as Id;
-    let plain =
-        [Id::GroupedMatmulFinalizeRoutingV3, Id::GroupedMatmulFinalizeRoutingV2, Id::GroupedMatmulFinalizeRouting];
-    let packed = [Id::GroupedMatmulFinalizeRoutingWeightNzV2, Id::GroupedMatmulFinalizeRoutingWeightNz];
-    let (e, k, n, batch) = (3, 192, 256, 4);
-    let index = [3i64, 0, 1, 1, 3, 0, 3, 2, 2];
-    let (x, per_token, logit) = (numbers(ROWS * k, -128, 127, 3), factors(ROWS, 1), factors(ROWS, 8));
-    let (column, bias, offset) = (factors(e * n, 2), factors(e * n, 3), factors(e * n, 4));
-    let shared = bf16s(&factors(2 * n, 5));
-    let check = |rig: &Rig, version: OperatorId, int4: bool, layout: Layout, with_offset: bool, with_tokens: bool| {
-        let sequence = rig.stream.sequence().unwrap();
-        let w = numbers(e * k * n, if int4 { -8 } else { -128 }, if int4 { 7 } else { 127 }, 5);
-        let values = rows_of(n, |row, e, at| {
-            let (x, w) = (&x[row * k..][..k], &w[e * k * n..]);
-            let factor = logit[row] * if with_tokens { per_token[row] } else { 1.0 };
-            if !int4 {
-                return dot(x, w, n, at) as f32 * column[e * n + at] * factor;
-            }
-            let mut sum = msd(x, w, n, at, &column[e * n..][..n]);
-            if with_offset {
-                sum += x.iter().map(|&x| i32::from(x)).sum::<i32>() as f32 * offset[e * n + at];
-            }
-            (sum + bias[e * n + at]) * factor
-        });
-        let mut due = vec![0f32; batch * n];
-        due[n..3 * n].iter_mut().zip(&shared).for_each(|(due, shared)| *due = 0.5 * shared);
-        for (row, values) in values.chunks(n).enumerate().take(COUNTS.iter().sum()) {
-            let start = index[row] as usize * n;
-            due[start..start + n].iter_mut().zip(values).for_each(|(due, value)| *due += value);
-        }
-        let weight = weight(rig, &w, [e, k, n], int4, layout);
-        let bytes: Vec<i64> = column.iter().map(|value| i64::from(value.to_bits())).collect();
-        let scale = if int4 { tensor(rig, &bytes, &[e, 1, n]) } else { tensor(rig, &column, &[e, n]) };
-        let (bias, offset) = (tensor(rig, &bias, &[e, n]), tensor(rig, &offset, &[e, 1, n]));
-        let (tokens, logits) = (tensor(rig, &per_token, &[ROWS]), tensor(rig, &logit, &[ROWS]));
-        let (ends, rows) = (tensor(rig, &[3i64, 3, 7], &[3]), tensor(rig, &index, &[ROWS]));
-        let shared = tensor(rig, &bf(&shared), &[2, n]);
-        let x = tensor(rig, &x, &[ROWS, k]);
-        let (bias, offset, tokens, shared) = (bias.view(), offset.view(), tokens.view(), shared.view());
-        let inputs = GroupedFinalizeRouting {
-            x: &x.view(),
-            weight: &weight.view(),
-            scale: &scale.view(),
-            bias: int4.then_some(&bias),
-            offset: with_offset.then_some(&offset),
-            per_token: with_tokens.then_some(&tokens),
-            group_list: &ends.view(),
-            kind: GroupListKind::Cumsum,
-            logit: &logits.view(),
-            row_index: &rows.view(),
-            shared: Some(SharedInput { rows: &shared, weight: 0.5, offset: 1 }),
-        };
-        let mut out = tensor(rig, &vec![POISON; batch * n], &[batch, n]);
-        let ran = op::grouped_matmul_finalize_routing(&sequence, &inputs, &mut out.view_mut());
-        assert_eq!(ran.unwrap(), version);
-        assert_eq!(read::<f32>(rig, &out), due, "{version:?}, int4 {int4}, {layout:?}");
-    };
-    for (missing, &version) in plain.iter().enumerate() {
-        let rig = without(&plain[..missing]);
-        check(&rig, version, true, LAYOUTS[2], false, true);
-        if version != Id::GroupedMatmulFinalizeRouting {
-            check(&rig, version, true, LAYOUTS[2], true, true);
-        }
-    }
-    for (missing, &version) in packed.iter().enumerate() {
-        let rig = without(&packed[..missing]);
-        rig.device.set_check_group_lists(true);
-        check(&rig, version, true, LAYOUTS[1], false, true);
-        check(&rig, version, false, LAYOUTS[1], false, true);
-        check(&rig, version, false, LAYOUTS[1], false, false);
-        if version == Id::GroupedMatmulFinalizeRoutingWeightNzV2 {
-            check(&rig, version, true, LAYOUTS[3], true, true);
-        }
-    }
-}
-
-#[test]
-fn a_row_for_no_token_is_found_on_the_device() {
-    let mut rig = Rig::new();
-    rig.expect_findings();
+fn strided_operands_and_outputs_and_empty_ones() {
+    let rig = Rig::new();
     let sequence = rig.stream.sequence().unwrap();
-    let layout = LAYOUTS[1];
-    let weight = weight(&rig, &vec![1; 16 * 256], [1, 16, 256], false, layout);
-    let x = zeros(&rig, DType::I8, &[2, 16]);
-    let (scale, logit) = (zeros(&rig, DType::F32, &[1, 256]), zeros(&rig, DType::F32, &[2]));
-    let (counts, rows) = (tensor(&rig, &[2i64], &[1]), tensor(&rig, &[0i64, 2], &[2]));
-    let inputs = GroupedFinalizeRouting {
-        x: &x.view(),
-        weight: &weight.view(),
-        scale: &scale.view(),
-        bias: None,
-        offset: None,
-        per_token: None,
-        group_list: &counts.view(),
-        kind: GroupListKind::Count,
-        logit: &logit.view(),
-        row_index: &rows.view(),
-        shared: None,
-    };
-    let mut out = zeros(&rig, DType::F32, &[2, 256]);
-    let bias = zeros(&rig, DType::Bf16, &[1, 256]);
-    let bias = bias.view();
-    let biased = GroupedFinalizeRouting { bias: Some(&bias), ..inputs };
-    let answer = op::grouped_matmul_finalize_routing(&sequence, &biased, &mut out.view_mut());
-    assert_eq!(rule(answer), (OperatorId::GroupedMatmulFinalizeRoutingWeightNzV2, "bias"));
-    op::grouped_matmul_finalize_routing(&sequence, &inputs, &mut out.view_mut()).unwrap();
-    assert_eq!(rig.stream.synchronize().unwrap_err().code(), Some(507_015));
-    assert_eq!(rig.findings().iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::OutOfBounds]);
+    // Some columns of x and of the scales, and an output beside columns that are not written.
+    let (k, n) = (4, 6);
+    let wide_x = numbers(3 * 2 * 8, -128, 127, 1);
+    let x = tensor(&rig, &wide_x, &[3, 16]);
+    let w = numbers(k * n, -128, 127, 2);
+    let weight = tensor(&rig, &w, &[1, k, n]);
+    let scales = factors(2 * n, 3);
+    let scale = tensor(&rig, &scales, &[1, 2 * n]);
+    let factor = [0.5f32, 2., 1.];
+    let tokens = tensor(&rig, &factor, &[3]);
+    let tokens = tokens.view();
+    let mut y = tensor(&rig, &[f16::from_f32(POISON); 3 * 9], &[3, 9]);
+    let counts = tensor(&rig, &[3i64], &[1]);
+    let list = counts.view();
+    let groups = Groups::Rows { list: &list, kind: GroupListKind::Count };
+    let x_in = [x.view().narrow(1, 2..6).unwrap()];
+    let (weight_in, scale_in) = ([weight.view()], [scale.view().narrow(1, 3..9).unwrap()]);
+    let inputs = GroupedMatmul { x: &x_in, weight: &weight_in, bias: &[], groups };
+    let quant = Quant::Int8 { scale: &scale_in, per_token: Some(&tokens), activation: GroupedActivation::None };
+    op::grouped_matmul_quant(&sequence, &inputs, quant, &mut [y.view_mut().narrow(1, 0..n).unwrap()]).unwrap();
+    let due = (0..27).map(|i| match (i / 9, i % 9) {
+        (row, at) if at < n => dot(&wide_x[row * 16 + 2..][..k], &w, n, at) as f32 * scales[3 + at] * factor[row],
+        _ => POISON,
+    });
+    let found: Vec<f32> = read::<f16>(&rig, &y).iter().map(|value| value.to_f32()).collect();
+    assert_eq!(found, f16s(&due.collect::<Vec<_>>()));
+
+    // Nothing is called where nothing comes out.
+    let calls = || rig.cann.table().operator_calls().collect::<Vec<_>>();
+    let before = calls();
+    let x = zeros(&rig, DType::I8, &[0, k]);
+    let mut y = zeros(&rig, DType::I32, &[0, n]);
+    let (x, weight) = ([x.view()], [weight.view()]);
+    let inputs = GroupedMatmul { x: &x, weight: &weight, ..inputs };
+    op::grouped_matmul_quant(&sequence, &inputs, Quant::Sums, &mut [y.view_mut()]).unwrap();
+    assert_eq!(calls(), before);
 }

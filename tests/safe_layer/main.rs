@@ -23,6 +23,7 @@ mod gating_v2;
 mod graph;
 mod graph_update;
 mod grouped;
+mod grouped_fused;
 mod grouped_quant;
 #[allow(dead_code, reason = "shared with the conformance suite")]
 #[path = "../conformance/kinds.rs"]
@@ -34,6 +35,7 @@ mod permute;
 mod quant_matmul;
 mod quant_weight;
 mod quantise;
+mod quantised;
 mod rig;
 mod routing_map;
 mod rules;

@@ -49,13 +49,11 @@ pub(super) fn swiglu_quant(args: &Args, device: &Device<'_>) -> Result<(), OpErr
         offset: None,
         bias: biases.get(index).map_or(QuantBias::None, |bias| QuantBias::Float(bias)),
     };
-    let mut experts: Vec<QuantExpert<'_>> = weights.iter().flatten().enumerate().map(expert).collect();
+    let experts: Vec<QuantExpert<'_>> = weights.iter().flatten().enumerate().map(expert).collect();
 
     let input = small_input(device, x)?;
     let x = input.mat()?;
     let kind = if second && args.int("groupListType") == 1 { GroupListKind::Count } else { GroupListKind::Cumsum };
-    let entries = size(list.dim(0));
-    // Experts behind the list have no rows.
     let smooth = match args.tensor("smoothScale") {
         Some(factors) => Some((device.factors("smoothScale", factors)?, factors.rank())),
         None => None,
@@ -66,6 +64,8 @@ pub(super) fn swiglu_quant(args: &Args, device: &Device<'_>) -> Result<(), OpErr
         Some((factors, _)) => Smooth::Column(factors),
     };
     let values = device.packed::<i64>("groupList", list)?;
+    // Experts behind the list have no rows.
+    let entries = size(list.dim(0));
     let groups = groups_of(device, operator.info().phase2.name(), kind, &values, entries, x.rows())?;
     let x_scale = device.factors("xScale", tensor("xScale")?)?;
     let inputs = SwigluQuant {
@@ -80,7 +80,6 @@ pub(super) fn swiglu_quant(args: &Args, device: &Device<'_>) -> Result<(), OpErr
     let mut q = device.output::<i8>("output", output)?;
     let mut scale = device.output::<f32>("outputScale", output_scale)?;
     grouped_swiglu_quant(&inputs, q.slice(), scale.slice())?;
-    experts.clear();
     q.finish(device, "output", output)?;
     scale.finish(device, "outputScale", output_scale)
 }

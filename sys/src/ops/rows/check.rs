@@ -1,7 +1,7 @@
 //! What the rows share: dtype lists and the small checks that rules are made of.
 
 use super::elementwise::{category, common_category, converts};
-use crate::constants::aclDataType;
+use crate::constants::{aclDataType, aclFormat};
 use crate::ops::desc::{Dims, TensorDesc};
 use crate::ops::rule::Call;
 
@@ -9,6 +9,19 @@ pub(super) const FLOATS: &[aclDataType] = &[aclDataType::FLOAT, aclDataType::FLO
 pub(super) const F32: &[aclDataType] = &[aclDataType::FLOAT];
 pub(super) const I32: &[aclDataType] = &[aclDataType::INT32];
 pub(super) const I64: &[aclDataType] = &[aclDataType::INT64];
+
+/// What a weight may lie in: the plain formats and the blocks of the cube unit.
+pub(super) const WEIGHT_FORMATS: &[aclFormat] = &[
+    aclFormat::ND,
+    aclFormat::NCHW,
+    aclFormat::NHWC,
+    aclFormat::HWCN,
+    aclFormat::NDHWC,
+    aclFormat::NCDHW,
+    aclFormat::NC,
+    aclFormat::NCL,
+    aclFormat::FRACTAL_NZ,
+];
 
 /// Sets of tensor dtypes that rows here carry: floats; floats and integers; these and BOOL.
 pub(super) const CARRIED: [&[aclDataType]; 3] = [

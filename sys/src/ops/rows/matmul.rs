@@ -1,23 +1,10 @@
 //! Rows of the dense matrix products of ops-nn.
 
-use super::check::{Checked, FLOATS, broadcast, dim, one_of, require, shape_is};
+use super::check::{Checked, FLOATS, WEIGHT_FORMATS, broadcast, dim, one_of, require, shape_is};
 use crate::constants::{aclDataType, aclFormat, aclnnStatus};
 use crate::info::OperatorId;
 use crate::ops::desc::Dims;
 use crate::ops::rule::{Call, Codes, OpRow, Param, Rule};
-
-/// Formats of the right operand: CANN also reads FRACTAL_NZ there.
-pub(super) const MAT2_FORMATS: &[aclFormat] = &[
-    aclFormat::ND,
-    aclFormat::NCHW,
-    aclFormat::NHWC,
-    aclFormat::HWCN,
-    aclFormat::NDHWC,
-    aclFormat::NCDHW,
-    aclFormat::NC,
-    aclFormat::NCL,
-    aclFormat::FRACTAL_NZ,
-];
 
 /// The highest rank of an operand of `aclnnMatmul`.
 const MAX_MATMUL_RANK: usize = 6;
@@ -53,7 +40,7 @@ pub(super) static MM: OpRow = OpRow {
     codes: Codes::HAND_WRITTEN,
     params: &[
         Param::input("self_", FLOATS).rank(2, 2),
-        Param::input("mat2", FLOATS).rank(2, 2).formats(MAT2_FORMATS),
+        Param::input("mat2", FLOATS).rank(2, 2).formats(WEIGHT_FORMATS),
         Param::output("out", FLOATS).rank(2, 2),
         Param::value("cubeMathType"),
     ],
@@ -85,7 +72,7 @@ pub(super) static MATMUL: OpRow = OpRow {
     codes: Codes::HAND_WRITTEN,
     params: &[
         Param::input("self_", FLOATS).rank(1, MAX_MATMUL_RANK),
-        Param::input("mat2", FLOATS).rank(1, MAX_MATMUL_RANK).formats(MAT2_FORMATS),
+        Param::input("mat2", FLOATS).rank(1, MAX_MATMUL_RANK).formats(WEIGHT_FORMATS),
         Param::output("out", FLOATS),
         Param::value("cubeMathType"),
     ],
@@ -128,7 +115,7 @@ pub(super) static BATCH_MAT_MUL: OpRow = OpRow {
     codes: Codes::HAND_WRITTEN,
     params: &[
         Param::input("self_", FLOATS).rank(3, 3),
-        Param::input("mat2", FLOATS).rank(3, 3).formats(MAT2_FORMATS),
+        Param::input("mat2", FLOATS).rank(3, 3).formats(WEIGHT_FORMATS),
         Param::output("out", FLOATS).rank(3, 3),
         Param::value("cubeMathType"),
     ],

@@ -309,7 +309,7 @@ fn one_or_n(product: &Product<'_>, name: &str, tensor: Option<&TensorDesc>) -> C
 }
 
 /// Formats of the right operand.
-const X2_FORMATS: &[aclFormat] = super::matmul::MAT2_FORMATS;
+const X2_FORMATS: &[aclFormat] = super::check::WEIGHT_FORMATS;
 
 const fn x1() -> Param {
     Param::input("x1", INTEGERS).rank(2, MAX_RANK)

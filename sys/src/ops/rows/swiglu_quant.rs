@@ -1,6 +1,6 @@
 //! Rows of the grouped product with SwiGLU and quantisation behind it: two signatures, each also for FRACTAL_NZ weights.
 
-use super::check::{Checked, F32, FLOATS, I64, one_of, require};
+use super::check::{Checked, F32, FLOATS, I64, WEIGHT_FORMATS, one_of, require};
 use crate::constants::{aclDataType as T, aclFormat, aclnnStatus};
 use crate::info::OperatorId;
 use crate::ops::desc::TensorDesc;
@@ -10,18 +10,6 @@ const WEIGHTS: &[T] = &[T::INT8, T::INT4, T::INT32];
 const X: &[T] = &[T::INT8, T::INT4, T::INT32];
 const SCALES: &[T] = &[T::FLOAT, T::FLOAT16, T::BF16, T::UINT64, T::INT64];
 const INT8: &[T] = &[T::INT8];
-const WEIGHT_FORMATS: &[aclFormat] = &[
-    aclFormat::ND,
-    aclFormat::NCHW,
-    aclFormat::NHWC,
-    aclFormat::HWCN,
-    aclFormat::NDHWC,
-    aclFormat::NCDHW,
-    aclFormat::NC,
-    aclFormat::NCL,
-    aclFormat::FRACTAL_NZ,
-];
-
 /// The largest N.
 const MAX_N: i64 = 10240;
 /// What K is below, of int8 and of int4 weights.

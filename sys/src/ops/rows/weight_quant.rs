@@ -1,7 +1,7 @@
 //! Rows of the dense products of floats with quantised weights.
 
-use super::check::{Checked, one_of, require};
-use super::matmul::MAT2_FORMATS;
+use super::check::{Checked, WEIGHT_FORMATS, one_of, require};
+
 use crate::constants::{aclDataType, aclFormat};
 use crate::info::OperatorId;
 use crate::ops::desc::TensorDesc;
@@ -255,7 +255,7 @@ const INNER_PRECISION: Rule = Rule::new("inner-precise", "innerPrecise is 0 (pre
 
 const INPUTS: [Param; 8] = [
     Param::input("x", HALVES).rank(2, 2),
-    Param::input("weight", WEIGHTS).formats(MAT2_FORMATS).rank(2, 2),
+    Param::input("weight", WEIGHTS).formats(WEIGHT_FORMATS).rank(2, 2),
     Param::input("antiquantScale", SCALES).rank(1, 2),
     Param::input("antiquantOffsetOptional", OFFSETS).optional().rank(1, 2),
     Param::input("quantScaleOptional", &[aclDataType::UINT64]).optional().rank(1, 2).layout(Layout::Contiguous),
@@ -297,7 +297,7 @@ const DOUBTFUL: &str = "Each weight is taken to x's dtype with one rounding here
 pub(super) static WEIGHT_QUANT_BATCH_MATMUL_V2: OpRow = OpRow {
     operator: OperatorId::WeightQuantBatchMatmulV2,
     codes: Codes::HAND_WRITTEN,
-    params: &second(MAT2_FORMATS),
+    params: &second(WEIGHT_FORMATS),
     rules: RULES,
     source: SOURCE,
     doubtful: DOUBTFUL,

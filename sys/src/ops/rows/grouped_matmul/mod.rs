@@ -3,8 +3,8 @@
 mod quant;
 mod rules;
 
-use super::check::I64;
-use crate::constants::{aclDataType, aclFormat};
+use super::check::{I64, WEIGHT_FORMATS};
+use crate::constants::aclDataType;
 use crate::info::OperatorId;
 use crate::ops::rule::{Call, Codes, OpRow, Param, Rule};
 
@@ -20,18 +20,6 @@ const OPERANDS: &[aclDataType] = &[
 const BIASES: &[aclDataType] = &[aclDataType::FLOAT, aclDataType::FLOAT16, aclDataType::BF16, aclDataType::INT32];
 const OUTPUTS: &[aclDataType] =
     &[aclDataType::FLOAT, aclDataType::FLOAT16, aclDataType::BF16, aclDataType::INT8, aclDataType::INT32];
-
-const WEIGHT_FORMATS: &[aclFormat] = &[
-    aclFormat::ND,
-    aclFormat::NCHW,
-    aclFormat::NHWC,
-    aclFormat::HWCN,
-    aclFormat::NDHWC,
-    aclFormat::NCDHW,
-    aclFormat::NC,
-    aclFormat::NCL,
-    aclFormat::FRACTAL_NZ,
-];
 
 const fn scales(name: &'static str) -> Param {
     Param::input(name, &[]).formats(&[]).optional()
