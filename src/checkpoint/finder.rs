@@ -81,7 +81,7 @@ impl<'a> Finder<'a> {
         self.stored_alike(&experts)?;
         self.stored_alike(shared.as_slice())?;
         self.nothing_else()?;
-        Ok(HostLayer { index: layer, spec, parts, table, experts, shared })
+        Ok(HostLayer { index: layer, spec, parts, table, experts, shared, int8_activations: false })
     }
 
     /// The first of the names in the block that is there, or the first of them.

@@ -42,6 +42,7 @@ pub struct HostLayer<'a> {
     pub(super) table: Option<(String, TensorRef<'a>)>,
     pub(super) experts: Vec<Mlp<'a>>,
     pub(super) shared: Option<Mlp<'a>>,
+    pub(super) int8_activations: bool,
 }
 
 impl Checkpoint {
@@ -56,7 +57,10 @@ impl Checkpoint {
         let Some(spec) = self.model().moe(layer) else {
             return Err(CheckpointError::NotAMoeLayer { layer, moe_layers: self.moe_layers().to_vec() });
         };
-        Finder::new(self, layer, spec).layer(layer)
+        let mut layer = Finder::new(self, layer, spec).layer(layer)?;
+        let said = |matrix: &Matrix<'_>| self.quantisation().int8_activations(matrix.stored.name, matrix.stored_as());
+        layer.int8_activations = layer.experts.first().is_some_and(|mlp| said(&mlp.up) && said(&mlp.down));
+        Ok(layer)
     }
 }
 
@@ -128,6 +132,11 @@ impl HostLayer<'_> {
             let each = [mlp.gate, Some(mlp.up), Some(mlp.down)];
             each.into_iter().flatten().map(move |matrix| (routed, matrix))
         })
+    }
+
+    /// Whether the routed experts were quantised for activations that are int8 with a scale per token.
+    pub const fn int8_activations(&self) -> bool {
+        self.int8_activations
     }
 
     /// Fills int8 codes and scales of a part: of [`Part::W13`] and [`Part::W2`] those of a range of experts, and of

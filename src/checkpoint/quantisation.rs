@@ -70,6 +70,8 @@ pub(super) struct Scheme {
     group: Option<usize>,
     /// Rows and columns of a block.
     pub(super) block: Option<[usize; 2]>,
+    /// Whether activations are quantised to int8.
+    int8_activations: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +155,15 @@ impl Quantisation {
                 schemes.iter().all(|scheme| scheme.bits == 4) && schemes.iter().any(|scheme| scheme.kind == Kind::Int)
             }
             Self::Ascend { types, .. } => types.get(name).is_some_and(|kind| kind.starts_with("W4A")),
+            _ => false,
+        }
+    }
+
+    /// Whether what the tensor `name`, stored in this way, is multiplied with was int8 for whoever quantised it.
+    pub(super) fn int8_activations(&self, name: &str, stored: Stored) -> bool {
+        match self {
+            Self::Ascend { types, .. } => types.get(name).is_some_and(|kind| kind.contains("A8")),
+            Self::Compressed { schemes } => schemes.iter().any(|scheme| scheme.int8_activations && scheme.fits(stored)),
             _ => false,
         }
     }
@@ -345,7 +356,11 @@ impl<'a> Settings<'a> {
                 ));
             }
             let weights = group.below("weights").ok_or_else(|| group.unknown("weights", "absent", "an object"))?;
-            schemes.push(weights.scheme()?);
+            let int8_activations = group.below("input_activations").is_some_and(|inputs| {
+                let is = |field, value: Value| inputs.get(field) == Some(&value);
+                is("num_bits", 8.into()) && is("type", "int".into())
+            });
+            schemes.push(Scheme { int8_activations, ..weights.scheme()? });
         }
         Ok(Quantisation::Compressed { schemes })
     }
@@ -388,7 +403,7 @@ impl<'a> Settings<'a> {
             },
             other => return Err(self.unknown("strategy", other, "channel, tensor, group, block")),
         };
-        Ok(Scheme { kind, bits, group, block })
+        Ok(Scheme { kind, bits, group, block, int8_activations: false })
     }
 }
 

@@ -22,6 +22,7 @@ use super::{Outcome, print, print_json};
 struct Job<'c> {
     source: HostLayer<'c>,
     pass: Pass,
+    options: LayerOptions,
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
@@ -30,23 +31,21 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
     let input = Input::open(args)?;
     let jobs = jobs(args, &checkpoint, &input)?;
     let output = Output::check(args)?;
-    let options = options(args, &checkpoint);
-
     // And everything that does not fit before the first layer is loaded.
     let cann = Cann::open(args.backend.map(Into::into))?;
     let device = cann.device(0)?;
     let announced = jobs
         .iter()
-        .map(|Job { source, pass }| {
+        .map(|Job { source, pass, options }| {
             let (spec, limit) = (source.spec(), args.scratch_limit);
-            memory::announce(&device, spec, options, *pass, limit).map_err(|f| f.in_layer(source.index()))
+            memory::announce(&device, spec, *options, *pass, limit).map_err(|f| f.in_layer(source.index()))
         })
         .collect::<Result<Vec<_>, _>>()?;
 
     let (mut layers, mut results) = (Vec::new(), Vec::new());
     for (job, announced) in jobs.iter().zip(announced) {
         let (report, result) =
-            one_layer(&device, job, &input, options, announced).map_err(|f| f.in_layer(job.source.index()))?;
+            one_layer(&device, job, &input, announced).map_err(|f| f.in_layer(job.source.index()))?;
         layers.push(report);
         results.push(result);
     }
@@ -58,7 +57,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
         backend: BackendReport::new(&cann),
         checkpoint: args.checkpoint.display().to_string(),
         model_type: checkpoint.model().model_type(),
-        dtype: options.dtype.name(),
+        dtype: jobs.first().map_or(checkpoint.model().dtype(), |job| job.options.dtype).name(),
         input: input.describe(),
         layers,
         operators,
@@ -71,8 +70,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
 }
 
 /// The type and the format asked for, or the checkpoint's. Quantised experts run in 16 bits only.
-fn options(args: &RunArgs, checkpoint: &Checkpoint) -> LayerOptions {
-    let experts = args.quant.map_or(ExpertFormat::Float, ExpertFormat::from);
+fn options(args: &RunArgs, checkpoint: &Checkpoint, source: &HostLayer<'_>) -> LayerOptions {
+    let experts = args.quant.map_or_else(|| ExpertFormat::stored(source), ExpertFormat::from);
     let dtype = match (args.dtype, checkpoint.model().dtype()) {
         (Some(dtype), _) => dtype.into(),
         (None, FloatType::F32) if experts != ExpertFormat::Float => FloatType::Bf16,
@@ -93,18 +92,19 @@ fn jobs<'c>(args: &RunArgs, checkpoint: &'c Checkpoint, input: &Input) -> Result
             }
             let source = checkpoint.layer_weights(layer)?;
             let pass = input.check(layer, source.spec())?;
-            Ok(Job { source, pass })
+            let options = options(args, checkpoint, &source);
+            Ok(Job { source, pass, options })
         })
         .collect()
 }
 
 fn one_layer(
     device: &Device,
-    Job { source, pass }: &Job<'_>,
+    Job { source, pass, options }: &Job<'_>,
     input: &Input,
-    options: LayerOptions,
     announced: Announced,
 ) -> Result<(LayerReport, Results), Failure> {
+    let options = *options;
     let (layer, spec, tokens) = (source.index(), source.spec(), &pass.tokens);
     let (hidden, experts, top_k) = (spec.experts().hidden, spec.experts().num, spec.router().choices());
     let x = input.activations(layer, hidden)?;
@@ -142,7 +142,7 @@ fn one_layer(
     let expert_counts = output.expert_counts.to_vec::<i64>(&stream)?;
     let steps = probe.take_steps()?;
     let peak = device.peak_bytes().saturating_sub(in_use);
-    let (plan, router) = (ExpertReport::from(moe.experts()), moe.router().plan().method.name());
+    let (plan, router) = (ExpertReport::new(&moe, source), moe.router().plan().method.name());
     drop(moe);
     let from_float = if options.experts == ExpertFormat::Float || *tokens == 0 {
         None

@@ -19,6 +19,7 @@ use super::LayerOptions;
 use super::project::{self, Rows};
 use super::source::Codes;
 use super::weights::WeightShapes;
+use crate::checkpoint::{HostLayer, Stored};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -46,6 +47,22 @@ pub enum ExpertFormat {
 }
 
 impl ExpertFormat {
+    /// The format in which a layer's experts are stored, where a device multiplies with their codes: int8 and int4 with scales
+    /// per output channel, for int8 activations or for others, and int4 in groups. Everything else is expanded: FP8 and MXFP4,
+    /// which Atlas A3 does not multiply with, and int4 in groups for int8 activations becomes W4A16.
+    pub fn stored(layer: &HostLayer<'_>) -> Self {
+        let [first, second] = [Part::W13, Part::W2].map(|part| layer.stored(part));
+        match (first, second, layer.int8_activations()) {
+            (Some(Stored::Int8 { group: None }), Some(Stored::Int8 { group: None }), true) => Self::W8A8,
+            (Some(Stored::Int8 { group: None }), Some(Stored::Int8 { group: None }), false) => Self::W8A16,
+            (Some(Stored::Int4 { group: None }), Some(Stored::Int4 { group: None }), true) => Self::W4A8,
+            (Some(Stored::Int4 { group }), Some(Stored::Int4 { group: other }), _) if group == other => {
+                Self::W4A16 { group }
+            }
+            _ => Self::Float,
+        }
+    }
+
     /// Whether activations are quantised.
     pub const fn quantises_activations(self) -> bool {
         matches!(self, Self::W8A8 | Self::W4A8)
