@@ -87,7 +87,7 @@ fn memory_is_bounded() {
     for format in FORMATS {
         let mut options = Options::new(format);
         options.buffer = 1 << 16;
-        let bound = memory_bound(options, rayon::current_num_threads(), 1 + 3 * experts, hidden, hidden);
+        let bound = memory_bound(options, 1 + 3 * experts, hidden, hidden);
         assert!(bound * 4 < size, "{bound} of {size} would prove nothing");
         let before = NOW.load(Ordering::Relaxed);
         MOST.store(before, Ordering::Relaxed);

@@ -109,8 +109,8 @@ Reads FP8 (E4M3 in blocks, scales f32 or E8M0), MXFP4, int8 and int4 per channel
 gpt-oss, compressed-tensors and msModelSlim, and unquantised weights. Expert weights are converted; all others are copied,
 or, where they are quantised, expanded to bf16. In w4a8 shared experts become int8.
 
-Host memory: less than 192 MiB, 3 MiB for each thread and 4 KiB for each tensor, whatever the size of the checkpoint. Files of the
-checkpoint are mapped, their memory is given back weight by weight, and they are never written to.
+Host memory: less than 160 MiB and 4 KiB for each tensor, whatever the size of the checkpoint and the number of threads. Files of
+the checkpoint are mapped, their memory is given back weight by weight, and they are never written to.
 
 The output is put together in DIR.partial and gets its name when it is whole. Interrupted, by a disk that is full or otherwise,
 the same command goes on: files that are whole are kept after their checksum was compared.";

@@ -76,16 +76,19 @@ impl Options {
     }
 }
 
-/// Most bytes of host memory that a conversion allocates at a time: its buffers, what each of `threads` threads works on, and the
-/// list of the checkpoint's tensors. `widest` is the most inputs of any weight and `outputs` the most outputs of all experts in one
-/// tensor.
-pub const fn memory_bound(options: Options, threads: usize, tensors: usize, widest: usize, outputs: usize) -> usize {
+/// Most bytes of host memory that a conversion allocates at a time, whatever the number of threads: its buffers, the values that
+/// are being worked on, and the list of the checkpoint's `tensors`. `widest` is the most inputs of any weight and `outputs` the most
+/// outputs of all experts in one tensor.
+pub const fn memory_bound(options: Options, tensors: usize, widest: usize, outputs: usize) -> usize {
     /// What is known of a tensor: its names, axes and place in the input and in the output.
     const TENSOR: usize = 4096;
-    /// Values that a thread works on, with their codes; no fewer than 64 lines of a transposed weight.
-    const PIECE: usize = 1 << 16;
-    let piece = if PIECE > 64 * widest { PIECE } else { 64 * widest };
-    (4 << 20) + 6 * options.buffer + 12 * threads * piece + tensors * TENSOR + outputs * 16
+    /// Pieces that wait or are written, and buffers to be used again.
+    const BUFFERS: usize = 9;
+    /// A value in f32, rounded and in f32 again, and its code.
+    const VALUE: usize = 12;
+    let lines = 64 * widest;
+    let values = if options.buffer / 2 > lines { options.buffer / 2 } else { lines };
+    (4 << 20) + BUFFERS * options.buffer + VALUE * values + tensors * TENSOR + outputs * 16
 }
 
 /// How far a conversion is.
