@@ -68,7 +68,7 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
     /// 1.5 * 2^23: added to a number below 2^22, it leaves the nearest whole number in the low bits.
     const ROUND: f32 = 12_582_912.0;
     // ln 2, of which the first part has so few bits that its product with n is exact.
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };
