@@ -9,8 +9,8 @@
 //! - bf16 with a dot product (`avx512-bf16-vnni`, `neon-dotprod-bf16`): two products at a time, in the way of the instruction, which
 //!   takes denormal operands and results for 0.
 //!
-//! Any two of these, the reference among them, differ before the rounding by at most `(K + 2) * f32::EPSILON * sum_k |x * w|`: each
-//! errs by K + 1 roundings of a sum that is no greater. What a dot product flushes comes on top: less than `2^-126 * (|x| + |w| + 2)`
+//! Any two of these, the reference among them, differ before the rounding by at most `(K + 3) * f32::EPSILON * sum_k |x * w|`: each
+//! errs by some K roundings of a sum that is no greater. What a dot product flushes comes on top: less than `2^-126 * (|x| + |w| + 2)`
 //! for each k, which is nothing beside operands of ordinary size.
 //!
 //! CANN accumulates in fp32 too and rounds once (ops-transformer 9.1.0, gmm/grouped_matmul; ops-nn 9.1.0, matmul), but in the order

@@ -2,7 +2,7 @@
 //! products.
 //!
 //! `vdpbf16ps` takes denormal inputs for 0 and gives 0 for denormal results, whatever the control register says, and adds the
-//! product of the higher k first; both sums are fused. `vpdpbusd` multiplies unsigned by signed bytes and does not saturate: the
+//! product of the higher k first. `vpdpbusd` multiplies unsigned by signed bytes and does not saturate: the
 //! weight is the unsigned side, as w + 128 (source: Intel SDM, volume 2).
 
 use std::arch::asm;
