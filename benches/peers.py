@@ -1,7 +1,7 @@
 """torch and numpy at the jobs of the benches `moe` and `routing`, for alternating rounds.
 
 usage: peers.py THREADS PEER JOB SIZES...
-    PEER torch-onednn | torch-grouped_mm | torch-qlinear, JOB experts, SIZES tokens hidden intermediate experts top_k
+    PEER torch-onednn | torch-linear | torch-grouped_mm | torch-qlinear, JOB experts, SIZES tokens hidden intermediate experts top_k
     PEER torch | numpy, JOB choose, SIZES tokens experts groups kept top_k
     PEER numpy | numpy-out, JOB permute, SIZES tokens hidden experts top_k
 
@@ -92,7 +92,10 @@ def experts(ids):
         up, down = quantised(up), quantised(down)
         return by_expert(lambda e, x: linear(x, up[e]), lambda e, x: linear(x, down[e]), torch.float32)
 
-    up, down = small(*up, dtype=x.dtype).transpose(1, 2), small(*down, dtype=x.dtype).transpose(1, 2)
+    up, down = small(*up, dtype=x.dtype), small(*down, dtype=x.dtype)
+    if PEER == "torch-linear":
+        return by_expert(lambda e, x: F.linear(x, up[e]), lambda e, x: F.linear(x, down[e]), x.dtype)
+    up, down = up.transpose(1, 2), down.transpose(1, 2)
 
     def grouped():
         order, counts = sorted_slots()

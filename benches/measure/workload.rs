@@ -34,7 +34,8 @@ pub(crate) struct Experts {
     pub(crate) bound: Bound,
     /// The share of the bound that is wanted.
     pub(crate) share: f64,
-    /// The peers, with the speed that is wanted, theirs being 1.
+    /// The peers, with the speed that is wanted, theirs being 1. oneDNN prepacks bf16 on some CPUs only; `torch-linear`, without
+    /// prepacked weights, stands in for it on others.
     pub(crate) peers: &'static [(&'static str, f64)],
 }
 
@@ -49,7 +50,7 @@ pub(crate) const W1: Experts = Experts {
     top_k: 4,
     bound: Bound::Operations,
     share: 0.83,
-    peers: &[("torch-onednn", 1.2)],
+    peers: &[("torch-onednn", 1.2), ("torch-linear", 1.2)],
 };
 /// Decoding of the same layer.
 pub(crate) const W2: Experts = Experts {
@@ -72,7 +73,7 @@ pub(crate) const W3: Experts = Experts {
     top_k: 8,
     bound: Bound::Operations,
     share: 0.87,
-    peers: &[("torch-onednn", 1.15)],
+    peers: &[("torch-onednn", 1.15), ("torch-linear", 1.15)],
 };
 /// Decoding of the same slice.
 pub(crate) const W4: Experts = Experts {
@@ -81,7 +82,7 @@ pub(crate) const W4: Experts = Experts {
     tokens: 16,
     bound: Bound::WeightBytes,
     share: 0.90,
-    peers: &[("torch-onednn", 1.3)],
+    peers: &[("torch-onednn", 1.3), ("torch-linear", 1.3)],
     ..W3
 };
 

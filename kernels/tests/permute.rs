@@ -69,6 +69,16 @@ fn refusals() {
 
 proptest! {
     #[test]
+    fn large_ids_are_sorted_too(
+        ids in prop::collection::vec(prop_oneof![0..9i64, 4090..4100i64, 8190..8200i64, 0..MAX_ID, Just(MAX_ID - 1)], 0..60),
+    ) {
+        let mut order: Vec<u32> = (0..ids.len() as u32).collect();
+        order.sort_by_key(|slot| ids[*slot as usize]);
+        let permutation = Permutation::new(&ids).unwrap();
+        prop_assert_eq!(permutation.sorted(), order.as_slice());
+    }
+
+    #[test]
     fn agrees_with_plain_loops(mut experts in prop::collection::vec(0i32..9, 0..60), entries in 1usize..12) {
         let wide: Vec<i64> = experts.iter().copied().map(i64::from).collect();
         let mut order: Vec<u32> = (0..experts.len() as u32).collect();
