@@ -187,18 +187,18 @@ impl Numbers {
     }
 }
 
+/// What one expert of a case has.
+struct Parts<'a> {
+    weight: &'a [i8],
+    scale: &'a [f32],
+    offset: &'a [f32],
+    whole: &'a [i32],
+    float: &'a [f32],
+}
+
 /// One number of a product, by the formulas of the operator.
-fn due(
-    case: &Case,
-    x: &[i8],
-    w: &[i8],
-    scale: &[f32],
-    offset: &[f32],
-    whole: &[i32],
-    float: &[f32],
-    row: f32,
-    n: usize,
-) -> f32 {
+fn due(case: &Case, x: &[i8], parts: &Parts<'_>, row: f32, n: usize) -> f32 {
+    let Parts { weight: w, scale, offset, whole, float } = *parts;
     let size = case.k / case.parts;
     let dot = |of: &dyn Fn(i8) -> i32, part: usize| {
         (part * size..(part + 1) * size).map(|k| of(x[k]) * i32::from(w[k * case.n + n])).sum::<i32>()
@@ -256,8 +256,15 @@ fn check<O: Float>(case: &Case) {
         for row in start..start + count {
             let x = &x[row * k..(row + 1) * k];
             let of_row = if case.by_row { rows[row] } else { 1.0 };
+            let parts = Parts {
+                weight: &weights[expert],
+                scale: &scales[expert],
+                offset: &offset,
+                whole: &whole,
+                float: &float,
+            };
             for column in 0..n {
-                let value = due(case, x, &weights[expert], &scales[expert], &offset, &whole, &float, of_row, column);
+                let value = due(case, x, &parts, of_row, column);
                 expected[row * n + column] = O::from_f32(value);
             }
         }
@@ -419,7 +426,8 @@ proptest! {
         for (e, &count) in counts.iter().enumerate() {
             groups.push(Group { expert: e, rows: start..start + count });
             for row in start..start + count {
-                let sums: Vec<f32> = (0..n).map(|c| due(&case, &x[row * k..(row + 1) * k], &weights[e], &scales[e], &[], &[], &float, rows[row], c)).collect();
+                let parts = Parts { weight: &weights[e], scale: &scales[e], offset: &[], whole: &[], float: &float };
+                let sums: Vec<f32> = (0..n).map(|c| due(&case, &x[row * k..(row + 1) * k], &parts, rows[row], c)).collect();
                 let s: Vec<f32> = (0..half_n).map(|c| {
                     let s = sums[c] / (1.0 + (-sums[c]).exp()) * sums[half_n + c];
                     match smooth { 0 => s, 1 => s * factors[e], _ => s * factors[e * half_n + c] }
