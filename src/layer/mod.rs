@@ -18,6 +18,8 @@
 //! (ops-transformer 9.1.0, moe/moe_finalize_routing_v2), where `MoeTokenUnpermute` sums in fp32. So are layers in which a
 //! choice may have no row, which `MoeFinalizeRoutingV2` does not take.
 //!
+//! Experts whose projections are quantised run on other operators, see [`ExpertFormat`].
+//!
 //! Not run on hardware yet: what is known of the operators comes from CANN's public sources.
 
 mod activation;

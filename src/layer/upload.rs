@@ -4,7 +4,11 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use moe_kernels::formats::requantise::QuantError;
+use moe_kernels::gemm::Weight;
+use moe_kernels::int_gemm::IntWeight;
 use moe_kernels::nz::FRACTAL_ROW_BYTES;
+use moe_kernels::quant_gemm::msd_bias;
+use moe_kernels::view::Mat;
 use rayon::prelude::*;
 
 use super::LayerOptions;
@@ -126,14 +130,14 @@ impl<'a> Upload<'a> {
             self.copy(bytes, scale)?;
         }
         if let Some(extra) = &mut tensors.extra {
-            let kind = tensors.codes;
-            let sums = self.codes.chunks(k.max(1)).zip(&self.scales).map(|(codes, scale)| match kind {
-                Some(Codes::Int4 { .. }) => {
-                    8.0 * (codes.iter().map(|&code| i64::from(code)).sum::<i64>() as f32 * scale)
-                }
-                _ => 0.0,
-            });
-            let bytes = encode(sums, extra.dtype(), staged(&mut self.staging, bytes_of(extra)))?;
+            let mut values = vec![0.0; n];
+            if let Codes::Int4 { .. } = codes {
+                let weight = Mat::row_major(&self.codes, n, k).map(|codes| Weight::Strided(codes.transposed()));
+                weight
+                    .and_then(|weight| msd_bias(&IntWeight::Int8(weight), &self.scales, &mut values))
+                    .map_err(|error| Error::shape("quantised weight", error, "codes [N, K] and scales [N]"))?;
+            }
+            let bytes = encode(values.into_iter(), extra.dtype(), staged(&mut self.staging, bytes_of(extra)))?;
             self.copy(bytes, extra)?;
         }
         Ok(())
