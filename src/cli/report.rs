@@ -108,7 +108,7 @@ pub(crate) struct ExpertReport {
     pub(crate) format: String,
     /// The operator that multiplies with gate and up, activates and quantises at once; `null` where these are steps.
     pub(crate) fused: Option<String>,
-    /// Why these are steps where activations are quantised.
+    /// Why these are steps where activations are quantised, or why stored codes are expanded.
     pub(crate) reason: Option<String>,
     /// How the checkpoint stores them.
     pub(crate) stored: Option<String>,
@@ -117,12 +117,13 @@ pub(crate) struct ExpertReport {
 }
 
 impl ExpertReport {
-    pub(crate) fn new(layer: &MoeLayer, source: &HostLayer<'_>) -> Self {
+    /// * `expanded`: why stored codes were expanded.
+    pub(crate) fn new(layer: &MoeLayer, source: &HostLayer<'_>, expanded: Option<String>) -> Self {
         let ExpertPlan { format, fused, reason, .. } = layer.experts();
         Self {
             format: format.to_string(),
             fused: fused.map(|operator| format!("aclnn{}", operator.name())),
-            reason: reason.clone(),
+            reason: expanded.or_else(|| reason.clone()),
             stored: source.stored(Part::W13).map(|stored| stored.to_string()),
             weight_error: layer.quantisation_error().rms(),
         }
@@ -140,7 +141,7 @@ impl fmt::Display for ExpertReport {
         }
         match (&self.fused, &self.reason) {
             (Some(operator), _) => write!(f, ", gate and up to quantised activations by {operator}"),
-            (None, Some(reason)) => write!(f, ", step by step: {reason}"),
+            (None, Some(reason)) => write!(f, ", not fused: {reason}"),
             (None, None) => Ok(()),
         }
     }

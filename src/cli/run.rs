@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ascend_moe::checkpoint::{Checkpoint, HostLayer, HostTensor};
 use ascend_moe::layer::{ExpertFormat, LayerInput, LayerOptions, MoeLayer, Pass, Probe};
 use ascend_moe::spec::FloatType;
-use ascend_moe::{Cann, Device, Stream, Tensor};
+use ascend_moe::{Cann, Device, Error, Stream, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::RunArgs;
@@ -23,20 +23,25 @@ struct Job<'c> {
     source: HostLayer<'c>,
     pass: Pass,
     options: LayerOptions,
+    /// Why stored codes are expanded, where the device has no way to multiply with them.
+    expanded: Option<String>,
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
     // Everything that can be wrong with files is found before a device is claimed.
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let input = Input::open(args)?;
-    let jobs = jobs(args, &checkpoint, &input)?;
+    let mut jobs = jobs(args, &checkpoint, &input)?;
     let output = Output::check(args)?;
     // And everything that does not fit before the first layer is loaded.
     let cann = Cann::open(args.backend.map(Into::into))?;
     let device = cann.device(0)?;
+    if args.quant.is_none() {
+        jobs.iter_mut().try_for_each(|job| expand_where_needed(args, &checkpoint, &device, job))?;
+    }
     let announced = jobs
         .iter()
-        .map(|Job { source, pass, options }| {
+        .map(|Job { source, pass, options, .. }| {
             let (spec, limit) = (source.spec(), args.scratch_limit);
             memory::announce(&device, spec, *options, *pass, limit).map_err(|f| f.in_layer(source.index()))
         })
@@ -69,9 +74,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome, Failure> {
     Ok(if report.ok { Outcome::Right } else { Outcome::Wrong })
 }
 
-/// The type and the format asked for, or the checkpoint's. Quantised experts run in 16 bits only.
-fn options(args: &RunArgs, checkpoint: &Checkpoint, source: &HostLayer<'_>) -> LayerOptions {
-    let experts = args.quant.map_or_else(|| ExpertFormat::stored(source), ExpertFormat::from);
+/// The type asked for, or the checkpoint's, and the format asked for, or this one. Quantised experts run in 16 bits only.
+fn options(args: &RunArgs, checkpoint: &Checkpoint, stored: ExpertFormat) -> LayerOptions {
+    let experts = args.quant.map_or(stored, ExpertFormat::from);
     let dtype = match (args.dtype, checkpoint.model().dtype()) {
         (Some(dtype), _) => dtype.into(),
         (None, FloatType::F32) if experts != ExpertFormat::Float => FloatType::Bf16,
@@ -92,15 +97,34 @@ fn jobs<'c>(args: &RunArgs, checkpoint: &'c Checkpoint, input: &Input) -> Result
             }
             let source = checkpoint.layer_weights(layer)?;
             let pass = input.check(layer, source.spec())?;
-            let options = options(args, checkpoint, &source);
-            Ok(Job { source, pass, options })
+            let options = options(args, checkpoint, ExpertFormat::stored(&source));
+            Ok(Job { source, pass, options, expanded: None })
         })
         .collect()
 }
 
+/// Takes experts that nobody asked to have quantised for what they stand for, where no operator multiplies with their codes.
+fn expand_where_needed(
+    args: &RunArgs,
+    checkpoint: &Checkpoint,
+    device: &Device,
+    job: &mut Job<'_>,
+) -> Result<(), Failure> {
+    match MoeLayer::memory_plan(device, job.source.spec(), job.options, job.pass) {
+        Err(error @ (Error::Format { .. } | Error::Rule(_) | Error::MissingOperator { .. }))
+            if job.options.experts != ExpertFormat::Float =>
+        {
+            job.options = options(args, checkpoint, ExpertFormat::Float);
+            job.expanded = Some(error.to_string());
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn one_layer(
     device: &Device,
-    Job { source, pass, options }: &Job<'_>,
+    Job { source, pass, options, expanded }: &Job<'_>,
     input: &Input,
     announced: Announced,
 ) -> Result<(LayerReport, Results), Failure> {
@@ -142,7 +166,7 @@ fn one_layer(
     let expert_counts = output.expert_counts.to_vec::<i64>(&stream)?;
     let steps = probe.take_steps()?;
     let peak = device.peak_bytes().saturating_sub(in_use);
-    let (plan, router) = (ExpertReport::new(&moe, source), moe.router().plan().method.name());
+    let (plan, router) = (ExpertReport::new(&moe, source, expanded.clone()), moe.router().plan().method.name());
     drop(moe);
     let from_float = if options.experts == ExpertFormat::Float || *tokens == 0 {
         None

@@ -55,6 +55,40 @@ fn every_checkpoint_is_right_in_every_type() {
     }
 }
 
+/// Each layer is as far from itself in floating point as int8, or int4, has to be, and no farther.
+#[test]
+fn quantised_experts_are_as_near_as_they_can_be() {
+    for (quant, least, most) in [("w8a8", 5e-3, 3e-2), ("w4a8", 5e-2, 3e-1)] {
+        // What gpt-oss has between its projections has biases, which W4A8 has no place for.
+        for name in CHECKPOINTS.into_iter().filter(|&name| quant == "w8a8" || name != "gpt-oss") {
+            let (report, _) = recorded(name).arguments(&["--quant", quant]).report(0);
+            assert_eq!((&report["ok"], &report["dtype"]), (&true.into(), &"bfloat16".into()), "{name} {quant}");
+            for layer in report["layers"].as_array().unwrap() {
+                assert_eq!(layer["expert_plan"]["format"], quant);
+                let clamped = matches!(name, "deepseek-v4" | "gpt-oss");
+                assert_eq!(layer["expert_plan"]["fused"].is_null(), clamped, "{name} {quant}");
+                assert_eq!(layer["expert_plan"]["reason"].is_string(), clamped, "{name} {quant}");
+                for of in ["comparison", "from_float"] {
+                    assert_eq!(layer[of]["measure"], "root_mean_square");
+                    let error = layer[of]["rms_rel_error"].as_f64().unwrap();
+                    assert!(least < error && error <= most, "{name} {quant} {of}: {error}");
+                }
+            }
+            let ran = |name: &str| {
+                report["operators"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|operator| operator["name"].as_str().unwrap().starts_with(&format!("aclnn{name}")))
+            };
+            assert_eq!(ran("GroupedMatmulSwigluQuant"), report["layers"][0]["expert_plan"]["fused"].is_string());
+            assert!(ran("GroupedMatmul"), "{name} {quant}");
+        }
+    }
+    recorded("gpt-oss").arguments(&["--quant", "w4a8"]).fails(3, &["w4a8 experts", "biases", "legal is"]);
+    recorded("mixtral").arguments(&["--quant", "w8a8", "--dtype", "f32"]).fails(3, &["w8a8 experts", "f32"]);
+}
+
 #[test]
 fn the_types_default_is_the_checkpoints() {
     let (report, _) = recorded("mixtral").report(0);
