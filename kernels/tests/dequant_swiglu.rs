@@ -177,7 +177,7 @@ proptest! {
                 Requantise::Static { integer: Integer::Int8, by, scale: &factors, offset: &offsets }
             }
         };
-        let due_of = |row: usize| -> Option<(Vec<i8>, f32)> {
+        let due_of = |row: usize| -> Option<(Vec<i8>, f32, Vec<f32>)> {
             let group = groups.iter().find(|group| group.rows.contains(&row)).map(|group| group.expert);
             if group.is_none() && !rest {
                 return None;
@@ -223,13 +223,21 @@ proptest! {
                 let v = if mode < 2 { v / scale } else { *v };
                 (v.round_ties_even() as i32).clamp(-128, 127) as i8
             };
-            Some((v.iter().map(whole).collect(), if mode < 2 { scale } else { -7.0 }))
+            Some((v.iter().map(whole).collect(), if mode < 2 { scale } else { -7.0 }, v))
         };
         on_pools(|| {
             let (y, scale) = run(x, (rows, half), row_groups, glu, requantise).unwrap();
             for row in 0..rows {
-                let found = (y[row * half..][..half].to_vec(), scale[row]);
-                assert_eq!(found, due_of(row).unwrap_or((vec![-7; half], -7.0)), "row {row} of {setting:?}");
+                let found = &y[row * half..][..half];
+                match due_of(row) {
+                    None => assert_eq!((found, scale[row]), (&vec![-7; half][..], -7.0), "row {row} of {setting:?}"),
+                    Some((codes, due, values)) if mode < 2 => same_codes((found, scale[row]), (&codes, due), &values),
+                    // As if the scale were 1.
+                    Some((codes, due, values)) => {
+                        assert_eq!(scale[row], due);
+                        same_codes((found, 1.0), (&codes, 1.0), &values);
+                    }
+                }
             }
         });
     }

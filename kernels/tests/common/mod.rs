@@ -146,3 +146,17 @@ impl Noise {
         (0..count).map(|_| self.float()).collect()
     }
 }
+
+/// Codes and the scale of a row that went through an exponential, which is not that of the standard library to the last place: the
+/// scale may be off by a few units there, and a code by one where its value, `values` over the scale, is next to the middle.
+pub(crate) fn same_codes(found: (&[i8], f32), due: (&[i8], f32), values: &[f32]) {
+    assert_eq!((found.0.len(), due.0.len()), (values.len(), values.len()));
+    let off = (found.1 - due.1).abs();
+    assert!(off <= 4.0 * f32::EPSILON * due.1.abs(), "scale {} where {} is due", found.1, due.1);
+    for ((&found, &code), &value) in found.0.iter().zip(due.0).zip(values) {
+        let middle = f32::from(i16::from(found) + i16::from(code)) / 2.0;
+        // The fp16 that some go through is 1/16 apart near the ends.
+        let beside = (found.abs_diff(code) <= 1) && (value / due.1 - middle).abs() <= 0.04;
+        assert!(found == code || beside, "code {found} where {code} is due, of {value} at scale {}", due.1);
+    }
+}
