@@ -144,8 +144,9 @@ def choose(_):
 def permute(ids):
     tokens, hidden, count, top_k = SIZES
     ids = np.array(ids)
-    x = np.zeros((tokens, hidden), np.uint16)
-    out = np.zeros((tokens * top_k, hidden), np.uint16)
+    # Not zeros, whose pages would all be one.
+    x = np.full((tokens, hidden), 0x3F80, np.uint16)
+    out = np.ones((tokens * top_k, hidden), np.uint16)
 
     def run():
         order = ids.argsort(kind="stable")

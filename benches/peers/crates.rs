@@ -6,6 +6,8 @@
 #[path = "../measure/mod.rs"]
 mod measure;
 
+use std::rc::Rc;
+
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use criterion::Criterion;
@@ -24,9 +26,10 @@ fn main() -> Result<()> {
     for job in [W1, W4] {
         let made = || {
             let mut pipeline = Pipeline::<bf16>::new(job, Format::Nd)?;
+            let operands = Rc::new(Slices::new(&job));
             let peers: Vec<Box<dyn Contender>> = vec![
-                Box::new(Local("gemm f32", by_slices(job, product_by_gemm))),
-                Box::new(Local("faer f32", by_slices(job, product_by_faer))),
+                Box::new(Local("gemm f32", by_slices(job, operands.clone(), product_by_gemm))),
+                Box::new(Local("faer f32", by_slices(job, operands, product_by_faer))),
                 Box::new(Local("candle f32", by_candle(job, DType::F32)?)),
                 Box::new(Local("candle bf16", by_candle(job, DType::BF16)?)),
             ];
@@ -52,17 +55,33 @@ fn tokens_of_experts(job: &Experts, ids: &[i32]) -> Vec<Vec<u32>> {
 /// `y [m, n] = x [m, k] @ w [n, k]^T`, row-major.
 type Product = fn([usize; 3], &[f32], &[f32], &mut [f32]);
 
-/// The job over slices of f32.
-fn by_slices(job: Experts, product: Product) -> impl FnMut() -> Result<()> {
-    let Experts { tokens, hidden, intermediate, experts, top_k, .. } = job;
+/// The operands of a job in f32.
+struct Slices {
+    x: Vec<f32>,
+    gate_up: Vec<f32>,
+    down: Vec<f32>,
+}
+
+impl Slices {
+    fn new(job: &Experts) -> Self {
+        let Experts { tokens, hidden, intermediate, experts, .. } = *job;
+        Self {
+            x: values(tokens * hidden, 1.0),
+            gate_up: values(experts * 2 * intermediate * hidden, 0.05),
+            down: values(experts * hidden * intermediate, 0.05),
+        }
+    }
+}
+
+/// The job over slices.
+fn by_slices(job: Experts, operands: Rc<Slices>, product: Product) -> impl FnMut() -> Result<()> {
+    let Experts { tokens, hidden, intermediate, top_k, .. } = job;
     let ids = job.expert_ids();
-    let x: Vec<f32> = values(tokens * hidden, 1.0);
-    let gate_up: Vec<f32> = values(experts * 2 * intermediate * hidden, 0.05);
-    let down: Vec<f32> = values(experts * hidden * intermediate, 0.05);
     let share = 1.0 / top_k as f32;
     let mut output = vec![0f32; tokens * hidden];
     let [mut rows, mut projected, mut activated, mut combined] = [const { Vec::new() }; 4];
     move || {
+        let Slices { x, gate_up, down } = &*operands;
         output.fill(0.0);
         for (expert, tokens) in tokens_of_experts(&job, &ids).iter().enumerate() {
             let m = tokens.len();

@@ -50,7 +50,7 @@ macro_rules! vectorised {
                 $body($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,popcnt,bmi1,bmi2,lzcnt")]
+            #[target_feature(enable = "avx2")]
             fn avx2($($argument: $type),*) {
                 $body($($argument),*)
             }
