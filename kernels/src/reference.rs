@@ -1,4 +1,5 @@
-//! The same operators as plain scalar loops, one element at a time, serial: what the kernels are tested against, bit for bit.
+//! The same operators as plain scalar loops, one element at a time, serial: what the kernels are tested against, bit for bit but for
+//! the float GEMMs and the activations, which state how far they may be from it.
 //!
 //! Arguments, results and errors are those of the kernel of the same name; only the way there differs.
 
