@@ -5,7 +5,7 @@ use ascend_moe::spec::{
     Activation, ActivationFn, Choice, ClampAt, ExpertSpec, FloatType, GroupFill, GroupScore, GroupSpec, InputNorm,
     MoeSpec, Normalise, Precision, RouterSpec, Score, SharedSpec, Weigh,
 };
-use ascend_moe::{Device, Stream, Tensor};
+use ascend_moe::{Device, Release, Stream, Tensor};
 
 use crate::synthetic::{Synthetic, random};
 
@@ -167,6 +167,12 @@ impl Kind {
     /// Whether passes give the router an input of its own: where it has a norm of its own.
     fn has_router_input(&self) -> bool {
         self.spec.router().input_norm.is_some()
+    }
+
+    /// Whether a release has operators for it: the older ones add no bias to products of int8.
+    pub(crate) fn runs_in(&self, release: Release) -> bool {
+        let biased = self.experts == ExpertFormat::W8A8 && self.spec.experts().bias;
+        !biased || release >= Release::new(9, 1, 0)
     }
 
     /// A pass with what this kind is given.
