@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use crate::error::{self, KernelError};
+use crate::formats::nibbles::{int4_byte, unpack_int4};
 
 /// Bytes of a task.
 const TASK: usize = 32 * 1024;
@@ -26,7 +27,7 @@ pub fn pack<T: Copy + Into<i32> + Sync>(values: &[T], bytes: &mut [u8]) -> Resul
     bytes.par_chunks_mut(TASK).zip(values.par_chunks(2 * TASK)).for_each(|(bytes, values)| {
         for (byte, [low, high]) in bytes.iter_mut().zip(values.as_chunks::<2>().0) {
             let (low, high): (i32, i32) = ((*low).into(), (*high).into());
-            *byte = (low & 15) as u8 | (high << 4) as u8;
+            *byte = int4_byte(low as i8, high as i8);
         }
     });
     Ok(())
@@ -40,10 +41,6 @@ pub fn pack<T: Copy + Into<i32> + Sync>(values: &[T], bytes: &mut [u8]) -> Resul
 /// [`KernelError::Length`] unless there are two numbers to a byte.
 pub fn unpack(bytes: &[u8], values: &mut [i8]) -> Result<(), KernelError> {
     error::length("int4 values", 2 * bytes.len(), values.len())?;
-    values.par_chunks_mut(2 * TASK).zip(bytes.par_chunks(TASK)).for_each(|(values, bytes)| {
-        for ([low, high], byte) in values.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-            (*low, *high) = ((byte << 4) as i8 >> 4, *byte as i8 >> 4);
-        }
-    });
+    values.par_chunks_mut(2 * TASK).zip(bytes.par_chunks(TASK)).for_each(|(values, bytes)| unpack_int4(bytes, values));
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use crate::driver::{Part, Scratch, in_parts};
 use crate::error::{self, KernelError};
+use crate::formats::nibbles::{int4_pair, unpack_int4};
 use crate::gemm::{Stored, Weight};
 use crate::isa::Isa;
 use crate::nz::NzLayout;
@@ -76,18 +77,15 @@ impl IntWeight<'_> {
 
 /// Numbers `start` and on of int4, as int8.
 fn unpack(bytes: &[u8], start: usize, to: &mut [i8]) {
-    let low = |byte: u8| (byte << 4).cast_signed() >> 4;
-    let high = |byte: u8| byte.cast_signed() >> 4;
     let bytes = &bytes[start / 2..];
     let odd = (start % 2).min(to.len());
     let (first, to) = to.split_at_mut(odd);
-    first.iter_mut().zip(bytes).for_each(|(to, byte)| *to = high(*byte));
+    first.iter_mut().zip(bytes).for_each(|(to, byte)| *to = int4_pair(*byte)[1]);
     let bytes = &bytes[odd..];
-    let (pairs, last) = to.as_chunks_mut::<2>();
-    for (to, byte) in pairs.iter_mut().zip(bytes) {
-        *to = [low(*byte), high(*byte)];
-    }
-    last.iter_mut().zip(&bytes[pairs.len()..]).for_each(|(to, byte)| *to = low(*byte));
+    let pairs = to.len() / 2;
+    let (even, last) = to.split_at_mut(2 * pairs);
+    unpack_int4(bytes, even);
+    last.iter_mut().zip(&bytes[pairs..]).for_each(|(to, byte)| *to = int4_pair(*byte)[0]);
 }
 
 impl Source for IntWeight<'_> {

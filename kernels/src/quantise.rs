@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::element::Float;
 use crate::error::{self, KernelError};
+use crate::formats::nibbles::int4_byte;
 use crate::group_list::Group;
 
 /// Elements that are handled at a time. Even, so that a piece of int4 is whole bytes.
@@ -241,7 +242,7 @@ pub(crate) fn write_row(
                 conversion.convert(integer, piece, &mut wide[..piece.len()]);
                 let pairs = wide.as_chunks::<2>().0;
                 let out = &mut out[start / 2..][..piece.len() / 2];
-                out.iter_mut().zip(pairs).for_each(|(out, [low, high])| *out = (low & 15) as u8 | (high << 4) as u8);
+                out.iter_mut().zip(pairs).for_each(|(out, [low, high])| *out = int4_byte(*low, *high));
             }
         }
     });

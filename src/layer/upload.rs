@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
+use moe_kernels::formats::nibbles::int4_byte;
 use moe_kernels::formats::requantise::QuantError;
 use moe_kernels::gemm::Weight;
 use moe_kernels::int_gemm::IntWeight;
@@ -180,12 +181,12 @@ fn pack(codes: &[i8], [n, k]: [usize; 2], kind: Codes, blocks: bool, target: &mu
     let columns = if blocks { FRACTAL_ROW_BYTES * per_byte } else { n };
     target.par_chunks_mut((columns / per_byte).max(1)).with_min_len(64).enumerate().for_each(|(run, target)| {
         let (block, row) = (run / k, run % k);
-        let code = |column: usize| codes[(block * columns + column) * k + row] as u8;
-        match kind {
-            Codes::Int8 => target.iter_mut().enumerate().for_each(|(at, byte)| *byte = code(at)),
-            Codes::Int4 { .. } => {
-                target.iter_mut().enumerate().for_each(|(at, byte)| *byte = code(2 * at) & 15 | code(2 * at + 1) << 4);
-            }
+        let code = |column: usize| codes[(block * columns + column) * k + row];
+        for (at, byte) in target.iter_mut().enumerate() {
+            *byte = match kind {
+                Codes::Int8 => code(at).cast_unsigned(),
+                Codes::Int4 { .. } => int4_byte(code(2 * at), code(2 * at + 1)),
+            };
         }
     });
     Ok(())

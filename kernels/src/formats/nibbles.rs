@@ -35,6 +35,11 @@ pub const fn int4_pair(byte: u8) -> [i8; 2] {
     [(byte << 4) as i8 >> 4, byte as i8 >> 4]
 }
 
+/// The byte of two int4, of whose low 4 bits it is made.
+pub const fn int4_byte(low: i8, high: i8) -> u8 {
+    (low as u8 & 15) | ((high as u8) << 4)
+}
+
 /// Unpacks int4, two of `out` for a byte, over the shorter of the two.
 pub fn unpack_int4(packed: &[u8], out: &mut [i8]) {
     out.as_chunks_mut().0.iter_mut().zip(packed).for_each(|(pair, byte)| *pair = int4_pair(*byte));
@@ -52,7 +57,7 @@ pub fn pack_int4(codes: &[i8], packed: &mut [u8]) {
     let codes = if whole < eights.len() { eights[whole..].as_flattened() } else { rest };
     let packed = if whole < words.len() { words[whole..].as_flattened_mut() } else { last };
     for (byte, [low, high]) in packed.iter_mut().zip(codes.as_chunks().0) {
-        *byte = (*low as u8 & 15) | ((*high as u8) << 4);
+        *byte = int4_byte(*low, *high);
     }
 }
 
