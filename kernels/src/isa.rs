@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
+use crate::trial;
+
 /// A set of instructions that kernels are written for.
 ///
 /// Results are the same bits for any number of threads on one `Isa`; those of two differ within the bound of [`crate::gemm`],
@@ -85,10 +87,12 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available())
     }
 
-    /// The one that calls from this thread use: the widest that the CPU has, or the one of [`with`](Self::with).
+    /// The one that calls from this thread use: the widest that the CPU has whose kernels give right results on it, or the one of
+    /// [`with`](Self::with).
     pub fn current() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
-        FORCED.get().unwrap_or_else(|| *BEST.get_or_init(|| Self::available().last().unwrap_or(Self::Portable)))
+        let best = || Self::ALL.into_iter().rev().find(|isa| isa.is_available() && trial::is_right(*isa));
+        FORCED.get().unwrap_or_else(|| *BEST.get_or_init(|| best().unwrap_or(Self::Portable)))
     }
 
     /// Runs `f` with kernels of this set, those that `f` calls from this thread (whatever threads they then use); `None`, and `f`

@@ -47,6 +47,7 @@ mod select;
 mod simd;
 pub mod softmax_gating;
 pub mod swiglu_quant;
+mod trial;
 mod vectors;
 pub mod view;
 pub mod weight_quant;

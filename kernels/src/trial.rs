@@ -1,0 +1,111 @@
+//! A trial of micro-kernels before they are used. Not every set of instructions was at hand when they were written; one is taken
+//! only where small products come out right to the last bit on the CPU that has it.
+
+use half::bf16;
+
+use crate::driver::Scratch;
+use crate::element::Float;
+use crate::gemm::Weight;
+use crate::int_gemm::IntWeight;
+use crate::isa::Isa;
+use crate::pack::float_words;
+use crate::simd::{self, Kernel, Words};
+use crate::view::Mat;
+
+/// K and N: beyond whole words, vectors and panels.
+const K: usize = 70;
+const N: usize = 37;
+/// Each number of rows of a tile, and more than one tile.
+const ROWS: [usize; 7] = [1, 2, 3, 4, 5, 6, 13];
+
+/// Whether the kernels of a set give right products, of weights that lie along N and along K.
+pub(crate) fn is_right(isa: Isa) -> bool {
+    floats::<f32>(isa) && floats::<bf16>(isa) && whole(simd::kernel(isa, Words::Int8))
+}
+
+/// Whole numbers from -range to range, without a pattern that a kernel could have.
+fn numbers(count: usize, range: i32, mut seed: u32) -> Vec<i32> {
+    let mut next = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 16).cast_signed() % (2 * range + 1) - range
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// `x[row] @ w[.., n]`.
+fn product(x: &[i32], w: &[i32], row: usize, n: usize) -> i32 {
+    (0..K).map(|k| x[row * K + k] * w[k * N + n]).sum()
+}
+
+fn transposed<T: Copy>(w: &[T]) -> Vec<T> {
+    (0..N).flat_map(|n| (0..K).map(move |k| w[k * N + n])).collect()
+}
+
+/// Values so small that every sum is exact, in whatever order.
+fn floats<T: Float>(isa: Isa) -> bool {
+    let kernel = simd::kernel(isa, float_words(T::TYPE));
+    let made = |numbers: &[i32]| numbers.iter().map(|n| T::from_f32(*n as f32 / 4.0)).collect::<Vec<T>>();
+    ROWS.into_iter().all(|m| {
+        let (x, w) = (numbers(m * K, 16, 1), numbers(K * N, 16, 2));
+        let (values, along_n) = (made(&x), made(&w));
+        let along_k = transposed(&along_n);
+        weights(&along_n, &along_k).is_some_and(|weights| {
+            weights.into_iter().all(|weight| {
+                let Ok(rows) = Mat::row_major(&values, m, K) else { return false };
+                let mut scratch = Scratch::default();
+                scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..K);
+                (0..m).all(|row| {
+                    let (found, _) = scratch.floats(row, N);
+                    found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, row, n) as f32 / 16.0)
+                })
+            })
+        })
+    })
+}
+
+/// int8 of the whole range.
+fn whole(kernel: &Kernel) -> bool {
+    let made = |numbers: &[i32]| numbers.iter().map(|n| (*n).clamp(-128, 127) as i8).collect::<Vec<i8>>();
+    let back = |values: &[i8]| values.iter().map(|v| i32::from(*v)).collect::<Vec<i32>>();
+    ROWS.into_iter().all(|m| {
+        let (values, along_n) = (made(&numbers(m * K, 140, 3)), made(&numbers(K * N, 140, 4)));
+        let (x, w, along_k) = (back(&values), back(&along_n), transposed(&along_n));
+        weights(&along_n, &along_k).is_some_and(|weights| {
+            weights.into_iter().all(|weight| {
+                let Ok(rows) = Mat::row_major(&values, m, K) else { return false };
+                let mut scratch = Scratch::default();
+                scratch.multiply(kernel, &rows, &IntWeight::Int8(weight), 0..m, 0..N, 0..K);
+                (0..m).all(|row| {
+                    let (found, _) = scratch.ints(row, N);
+                    found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, row, n))
+                })
+            })
+        })
+    })
+}
+
+/// The same weight as it lies along N and along K.
+fn weights<'a, T: bytemuck::Pod>(along_n: &'a [T], along_k: &'a [T]) -> Option<[Weight<'a, T>; 2]> {
+    let (plain, turned) = (Mat::row_major(along_n, K, N).ok()?, Mat::row_major(along_k, N, K).ok()?);
+    Some([Weight::Strided(plain), Weight::Strided(turned.transposed())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_of_this_cpu_passes() {
+        for isa in Isa::available() {
+            assert!(is_right(isa), "{}", isa.name());
+        }
+    }
+
+    #[test]
+    fn a_wrong_kernel_fails() {
+        let right = simd::kernel(Isa::Portable, Words::Int8);
+        assert!(whole(right));
+        // As if bytes were unsigned, and nobody took that back.
+        assert!(!whole(&Kernel { flip: 0x80, ..*right }));
+    }
+}
