@@ -14,6 +14,7 @@ mod buffer;
 mod cann;
 pub mod checkpoint;
 pub mod convert;
+mod dense;
 mod device;
 mod dtype;
 mod error;

@@ -13,12 +13,13 @@ use std::sync::atomic::Ordering;
 
 use ascend_sys::{OperatorId, aclrtMemcpyKind};
 
+use crate::dense::Dense;
 use crate::device::{Bound, Device, call};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::memory::{Memory, Padding};
 use crate::stream::{Stream, StreamInner, same_device};
-use crate::tensor::{Dense, Place, TensorViewMut};
+use crate::tensor::{Place, TensorViewMut};
 
 /// Start of every slice; more than the 64 bytes that kernels need (CANN runtime 9.1.0, memory management).
 const ALIGNMENT: u64 = 512;

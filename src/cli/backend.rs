@@ -1,6 +1,7 @@
 //! What a report says about the backend.
 
 use ascend_moe::{Cann, Implementation};
+use moe_kernels::isa::Isa;
 use serde::Serialize;
 
 /// The backend of a report.
@@ -18,6 +19,9 @@ pub(crate) struct BackendReport {
     pub(crate) release: String,
     /// What the clock of the times below is.
     pub(crate) clock: &'static str,
+    /// What a simulator computes with: the instructions of the host's CPU that its kernels take, and which roundings they make;
+    /// `null` of a device.
+    pub(crate) arithmetic: Option<String>,
 }
 
 impl BackendReport {
@@ -29,6 +33,7 @@ impl BackendReport {
             soc: cann.soc().to_owned(),
             release: cann.release().to_string(),
             clock: if cann.is_simulated() { "host clock of the simulator, not a device's" } else { "device events" },
+            arithmetic: cann.is_simulated().then(|| format!("{}, CANN's roundings", Isa::current().name())),
         }
     }
 }

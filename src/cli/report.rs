@@ -173,7 +173,7 @@ pub(crate) struct OperatorCount {
 /// For a person.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BackendReport { name, simulated, soc, release, reason, clock } = &self.backend;
+        let BackendReport { name, simulated, soc, release, reason, clock, arithmetic } = &self.backend;
         if *simulated {
             writeln!(f, "{} on a simulator of CANN {release} and {soc}: no device was used", self.model_type)?;
         } else {
@@ -181,6 +181,9 @@ impl fmt::Display for Report {
         }
         writeln!(f, "  backend     {name}")?;
         writeln!(f, "  because     {reason}")?;
+        if let Some(arithmetic) = arithmetic {
+            writeln!(f, "  arithmetic  {arithmetic}")?;
+        }
         writeln!(f, "  checkpoint  {}", self.checkpoint)?;
         writeln!(f, "  input       {}", self.input)?;
         writeln!(f, "  dtype       {}", self.dtype)?;

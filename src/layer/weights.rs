@@ -139,7 +139,7 @@ impl WeightShapes {
                 Part::W13Bias | Part::W2Bias if plan.format == ExpertFormat::W8A8 => options.dtype.into(),
                 _ => DType::from(spec.part_type(part, options.dtype)),
             };
-            let weight = (dtype, crate::tensor::dims(&shape)?);
+            let weight = (dtype, crate::dense::dims(&shape)?);
             Ok(Some(Held { weight, scale: None, extra: None, packed: None, codes: None }))
         })?;
         Ok(Self { parts, plan: plan.clone() })
@@ -196,7 +196,7 @@ fn quantised(
     let ([lead @ .., n, k], dtype) = (shape, codes.dtype()) else {
         return Err(Error::shape("projection", format_args!("{shape:?}"), "[.., N, K]"));
     };
-    let with = |tail: &[usize]| crate::tensor::dims(&[lead, tail].concat());
+    let with = |tail: &[usize]| crate::dense::dims(&[lead, tail].concat());
     let (logical, per_output) = (with(&[*k, *n])?, with(&[*n])?);
     let layer = DType::from(options.dtype);
     let scale = match format {

@@ -218,7 +218,7 @@ fn the_keys_of_the_report() {
     let (report, _) = recorded("deepseek-v3").report(0);
     assert_eq!(report["schema"], "ascend-moe/run/1");
     keys(&report, "backend checkpoint dtype input layers model_type ok operators schema");
-    keys(&report["backend"], "clock name reason release simulated soc");
+    keys(&report["backend"], "arithmetic clock name reason release simulated soc");
     let layer = &report["layers"][0];
     keys(
         layer,
