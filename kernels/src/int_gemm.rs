@@ -76,8 +76,9 @@ impl IntWeight<'_> {
 
 /// Numbers `start` and on of int4, as int8.
 fn unpack(bytes: &[u8], start: usize, to: &mut [i8]) {
-    let low = |byte: u8| (byte << 4).cast_signed() >> 4;
-    let high = |byte: u8| byte.cast_signed() >> 4;
+    // Sign by arithmetic, since vectors have no shift of bytes that keeps it.
+    let signed = |nibble: u8| (nibble ^ 8).cast_signed() - 8;
+    let (low, high) = (|byte: u8| signed(byte & 15), |byte: u8| signed(byte >> 4));
     let bytes = &bytes[start / 2..];
     let odd = (start % 2).min(to.len());
     let (first, to) = to.split_at_mut(odd);
