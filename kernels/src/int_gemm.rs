@@ -117,7 +117,8 @@ impl Source for IntWeight<'_> {
         let is_narrow = |place: Place| place.is_along_k() || place.is_in_blocks();
         match self {
             Self::Int8(weight) => matches!(weight.stored(), Stored::Plain(_, place) if is_narrow(place)),
-            Self::Int4(weight) => is_narrow(weight.place),
+            // Few columns would be less than a block has, and its rows are read a run at a time.
+            Self::Int4(weight) => weight.place.is_along_k(),
         }
     }
 
