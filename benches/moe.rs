@@ -1,30 +1,28 @@
-//! A layer's experts: the kernels alone beside torch and as a share of what the machine can do, and a whole `MoeLayer` on the
-//! simulator beside the kernels alone.
+//! A layer's experts on the kernels alone, beside torch and as a share of what the machine can do: floats, quantised prefill, and
+//! quantised decode beside bf16.
 //!
 //! `PEERS_PYTHON` names a Python with torch; see `docs/performance.md`. The crates of others are in `benches/peers`.
 
 mod measure;
-#[path = "measure/layer.rs"]
-mod source;
 
-use anyhow::{Context, Result, ensure};
-use ascend_moe::layer::{LayerOptions, MoeLayer};
-use ascend_moe::spec::{ExpertSpec, FloatType, MoeSpec, Normalise, RouterSpec, Score};
-use ascend_moe::{Cann, Stream, Tensor};
+use anyhow::{Result, ensure};
 use criterion::Criterion;
 use half::bf16;
 use measure::machine::{Machine, Peak};
 use measure::pipeline::{Format, Pipeline};
 use measure::python::PythonPeer;
-use measure::workload::{Bound, Experts, W1, W2, W3, W4, values};
-use measure::{Local, Racers, group, print, race, verdict};
+use measure::quantised::{Held, Numbers, QuantJob, Way};
+use measure::workload::{Bound, Experts, W1, W2, W3, W4, W5, W6};
+use measure::{Contender, Local, Racers, group, print, race, verdict};
 use moe_kernels::element::Float;
-use source::Made;
+use moe_kernels::quant_gemm::Rounding;
 
-/// A layer may cost so much more than its kernels.
-const OVERHEAD: f64 = 0.05;
 /// f32 on the shapes of W1 is to reach so much of its peak.
 const F32_SHARE: f64 = 0.85;
+/// Decoding is to be so much of what the bytes allow faster than with weights of more bytes.
+const BYTES_SHARE: f64 = 0.8;
+/// Numbers along K that share a scale, where those of a column do not: of W4A8 as CANN has them, of W4A16 as checkpoints do.
+const GROUPS: [usize; 2] = [256, 128];
 
 fn main() -> Result<()> {
     let machine = Machine::measure();
@@ -32,25 +30,70 @@ fn main() -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     for job in [W1, W2, W3, W4] {
         for format in [Format::Nd, Format::Nz] {
-            kernels::<bf16>(&mut criterion, &machine, machine.bf16, job, format)?;
+            floats::<bf16>(&mut criterion, &machine, machine.bf16, job, format)?;
         }
     }
     let job = Experts { share: F32_SHARE, peers: &[], ..W1 };
-    kernels::<f32>(&mut criterion, &machine, machine.f32, job, Format::Nd)?;
-    let cann = Cann::open(None).context("opening a backend")?;
-    for job in [W1, W4] {
-        layer(&mut criterion, &cann, job)?;
+    floats::<f32>(&mut criterion, &machine, machine.f32, job, Format::Nd)?;
+    for job in [W5, W6] {
+        for held in [Held::Transposed, Held::Nz] {
+            for rounding in [Rounding::Fast, Rounding::Faithful] {
+                let way = Way { numbers: Numbers::W8A8, group: None, held, rounding };
+                quantised_prefill(&mut criterion, &machine, job, way)?;
+            }
+        }
+    }
+    for job in [W2, W4] {
+        for way in ways_to_decode() {
+            quantised_decode(&mut criterion, &machine, job, way)?;
+        }
     }
     criterion.final_summary();
     Ok(())
 }
 
-fn sizes(job: &Experts) -> String {
-    let Experts { tokens, hidden, intermediate, experts, top_k, .. } = job;
-    format!("T{tokens} H{hidden} I{intermediate} E{experts} k{top_k}")
+/// Weights as devices hold them, and both roundings where they differ.
+fn ways_to_decode() -> Vec<Way> {
+    let both = [Rounding::Fast, Rounding::Faithful];
+    let [of_w4a8, of_w4a16] = GROUPS.map(|group| [None, Some(group)]);
+    let kinds: [(_, _, &[Option<usize>], &[Rounding]); 3] = [
+        (Numbers::W8A8, Held::Transposed, &[None], &both),
+        (Numbers::W4A8, Held::Plain, &of_w4a8, &both),
+        (Numbers::W4A16, Held::Transposed, &of_w4a16, &both[..1]),
+    ];
+    let mut ways = Vec::new();
+    for (numbers, nd, groups, roundings) in kinds {
+        for held in [nd, Held::Nz] {
+            for group in groups {
+                ways.extend(roundings.iter().map(|rounding| Way { numbers, group: *group, held, rounding: *rounding }));
+            }
+        }
+    }
+    ways
 }
 
-fn kernels<T: Float>(
+/// The Python peers of a job.
+fn peers(job: &Experts) -> Result<Vec<Box<dyn Contender>>> {
+    let Experts { tokens, hidden, intermediate, experts, top_k, .. } = job;
+    let words = format!("experts {tokens} {hidden} {intermediate} {experts} {top_k}");
+    let peers = job.peers.iter().map(|(name, _)| PythonPeer::start(name, &words, &job.expert_ids()));
+    peers.filter_map(Result::transpose).collect()
+}
+
+/// Prints a rate, and which share of its bound it is beside the share that is wanted.
+fn print_share(what: &str, rate: f64, bound: Peak, goal: f64) {
+    let share = rate / bound.rate;
+    println!(
+        "  {:.1} {what}, {:.0} % of the peak ({}); goal {:.0} %: {}",
+        rate / 1e9,
+        share * 100.0,
+        bound.how,
+        goal * 100.0,
+        verdict(share, goal),
+    );
+}
+
+fn floats<T: Float>(
     criterion: &mut Criterion,
     machine: &Machine,
     peak: Peak,
@@ -61,70 +104,58 @@ fn kernels<T: Float>(
         let mut pipeline = Pipeline::<T>::new(job, format)?;
         pipeline.run()?;
         ensure!(pipeline.output().iter().any(|value| value.to_f32() != 0.0), "an output of zeros");
-        let Experts { tokens, hidden, intermediate, experts, top_k, .. } = job;
-        let words = format!("experts {tokens} {hidden} {intermediate} {experts} {top_k}");
-        let peers = job.peers.iter().map(|(name, _)| PythonPeer::start(name, &words, &job.expert_ids()));
-        let peers = peers.filter_map(Result::transpose).collect::<Result<_>>()?;
-        Ok(Racers::new(Local("ours", move || pipeline.run()), peers))
+        Ok(Racers::new(Local("ours", move || pipeline.run()), peers(&job)?))
     };
     let name = format!("{}/{}/{format:?}", job.name, T::NAME);
     let Some(race) = race(&mut group(criterion, "kernels"), &name, made)? else { return Ok(()) };
-    println!("{}, {}: {}, {}, weights {format:?}", job.name, job.what, sizes(&job), T::NAME);
+    println!("{job}, {}, weights {format:?}", T::NAME);
     print(&race, job.peers);
-    let (what, rate, most) = match job.bound {
-        Bound::Operations => ("GFLOP/s", job.operations() / race.ours.seconds(), peak),
+    let seconds = race.ours.seconds();
+    match job.bound {
+        Bound::Operations => print_share("GFLOP/s", job.operations() / seconds, peak, job.share),
         Bound::WeightBytes => {
-            ("GB/s of weights", job.active_weights() * T::BYTES as f64 / race.ours.seconds(), machine.read)
+            let bytes = job.active_weights() * T::BYTES as f64;
+            print_share("GB/s of weights", bytes / seconds, machine.read, job.share);
         }
-    };
-    let share = rate / most.rate;
-    println!(
-        "  {:.1} {what}, {:.0} % of the peak ({}); goal {:.0} %: {}",
-        rate / 1e9,
-        share * 100.0,
-        most.how,
-        job.share * 100.0,
-        verdict(share, job.share),
-    );
+    }
     Ok(())
 }
 
-fn layer(criterion: &mut Criterion, cann: &Cann, job: Experts) -> Result<()> {
-    let Experts { tokens, hidden, intermediate, experts, top_k, .. } = job;
+fn quantised_prefill(criterion: &mut Criterion, machine: &Machine, job: Experts, way: Way) -> Result<()> {
     let made = || {
-        let mut kernels = Pipeline::<bf16>::new(job, Format::Nd)?;
-        let mut router = RouterSpec::new(Score::Sigmoid, top_k);
-        router.norm = Normalise::Sum { eps: 1e-20 };
-        let source = Made(MoeSpec::new(router, ExpertSpec::new(experts, hidden, intermediate), None)?);
-        let device = cann.device(0)?;
-        let stream = Stream::new(&device)?;
-        let layer = MoeLayer::load(&stream, &source, LayerOptions::new(FloatType::Bf16), &mut |_, _| {})?;
-        let x = Tensor::from_f32(&device, FloatType::Bf16, &values::<f32>(tokens * hidden, 1.0), &[tokens, hidden])?;
-        let ids = Tensor::from_slice(&device, &job.expert_ids(), &[tokens, top_k])?;
-        let weights = Tensor::from_slice(&device, &vec![1.0 / top_k as f32; tokens * top_k], &[tokens, top_k])?;
-        let mut output = layer.forward_routed(&stream, x.view(), ids.view(), weights.view())?;
-        stream.synchronize()?;
-        let ours = Local("layer", move || {
-            layer.forward_routed_into(&stream, x.view(), ids.view(), weights.view(), &mut output)?;
-            Ok(stream.synchronize()?)
-        });
-        let kernels = Local("kernels alone", move || kernels.run());
-        Ok(Racers::new(ours, vec![Box::new(kernels)]))
+        let mut ours = QuantJob::checked(job, way)?;
+        Ok(Racers::new(Local("ours", move || ours.run()), peers(&job)?))
     };
-    let name = format!("{}/bf16", job.name);
-    let Some(race) = race(&mut group(criterion, "layer"), &name, made)? else { return Ok(()) };
-    let simulated = if cann.is_simulated() { " (simulated)" } else { "" };
-    println!("{}, {}: {}, bf16, MoeLayer on {}{simulated}", job.name, job.what, sizes(&job), cann.soc());
-    print(&race, &[]);
-    for (_, versus) in &race.peers {
-        let Ok(versus) = versus else { continue };
-        let overhead = 1.0 / versus.ratio - 1.0;
-        let verdict = if overhead <= OVERHEAD { "met" } else { "missed" };
-        println!(
-            "  the layer costs {:.1} % more than the kernels alone; goal at most {:.0} %: {verdict}",
-            overhead * 100.0,
-            OVERHEAD * 100.0,
-        );
-    }
+    let name = format!("{}/{way}", job.name);
+    let Some(race) = race(&mut group(criterion, "kernels"), &name, made)? else { return Ok(()) };
+    println!("{job}, {way}");
+    print(&race, job.peers);
+    print_share("GFLOP/s", job.operations() / race.ours.seconds(), machine.int8, job.share);
+    Ok(())
+}
+
+/// Beside bf16 and, of fewer bytes, W8A8 in the same layout.
+fn quantised_decode(criterion: &mut Criterion, machine: &Machine, job: Experts, way: Way) -> Result<()> {
+    let format = if way.held == Held::Nz { Format::Nz } else { Format::Nd };
+    let held = if way.held == Held::Nz { Held::Nz } else { Held::Transposed };
+    let eight = Way { numbers: Numbers::W8A8, group: None, held, rounding: Rounding::Fast };
+    let made = || {
+        let mut ours = QuantJob::checked(job, way)?;
+        let mut sixteen = Pipeline::<bf16>::new(job, format)?;
+        let mut peers: Vec<Box<dyn Contender>> = vec![Box::new(Local("our bf16", move || sixteen.run()))];
+        if way.numbers != Numbers::W8A8 {
+            let mut eight = QuantJob::checked(job, eight)?;
+            peers.push(Box::new(Local("our W8A8", move || eight.run())));
+        }
+        Ok(Racers::new(Local("ours", move || ours.run()), peers))
+    };
+    let name = format!("{}/{way}", job.name);
+    let Some(race) = race(&mut group(criterion, "decode"), &name, made)? else { return Ok(()) };
+    println!("{job}, {way}");
+    let bytes = way.weight_bytes(&job);
+    let goal = |more: f64| BYTES_SHARE * more / bytes;
+    let sixteen = job.active_weights() * bf16::BYTES as f64;
+    print(&race, &[("our bf16", goal(sixteen)), ("our W8A8", goal(eight.weight_bytes(&job)))]);
+    print_share("GB/s of weights and scales", bytes / race.ours.seconds(), machine.read, job.share);
     Ok(())
 }

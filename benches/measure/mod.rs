@@ -4,6 +4,7 @@
 pub(crate) mod machine;
 pub(crate) mod pipeline;
 pub(crate) mod python;
+pub(crate) mod quantised;
 pub(crate) mod spread;
 pub(crate) mod workload;
 

@@ -22,6 +22,15 @@ pub(crate) enum Format {
     Nz,
 }
 
+/// What multiplies rows by the experts that they belong to.
+pub(crate) trait Product<T> {
+    /// `out [rows, N] = x [rows, K] @ weight` of each group's expert.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    fn product(&self, x: &[T], groups: &[Group], out: &mut [T]) -> Result<()>;
+}
+
 /// A weight `[N, K]` of each expert.
 pub(crate) struct Weights<T> {
     format: Format,
@@ -31,9 +40,13 @@ pub(crate) struct Weights<T> {
 }
 
 impl<T: Float> Weights<T> {
-    /// `rows` is N, `cols` is K.
+    /// `rows` is N, `cols` is K; made up.
     pub(crate) fn new(format: Format, experts: usize, rows: usize, cols: usize) -> Result<Self> {
-        let row_major: Vec<T> = values(rows * cols, 0.05);
+        Self::of(values(rows * cols, 0.05), format, experts, rows, cols)
+    }
+
+    /// The same `[N, K]`, row-major, for each expert.
+    pub(crate) fn of(row_major: Vec<T>, format: Format, experts: usize, rows: usize, cols: usize) -> Result<Self> {
         let one = match format {
             Format::Nd => row_major,
             Format::Nz => {
@@ -58,64 +71,53 @@ impl<T: Float> Weights<T> {
     }
 }
 
-/// Weights, activations and buffers of a workload.
-pub(crate) struct Pipeline<T> {
-    job: Experts,
-    gate_up: Weights<T>,
-    down: Weights<T>,
-    x: Vec<T>,
-    ids: Vec<i32>,
-    scales: Vec<f32>,
-    expanded: Vec<T>,
-    projected: Vec<T>,
-    activated: Vec<T>,
-    combined: Vec<T>,
-    row_index: Vec<i32>,
-    counts: Vec<i64>,
-    output: Vec<T>,
+impl<T: Float> Product<T> for Weights<T> {
+    fn product(&self, x: &[T], groups: &[Group], out: &mut [T]) -> Result<()> {
+        let rows = x.len() / self.cols;
+        let (x, out) = (Mat::row_major(x, rows, self.cols)?, MatMut::row_major(out, rows, self.rows)?);
+        Ok(grouped_gemm(x, &self.experts()?, groups, out)?)
+    }
 }
 
-impl<T: Float> Pipeline<T> {
-    /// Makes the operands of a workload.
-    pub(crate) fn new(job: Experts, format: Format) -> Result<Self> {
-        let Experts { tokens, hidden, intermediate, experts, top_k, .. } = job;
-        let slots = tokens * top_k;
-        let zeros = |len| vec![T::from_f32(0.0); len];
-        Ok(Self {
-            job,
-            gate_up: Weights::new(format, experts, 2 * intermediate, hidden)?,
-            down: Weights::new(format, experts, hidden, intermediate)?,
-            x: values(tokens * hidden, 1.0),
-            ids: job.expert_ids(),
-            scales: vec![1.0 / top_k as f32; slots],
-            expanded: zeros(slots * hidden),
-            projected: zeros(slots * 2 * intermediate),
-            activated: zeros(slots * intermediate),
-            combined: zeros(slots * hidden),
-            row_index: vec![0; slots],
-            counts: vec![0; experts],
-            output: zeros(tokens * hidden),
-        })
+/// What the router says, and what is made of it.
+pub(crate) struct Routed {
+    job: Experts,
+    ids: Vec<i32>,
+    scales: Vec<f32>,
+    row_index: Vec<i32>,
+    counts: Vec<i64>,
+}
+
+impl Routed {
+    /// That of a workload.
+    pub(crate) fn new(job: Experts) -> Self {
+        let slots = job.tokens * job.top_k;
+        let scales = vec![1.0 / job.top_k as f32; slots];
+        Self { job, ids: job.expert_ids(), scales, row_index: vec![0; slots], counts: vec![0; job.experts] }
     }
 
-    /// Does the job once.
-    pub(crate) fn run(&mut self) -> Result<()> {
-        let Experts { hidden, intermediate, experts, top_k, .. } = self.job;
-        let slots = self.ids.len();
-        let routing = Routing::new(&self.ids, 0..experts)?;
+    /// The slots sorted by expert, and the rows of each.
+    ///
+    /// # Errors
+    /// Those of the kernels.
+    pub(crate) fn sort(&mut self) -> Result<(Routing, Vec<Group>)> {
+        let routing = Routing::new(&self.ids, 0..self.job.experts)?;
         routing.gather_index(&mut self.row_index)?;
         routing.write_counts(GroupListKind::Count, &mut self.counts)?;
-        let src = bytemuck::cast_slice(&self.x);
-        routing.expand(src, hidden * T::BYTES, top_k, None, bytemuck::cast_slice_mut(&mut self.expanded))?;
-        let groups = decode(GroupListKind::Count, &self.counts, experts, slots)?;
-        product(&self.expanded, &self.gate_up, &groups, &mut self.projected)?;
-        swiglu(&self.projected, &[slots, 2 * intermediate], 1, &mut self.activated)?;
-        product(&self.activated, &self.down, &groups, &mut self.combined)?;
+        let groups = decode(GroupListKind::Count, &self.counts, self.job.experts, self.ids.len())?;
+        Ok((routing, groups))
+    }
+
+    /// `out [tokens, hidden]` of the weighted rows of each token, `rows [slots, hidden]` being sorted by expert.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub(crate) fn combine<T: Float>(&self, rows: &[T], out: &mut [T]) -> Result<()> {
         let operands = Finalize {
-            expanded: &self.combined,
-            hidden,
+            expanded: rows,
+            hidden: self.job.hidden,
             row_index: &self.row_index,
-            top_k,
+            top_k: self.job.top_k,
             order: SlotOrder::RowMajor,
             drop_pad: false,
             x1: None,
@@ -124,18 +126,67 @@ impl<T: Float> Pipeline<T> {
             scales: Some(&self.scales),
             rounding: Rounding::Once,
         };
-        Ok(finalize(&operands, &mut self.output)?)
+        Ok(finalize(&operands, out)?)
+    }
+}
+
+/// Weights, activations and buffers of a workload.
+pub(crate) struct Pipeline<T, W = Weights<T>> {
+    job: Experts,
+    gate_up: W,
+    down: W,
+    x: Vec<T>,
+    routed: Routed,
+    expanded: Vec<T>,
+    projected: Vec<T>,
+    activated: Vec<T>,
+    combined: Vec<T>,
+    output: Vec<T>,
+}
+
+impl<T: Float> Pipeline<T> {
+    /// Makes the operands of a workload.
+    pub(crate) fn new(job: Experts, format: Format) -> Result<Self> {
+        let Experts { hidden, intermediate, experts, .. } = job;
+        let gate_up = Weights::new(format, experts, 2 * intermediate, hidden)?;
+        Ok(Self::with(job, gate_up, Weights::new(format, experts, hidden, intermediate)?))
+    }
+}
+
+impl<T: Float, W: Product<T>> Pipeline<T, W> {
+    /// Of a workload with these weights.
+    pub(crate) fn with(job: Experts, gate_up: W, down: W) -> Self {
+        let Experts { tokens, hidden, intermediate, top_k, .. } = job;
+        let slots = tokens * top_k;
+        let zeros = |len| vec![T::from_f32(0.0); len];
+        Self {
+            job,
+            gate_up,
+            down,
+            x: values(tokens * hidden, 1.0),
+            routed: Routed::new(job),
+            expanded: zeros(slots * hidden),
+            projected: zeros(slots * 2 * intermediate),
+            activated: zeros(slots * intermediate),
+            combined: zeros(slots * hidden),
+            output: zeros(tokens * hidden),
+        }
+    }
+
+    /// Does the job once.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        let Experts { tokens, hidden, intermediate, top_k, .. } = self.job;
+        let (routing, groups) = self.routed.sort()?;
+        let src = bytemuck::cast_slice(&self.x);
+        routing.expand(src, hidden * T::BYTES, top_k, None, bytemuck::cast_slice_mut(&mut self.expanded))?;
+        self.gate_up.product(&self.expanded, &groups, &mut self.projected)?;
+        swiglu(&self.projected, &[tokens * top_k, 2 * intermediate], 1, &mut self.activated)?;
+        self.down.product(&self.activated, &groups, &mut self.combined)?;
+        self.routed.combine(&self.combined, &mut self.output)
     }
 
     /// What the last run gave, `[tokens, hidden]`.
     pub(crate) fn output(&self) -> &[T] {
         &self.output
     }
-}
-
-/// `out = x @ weight` of each group's expert.
-fn product<T: Float>(x: &[T], weights: &Weights<T>, groups: &[Group], out: &mut [T]) -> Result<()> {
-    let rows = x.len() / weights.cols;
-    let (x, out) = (Mat::row_major(x, rows, weights.cols)?, MatMut::row_major(out, rows, weights.rows)?);
-    Ok(grouped_gemm(x, &weights.experts()?, groups, out)?)
 }

@@ -3,7 +3,6 @@
 //! `PEERS_PYTHON` names a Python that has both (`pip install torch numpy`); without it these peers do not run.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -30,9 +29,8 @@ impl PythonPeer {
             println!("  {name}: set PEERS_PYTHON to a Python with torch and numpy to run it");
             return Ok(None);
         };
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers.py");
         let mut process = Command::new(python)
-            .arg(script)
+            .args(["-c", include_str!("../peers.py")])
             .arg(rayon::current_num_threads().to_string())
             .arg(name)
             .args(job.split_whitespace())

@@ -86,6 +86,25 @@ pub(crate) const W4: Experts = Experts {
     ..W3
 };
 
+/// W1 in W8A8.
+pub(crate) const W5: Experts =
+    Experts { name: "W5", what: "prefill, small, W8A8", share: 0.76, peers: &[("torch-qlinear", 1.5)], ..W1 };
+/// W3 in W8A8.
+pub(crate) const W6: Experts = Experts {
+    name: "W6",
+    what: "prefill, slice of DeepSeek-V3, W8A8",
+    share: 0.86,
+    peers: &[("torch-qlinear", 1.15)],
+    ..W3
+};
+
+impl std::fmt::Display for Experts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, what, tokens, hidden, intermediate, experts, top_k, .. } = self;
+        write!(f, "{name}, {what}: T{tokens} H{hidden} I{intermediate} E{experts} k{top_k}")
+    }
+}
+
 impl Experts {
     /// Expert ids `[tokens, top_k]`, those of a token distinct: the first of a shuffle for each token.
     pub(crate) fn expert_ids(&self) -> Vec<i32> {
@@ -99,9 +118,13 @@ impl Experts {
 
     /// Weights of the experts that have tokens.
     pub(crate) fn active_weights(&self) -> f64 {
+        (self.active_experts() * self.weights_per_expert()) as f64
+    }
+
+    /// Experts that have tokens.
+    pub(crate) fn active_experts(&self) -> usize {
         let ids = self.expert_ids();
-        let active = (0..self.experts).filter(|expert| ids.contains(&(*expert as i32))).count();
-        (active * self.weights_per_expert()) as f64
+        (0..self.experts).filter(|expert| ids.contains(&(*expert as i32))).count()
     }
 
     fn weights_per_expert(&self) -> usize {

@@ -13,6 +13,10 @@ use crate::element::Float;
 use crate::error::{self, KernelError};
 use crate::int_gemm::IntWeight;
 use crate::pack::{Source, put_floats};
+use crate::vectors::{Vectors, vectorised};
+
+/// Numbers that are made at a time.
+const PIECE: usize = 64;
 
 /// A weight `[K, N]` of whole numbers with scales of type `T`.
 #[derive(Debug, Clone, Copy)]
@@ -63,33 +67,35 @@ impl<'a, T: Float> Antiquant<'a, T> {
 
     /// As [`Source::read_column`].
     pub(crate) fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]) {
-        const PIECE: usize = 64;
+        let vectors = Vectors::widest();
         let mut start = ks.start;
         while start < ks.end {
             let group = start / self.group;
             let end = ks.end.min(start + PIECE).min((group + 1).saturating_mul(self.group));
-            let (mut numbers, mut values) = ([0; PIECE], [T::from_f32(0.0); PIECE]);
-            self.weight.column(n, start..end, &mut numbers);
-            let value = self.value(group, n);
-            let values = &mut values[..end - start];
-            values.iter_mut().zip(numbers).for_each(|(to, w)| *to = value(w));
-            put_floats(values, to, start - ks.start);
+            let mut numbers = [0; PIECE];
+            self.weight.column(n, start..end, &mut numbers[..end - start]);
+            let at = group * self.weight.n() + n;
+            let scale = self.scale[at].to_f32();
+            let offset = self.offset.map_or(0.0, |offset| offset[at].to_f32());
+            let values = (&numbers[..end - start], &[scale; PIECE], &[offset; PIECE]);
+            put_values::<T>(vectors, values, to, start - ks.start);
             start = end;
         }
     }
 
     /// As [`Source::read_row`].
     pub(crate) fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]) {
-        const PIECE: usize = 16;
+        let vectors = Vectors::widest();
+        let of_group = k / self.group * self.weight.n();
         for start in ns.clone().step_by(PIECE) {
             let piece = start..ns.end.min(start + PIECE);
-            let (mut numbers, mut values) = ([0; PIECE], [T::from_f32(0.0); PIECE]);
-            self.weight.row(k, piece.clone(), &mut numbers);
-            let values = &mut values[..piece.len()];
-            for ((to, w), n) in values.iter_mut().zip(numbers).zip(piece) {
-                *to = self.value(k / self.group, n)(w);
+            let (mut numbers, mut scale, mut offset) = ([0; PIECE], [0.0; PIECE], [0.0; PIECE]);
+            self.weight.row(k, piece.clone(), &mut numbers[..piece.len()]);
+            T::widen(&self.scale[of_group + piece.start..of_group + piece.end], &mut scale);
+            if let Some(offsets) = self.offset {
+                T::widen(&offsets[of_group + piece.start..of_group + piece.end], &mut offset);
             }
-            put_floats(values, to, start - ns.start);
+            put_values::<T>(vectors, (&numbers[..piece.len()], &scale, &offset), to, start - ns.start);
         }
     }
 
@@ -100,6 +106,32 @@ impl<'a, T: Float> Antiquant<'a, T> {
             self.weight.row(k, n..n + 1, &mut number);
             self.value(k / self.group, n)(number[0])
         })
+    }
+}
+
+/// Puts what numbers, scales and offsets stand for into `to`, from element `first` on.
+fn put_values<T: Float>(
+    vectors: Vectors,
+    (numbers, scale, offset): (&[i8], &[f32; PIECE], &[f32; PIECE]),
+    to: &mut [u32],
+    first: usize,
+) {
+    let (mut wide, mut values) = ([0f32; PIECE], [T::zeroed(); PIECE]);
+    let (wide, values) = (&mut wide[..numbers.len()], &mut values[..numbers.len()]);
+    dequantise(vectors, numbers, scale, offset, wide);
+    T::narrow(wide, values);
+    put_floats(values, to, first);
+}
+
+vectorised! {
+    /// `out[i] = (numbers[i] + offset[i]) * scale[i]`.
+    fn dequantise(numbers: &[i8], scale: &[f32], offset: &[f32], out: &mut [f32]) = dequantise_plain;
+}
+
+#[inline(always)]
+fn dequantise_plain(numbers: &[i8], scale: &[f32], offset: &[f32], out: &mut [f32]) {
+    for (((out, w), scale), offset) in out.iter_mut().zip(numbers).zip(scale).zip(offset) {
+        *out = (f32::from(*w) + offset) * scale;
     }
 }
 

@@ -77,6 +77,12 @@ impl IntWeight<'_> {
 
 /// Numbers `start` and on of int4, as int8.
 fn unpack(bytes: &[u8], start: usize, to: &mut [i8]) {
+<<<<<<< HEAD
+=======
+    // Sign by arithmetic, since vectors have no shift of bytes that keeps it.
+    let signed = |nibble: u8| (nibble ^ 8).cast_signed() - 8;
+    let (low, high) = (|byte: u8| signed(byte & 15), |byte: u8| signed(byte >> 4));
+>>>>>>> bench
     let bytes = &bytes[start / 2..];
     let odd = (start % 2).min(to.len());
     let (first, to) = to.split_at_mut(odd);
@@ -114,7 +120,8 @@ impl Source for IntWeight<'_> {
         let is_narrow = |place: Place| place.is_along_k() || place.is_in_blocks();
         match self {
             Self::Int8(weight) => matches!(weight.stored(), Stored::Plain(_, place) if is_narrow(place)),
-            Self::Int4(weight) => is_narrow(weight.place),
+            // Few columns would be less than a block has, and its rows are read a run at a time.
+            Self::Int4(weight) => weight.place.is_along_k(),
         }
     }
 

@@ -34,11 +34,17 @@ impl Axis {
     /// `each(offset, first, n)` for every run of neighbours in `range`: `n` elements from `offset` on, the first of them
     /// number `first` of the range.
     pub(crate) fn runs(self, range: Range<usize>, mut each: impl FnMut(usize, usize, usize)) {
+        // A division for each run would take longer than most runs.
+        let (mut number, mut within) = (range.start / self.block, range.start % self.block);
         let mut i = range.start;
         while i < range.end {
-            let run = if self.near == 1 { (self.block - i % self.block).min(range.end - i) } else { 1 };
-            each(self.at(i), i - range.start, run);
+            let run = if self.near == 1 { (self.block - within).min(range.end - i) } else { 1 };
+            each(number * self.far + within * self.near, i - range.start, run);
             i += run;
+            within += run;
+            if within == self.block {
+                (number, within) = (number + 1, 0);
+            }
         }
     }
 }

@@ -16,7 +16,11 @@ use crate::error::{self, KernelError};
 use crate::group_list::Group;
 use crate::grouped_gemm::split_groups;
 use crate::int_gemm::{IntProblem, IntWeight, Span, int_gemms, int_gemms_in_k_groups};
+use crate::vectors::{Vectors, vectorised};
 use crate::view::{Mat, MatMut};
+
+/// Numbers that are handled at a time.
+const PIECE: usize = 256;
 
 /// Rows whose halves are held at a time.
 const MSD_ROWS: usize = 4096;
@@ -258,9 +262,9 @@ pub fn quant_gemm<O: Float>(products: Vec<QuantProduct<'_, '_, O>>, dequant: &De
         }
     }
     match (dequant.scheme, dequant.rounding) {
-        (Scheme::Int8, _) => int8(products, dequant, O::from_f32),
-        (_, Rounding::Fast) => in_parts(products, parts, dequant.row_scale, |sum| sum, O::from_f32),
-        (Scheme::Int4, Rounding::Faithful) => in_parts(products, parts, dequant.row_scale, halved, O::from_f32),
+        (Scheme::Int8, _) => int8(products, dequant, O::narrow),
+        (_, Rounding::Fast) => in_parts(products, parts, dequant.row_scale, |_| {}),
+        (Scheme::Int4, Rounding::Faithful) => in_parts(products, parts, dequant.row_scale, halve),
         (Scheme::Msd, Rounding::Faithful) => msd(products, parts, dequant.row_scale),
     }
 }
@@ -278,7 +282,7 @@ pub fn requant_gemm(products: Vec<QuantProduct<'_, '_, i8>>) -> Result<(), Kerne
         order: ScaleOrder::Column,
         activation: Activation::None,
     };
-    int8(products, &dequant, round_to_i8)
+    int8(products, &dequant, |values, out| fill(out, values.iter().map(|value| round_to_i8(*value))))
 }
 
 /// The nearest int8, ties to even; what is too large becomes the largest, NaN 0.
@@ -296,6 +300,15 @@ fn halved(value: f32) -> f32 {
     Float::to_f32(<f16 as Float>::from_f32(value))
 }
 
+/// Rounds a piece to fp16.
+fn halve(values: &mut [f32]) {
+    let mut halves = [f16::ZERO; PIECE];
+    let halves = &mut halves[..values.len()];
+    <f16 as Float>::narrow(values, halves);
+    <f16 as Float>::widen(halves, values);
+}
+
+#[inline(always)]
 fn fill<O>(out: &mut [O], values: impl Iterator<Item = O>) {
     out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
 }
@@ -306,42 +319,66 @@ fn problems<'a, 'o, O>(products: Vec<QuantProduct<'a, 'o, O>>) -> (Vec<IntProble
     products.into_iter().map(part).unzip()
 }
 
+/// `narrow` gives a piece of numbers their type.
 fn int8<O: Copy + Send + Sync>(
     products: Vec<QuantProduct<'_, '_, O>>,
     dequant: &Dequant<'_>,
-    round: impl Fn(f32) -> O + Sync,
+    narrow: impl Fn(&[f32], &mut [O]) + Sync,
 ) -> Result<(), KernelError> {
     let (problems, experts) = problems(products);
-    let finish = |value: f32| round(dequant.activation.apply(value));
-    let scaled = |acc: i32, column: f32, row: f32| match dequant.order {
-        ScaleOrder::Column => acc as f32 * column * row,
-        ScaleOrder::Row => acc as f32 * row * column,
-    };
+    let vectors = Vectors::widest();
+    let &Dequant { row_scale, order, activation, .. } = dequant;
     int_gemms(problems, |Span { problem, row, cols }, acc, out| {
         let expert = &experts[*problem];
-        let row = dequant.row_scale.map_or(1.0, |scale| scale[*row]);
-        let sums = acc.iter().zip(expert.scales(0, cols));
-        match expert.bias {
-            QuantBias::None => fill(out, sums.map(|(acc, column)| finish(scaled(*acc, *column, row)))),
-            QuantBias::Whole(bias) => {
-                let sums = sums.zip(&bias[cols.clone()]);
-                fill(out, sums.map(|((acc, column), bias)| finish(scaled(acc.wrapping_add(*bias), *column, row))));
+        let row = row_scale.map_or(1.0, |scale| scale[*row]);
+        let pieces = cols.clone().step_by(PIECE).zip(acc.chunks(PIECE)).zip(out.chunks_mut(PIECE));
+        for ((start, acc), out) in pieces {
+            let cols = start..start + acc.len();
+            let bias = match expert.bias {
+                QuantBias::None => QuantBias::None,
+                QuantBias::Whole(bias) => QuantBias::Whole(&bias[cols.clone()]),
+                QuantBias::Float(bias) => QuantBias::Float(&bias[cols.clone()]),
+            };
+            let mut values = [0f32; PIECE];
+            let values = &mut values[..acc.len()];
+            scale_sums(vectors, acc, order, row, expert.scales(0, &cols), bias, values);
+            if activation != Activation::None {
+                values.iter_mut().for_each(|value| *value = activation.apply(*value));
             }
-            QuantBias::Float(bias) => {
-                let sums = sums.zip(&bias[cols.clone()]);
-                fill(out, sums.map(|((acc, column), bias)| finish(scaled(*acc, *column, row) + bias)));
-            }
+            narrow(values, out);
         }
     })
 }
 
+vectorised! {
+    /// `out` is `acc` with the scales of its row and of its columns, in that order or the other, and with a bias.
+    fn scale_sums(
+        acc: &[i32], order: ScaleOrder, row: f32, columns: &[f32], bias: QuantBias<'_>, out: &mut [f32],
+    ) = scale_sums_plain;
+}
+
+#[inline(always)]
+fn scale_sums_plain(acc: &[i32], order: ScaleOrder, row: f32, columns: &[f32], bias: QuantBias<'_>, out: &mut [f32]) {
+    match bias {
+        QuantBias::Whole(bias) => fill(out, acc.iter().zip(bias).map(|(acc, bias)| acc.wrapping_add(*bias) as f32)),
+        QuantBias::None | QuantBias::Float(_) => fill(out, acc.iter().map(|acc| *acc as f32)),
+    }
+    let scaled = out.iter_mut().zip(columns);
+    match order {
+        ScaleOrder::Column => scaled.for_each(|(value, column)| *value = *value * column * row),
+        ScaleOrder::Row => scaled.for_each(|(value, column)| *value = *value * row * column),
+    }
+    if let QuantBias::Float(bias) = bias {
+        out.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+    }
+}
+
 /// The scaled sums over the parts of K, each of them and each of their sums through `step`; times the scale of the row.
-fn in_parts<O: Copy + Send + Sync>(
+fn in_parts<O: Float>(
     products: Vec<QuantProduct<'_, '_, O>>,
     parts: usize,
     row_scale: Option<&[f32]>,
-    step: impl Fn(f32) -> f32 + Sync,
-    round: impl Fn(f32) -> O + Sync,
+    step: impl Fn(&mut [f32]) + Sync,
 ) -> Result<(), KernelError> {
     let depth = products.first().map_or(0, |product| product.expert.weight.k());
     for product in &products {
@@ -352,18 +389,24 @@ fn in_parts<O: Copy + Send + Sync>(
     let group = error::divide("K, in equal parts", depth, parts)?.max(1);
     let add = |Span { problem, cols, .. }: &Span, part: usize, acc: &[i32], state: &mut [f32]| {
         let scales = experts[*problem].scales(part, cols);
-        for ((state, acc), scale) in state.iter_mut().zip(acc).zip(scales) {
-            *state = step(*state + step(*acc as f32 * scale));
+        let pieces = state.chunks_mut(PIECE).zip(acc.chunks(PIECE)).zip(scales.chunks(PIECE));
+        for ((state, acc), scales) in pieces {
+            let mut values = [0f32; PIECE];
+            let values = &mut values[..acc.len()];
+            fill(values, acc.iter().zip(scales).map(|(acc, scale)| *acc as f32 * scale));
+            step(values);
+            state.iter_mut().zip(&*values).for_each(|(state, value)| *state += value);
+            step(state);
         }
     };
     int_gemms_in_k_groups(problems, group, add, |Span { problem, row, cols }, state, out| {
         let scale = row_scale.map_or(1.0, |scale| scale[*row]);
         match experts[*problem].offset {
-            None => fill(out, state.iter().map(|sum| round(sum * scale))),
+            None => fill(out, state.iter().map(|sum| O::from_f32(sum * scale))),
             Some(offset) => {
                 let of_row = sums[*problem].at(*row);
                 let sums = state.iter().zip(&offset[cols.clone()]);
-                fill(out, sums.map(|(sum, offset)| round((sum + of_row * offset) * scale)));
+                fill(out, sums.map(|(sum, offset)| O::from_f32((sum + of_row * offset) * scale)));
             }
         }
     })
@@ -389,10 +432,29 @@ impl RowSums {
     }
 }
 
-/// The two halves of the rows of a product, int4 each, and their scaled products in fp16, all `[rows, ..]`.
+/// The high halves of the rows of a product and then the low ones, int4 each, and their scaled products in fp16, all
+/// `[2 * rows, ..]`: one product of both, so that a weight is read once.
 struct Halves {
-    x: [Vec<i8>; 2],
-    sums: [Vec<f16>; 2],
+    x: Vec<i8>,
+    sums: Vec<f16>,
+}
+
+impl Halves {
+    fn of(x: &Mat<'_, i8>, rows: &Range<usize>, n: usize) -> Self {
+        let cells = rows.len() * x.cols();
+        let mut halves = Vec::with_capacity(2 * cells);
+        for row in rows.clone() {
+            match x.row_slice(row, 0..x.cols()) {
+                Some(values) => halves.extend_from_slice(values),
+                None => halves.extend((0..x.cols()).map(|k| x.at(row, k))),
+            }
+        }
+        halves.extend_from_within(..);
+        let (high, low) = halves.split_at_mut(cells);
+        high.iter_mut().for_each(|cell| *cell >>= 4);
+        low.iter_mut().for_each(|cell| *cell = (*cell & 15) - 8);
+        Self { x: halves, sums: vec![f16::ZERO; 2 * rows.len() * n] }
+    }
 }
 
 /// Products of the high and the low half of x, a block of rows after the other.
@@ -430,43 +492,38 @@ fn msd_block<O: Float>(
     row_scale: Option<&[f32]>,
 ) -> Result<(), KernelError> {
     let operands: Vec<_> = products.iter().map(|product| (product.x, product.rows.clone(), product.expert)).collect();
-    let split = |(x, rows, expert): &(Mat<'_, i8>, Range<usize>, QuantExpert<'_>)| {
-        let cells = || rows.clone().flat_map(|row| (0..x.cols()).map(move |k| x.at(row, k)));
-        Halves {
-            x: [cells().map(|cell| cell >> 4).collect(), cells().map(|cell| (cell & 15) - 8).collect()],
-            sums: [0; 2].map(|_| vec![f16::ZERO; rows.len() * expert.weight.n()]),
-        }
-    };
-    let mut halves: Vec<Halves> = operands.par_iter().map(split).collect();
-    let mut batch = Vec::with_capacity(2 * halves.len());
+    let halves = operands.par_iter().map(|(x, rows, expert)| Halves::of(x, rows, expert.weight.n()));
+    let mut halves: Vec<Halves> = halves.collect();
+    let mut batch = Vec::with_capacity(halves.len());
     for (Halves { x, sums }, (_, rows, expert)) in halves.iter_mut().zip(&operands) {
         let expert = QuantExpert { bias: QuantBias::None, offset: None, ..*expert };
-        for (x, sums) in x.iter().zip(sums.iter_mut()) {
-            let x = Mat::row_major(x, rows.len(), expert.weight.k())?;
-            let out = MatMut::row_major(sums, rows.len(), expert.weight.n())?;
-            batch.push(QuantProduct { x, rows: 0..rows.len(), expert, out });
-        }
+        let rows = 2 * rows.len();
+        let x = Mat::row_major(x, rows, expert.weight.k())?;
+        let out = MatMut::row_major(sums, rows, expert.weight.n())?;
+        batch.push(QuantProduct { x, rows: 0..rows, expert, out });
     }
-    in_parts(batch, parts, None, halved, <f16 as Float>::from_f32)?;
-    products.into_par_iter().zip(&halves).for_each(|(mut product, Halves { sums: [high, low], .. })| {
+    in_parts(batch, parts, None, halve)?;
+    products.into_par_iter().zip(&halves).for_each(|(mut product, Halves { sums, .. })| {
         let QuantExpert { weight, offset, bias, .. } = product.expert;
         let n = weight.n();
         let of_rows = RowSums::of(&product);
-        let bias = |n: usize| match bias {
-            QuantBias::None => 0.0,
-            QuantBias::Whole(bias) => bias[n] as f32,
-            QuantBias::Float(bias) => bias[n],
-        };
+        let (high, low) = sums.split_at(sums.len() / 2);
+        let [mut line, mut low_line] = [0; 2].map(|_| vec![0f32; n]);
         for (at, row) in product.rows.clone().enumerate() {
+            <f16 as Float>::widen(&high[at * n..], &mut line);
+            <f16 as Float>::widen(&low[at * n..], &mut low_line);
+            line.iter_mut().zip(&low_line).for_each(|(high, low)| *high = 16.0 * *high + low);
+            if let Some(offset) = offset {
+                let of_row = of_rows.at(row);
+                line.iter_mut().zip(offset).for_each(|(sum, offset)| *sum += of_row * offset);
+            }
+            match bias {
+                QuantBias::None => {}
+                QuantBias::Whole(bias) => line.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += *bias as f32),
+                QuantBias::Float(bias) => line.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias),
+            }
             let scale = row_scale.map_or(1.0, |scale| scale[row]);
-            let of_row = of_rows.at(row);
-            let value = |column: usize| {
-                let index = at * n + column;
-                let sum = 16.0 * Float::to_f32(high[index]) + Float::to_f32(low[index]);
-                let sum = offset.map_or(sum, |offset| sum + of_row * offset[column]);
-                O::from_f32((sum + bias(column)) * scale)
-            };
-            product.out.write_row(at, (0..n).map(value));
+            product.out.write_row(at, line.iter().map(|sum| O::from_f32(sum * scale)));
         }
     });
     Ok(())

@@ -2,6 +2,8 @@
 //!
 //! Source: ops-transformer 9.1.0, gmm/grouped_matmul_swiglu_quant and gmm/grouped_matmul_swiglu_quant_v2.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use crate::error::{self, KernelError};
@@ -19,7 +21,12 @@ use crate::view::{Mat, MatMut};
 const PIECE: usize = 256;
 
 /// Dequantised numbers that are held at a time.
-const BLOCK: usize = 1 << 24;
+const BLOCK: usize = 1 << 23;
+
+thread_local! {
+    /// Room for a block, kept from one call to the next: to be given its pages anew costs more than to fill them.
+    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
 
 /// Factors of activated numbers before they are quantised.
 #[derive(Debug, Clone, Copy)]
@@ -78,8 +85,11 @@ pub fn grouped_swiglu_quant(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut 
         return Ok(());
     }
     let rows = (BLOCK / n).max(1);
+    // Taken, not borrowed: another call may begin on this thread while it waits for others.
+    let mut sums = SUMS.take();
+    sums.resize(sums.len().max(rows.min(x.rows()) * n), 0.0);
     let blocks = q.chunks_mut(rows * half).zip(scale.chunks_mut(rows)).enumerate();
-    blocks.map(|(block, outputs)| (block * rows, outputs)).try_for_each(|(start, (q, scale))| {
+    let done = blocks.map(|(block, outputs)| (block * rows, outputs)).try_for_each(|(start, (q, scale))| {
         let end = start + scale.len();
         let within = groups.iter().map(|Group { expert, rows }| {
             let rows = rows.start.clamp(start, end) - start..rows.end.clamp(start, end) - start;
@@ -87,16 +97,29 @@ pub fn grouped_swiglu_quant(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut 
         });
         let groups: Vec<Group> = within.filter(|group| !group.rows.is_empty()).collect();
         let x = x.row_range(start..end);
-        block_of_rows(&SwigluQuant { x, x_scale: &x_scale[start..end], groups: &groups, ..*inputs }, q, scale)
-    })
+        block_of_rows(
+            &SwigluQuant { x, x_scale: &x_scale[start..end], groups: &groups, ..*inputs },
+            &mut sums,
+            q,
+            scale,
+        )
+    });
+    SUMS.set(sums);
+    done
 }
 
-/// [`grouped_swiglu_quant`] of as many rows as are held as numbers at a time.
-fn block_of_rows(inputs: &SwigluQuant<'_>, q: &mut [i8], scale: &mut [f32]) -> Result<(), KernelError> {
+/// [`grouped_swiglu_quant`] of as many rows as are held as numbers at a time, in `sums`, of which rows of no group are not looked
+/// at.
+fn block_of_rows(
+    inputs: &SwigluQuant<'_>,
+    sums: &mut [f32],
+    q: &mut [i8],
+    scale: &mut [f32],
+) -> Result<(), KernelError> {
     let &SwigluQuant { x, x_scale, experts, groups, scheme, rounding, smooth } = inputs;
     let half = q.len() / x.rows().max(1);
-    let mut sums = vec![0f32; 2 * q.len()];
-    let products = products_of_groups(x, experts, groups, MatMut::row_major(&mut sums, x.rows(), 2 * half)?)?;
+    let sums = &mut sums[..2 * q.len()];
+    let products = products_of_groups(x, experts, groups, MatMut::row_major(sums, x.rows(), 2 * half)?)?;
     let (row_scale, order, activation) = (Some(x_scale), ScaleOrder::Row, Activation::None);
     quant_gemm(products, &Dequant { scheme, rounding, row_scale, order, activation })?;
     let mut expert_of = vec![None; x.rows()];
