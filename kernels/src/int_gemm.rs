@@ -77,12 +77,6 @@ impl IntWeight<'_> {
 
 /// Numbers `start` and on of int4, as int8.
 fn unpack(bytes: &[u8], start: usize, to: &mut [i8]) {
-<<<<<<< HEAD
-=======
-    // Sign by arithmetic, since vectors have no shift of bytes that keeps it.
-    let signed = |nibble: u8| (nibble ^ 8).cast_signed() - 8;
-    let (low, high) = (|byte: u8| signed(byte & 15), |byte: u8| signed(byte >> 4));
->>>>>>> bench
     let bytes = &bytes[start / 2..];
     let odd = (start % 2).min(to.len());
     let (first, to) = to.split_at_mut(odd);

@@ -31,8 +31,10 @@ pub fn expand_e2m1(packed: &[u8], scale: f32, out: &mut [f32]) {
 }
 
 /// The two int4 of a byte.
+#[inline(always)]
 pub const fn int4_pair(byte: u8) -> [i8; 2] {
-    [(byte << 4) as i8 >> 4, byte as i8 >> 4]
+    // By arithmetic, since vectors have no shift of bytes that keeps the sign.
+    [((byte & 15) ^ 8) as i8 - 8, ((byte >> 4) ^ 8) as i8 - 8]
 }
 
 /// The byte of two int4, of whose low 4 bits it is made.
@@ -41,6 +43,7 @@ pub const fn int4_byte(low: i8, high: i8) -> u8 {
 }
 
 /// Unpacks int4, two of `out` for a byte, over the shorter of the two.
+#[inline]
 pub fn unpack_int4(packed: &[u8], out: &mut [i8]) {
     out.as_chunks_mut().0.iter_mut().zip(packed).for_each(|(pair, byte)| *pair = int4_pair(*byte));
 }
