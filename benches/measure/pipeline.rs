@@ -11,7 +11,7 @@ use moe_kernels::init_routing::Routing;
 use moe_kernels::nz::{NzLayout, NzMat, pack};
 use moe_kernels::view::{Mat, MatMut, NdView};
 
-use super::workload::{Experts, values};
+use super::workload::{Device, Experts, values};
 
 /// How weights lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) struct Weights<T> {
     format: Format,
     rows: usize,
     cols: usize,
-    each: Vec<Vec<T>>,
+    each: Vec<Device<T>>,
 }
 
 impl<T: Float> Weights<T> {
@@ -55,7 +55,7 @@ impl<T: Float> Weights<T> {
                 packed
             }
         };
-        Ok(Self { format, rows, cols, each: vec![one; experts] })
+        Ok(Self { format, rows, cols, each: (0..experts).map(|_| Device::new(&one)).collect() })
     }
 
     fn experts(&self) -> Result<Vec<Expert<'_, T>>> {
@@ -67,7 +67,7 @@ impl<T: Float> Weights<T> {
             };
             Ok(Expert { weight, bias: None })
         };
-        self.each.iter().map(|storage| expert(storage.as_slice())).collect()
+        self.each.iter().map(|storage| expert(storage)).collect()
     }
 }
 

@@ -17,7 +17,7 @@ use moe_kernels::swiglu_quant::{Smooth, SwigluQuant, grouped_swiglu_quant};
 use moe_kernels::view::{Mat, MatMut};
 
 use super::pipeline::{Format, Pipeline, Product, Routed, Weights};
-use super::workload::{Experts, values};
+use super::workload::{Device, Experts, values};
 
 /// How tokens are quantised: as aclnnMoeInitRoutingV3 does.
 const TOKENS: RowQuantiser =
@@ -104,10 +104,9 @@ impl std::fmt::Display for Way {
 }
 
 /// What one expert has.
-#[derive(Clone)]
 struct One {
     /// int8, or int4 two to a byte.
-    numbers: Vec<u8>,
+    numbers: Device<u8>,
     /// `[parts of K, N]`.
     scale: Vec<f32>,
     /// The same in bf16.
@@ -155,12 +154,16 @@ impl WholeWeights {
             int4::pack(&stored, &mut bytes)?;
             bytes
         };
-        let short_scale = scale.iter().map(|scale| bf16::from_f32(*scale)).collect();
-        let mut one = One { numbers, scale, short_scale, bias: vec![0.0; n] };
+        let short_scale: Vec<bf16> = scale.iter().map(|scale| bf16::from_f32(*scale)).collect();
         let mut bias = vec![0.0; n];
-        msd_bias(&weight(way, &one.numbers, [k, n])?, &one.scale, &mut bias)?;
-        one.bias = bias;
-        Ok((Self { way, k, n, each: vec![one; experts] }, meant))
+        msd_bias(&weight(way, &numbers, [k, n])?, &scale, &mut bias)?;
+        let one = |_| One {
+            numbers: Device::new(&numbers),
+            scale: scale.clone(),
+            short_scale: short_scale.clone(),
+            bias: bias.clone(),
+        };
+        Ok((Self { way, k, n, each: (0..experts).map(one).collect() }, meant))
     }
 
     fn experts(&self) -> Result<Vec<QuantExpert<'_>>> {

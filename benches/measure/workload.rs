@@ -154,6 +154,35 @@ pub(crate) fn values<T: Float>(len: usize, scale: f32) -> Vec<T> {
     block.iter().copied().cycle().take(len).collect()
 }
 
+/// Bytes that addresses of device memory are a multiple of, in CANN.
+const DEVICE_ALIGN: usize = 512;
+
+/// Values that begin where an allocation on a device may begin.
+pub(crate) struct Device<T> {
+    room: Vec<T>,
+    start: usize,
+}
+
+impl<T: Copy> Device<T> {
+    /// A copy of `values`.
+    pub(crate) fn new(values: &[T]) -> Self {
+        let most = DEVICE_ALIGN / size_of::<T>();
+        let mut room: Vec<T> = Vec::with_capacity(values.len() + most);
+        let start = room.as_ptr().align_offset(DEVICE_ALIGN).min(most);
+        room.extend(values.iter().copied().cycle().take(start));
+        room.extend_from_slice(values);
+        Self { room, start }
+    }
+}
+
+impl<T> std::ops::Deref for Device<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.room[self.start..]
+    }
+}
+
 /// splitmix64.
 struct Random(u64);
 

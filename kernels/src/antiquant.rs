@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::element::Float;
 use crate::error::{self, KernelError};
 use crate::int_gemm::IntWeight;
-use crate::pack::{Source, put_floats};
+use crate::pack::{Lies, Source, put_floats};
 use crate::vectors::{Vectors, vectorised};
 
 /// Numbers that are made at a time.
@@ -52,9 +52,12 @@ impl<'a, T: Float> Antiquant<'a, T> {
         Ok(Self { weight, scale, offset, group })
     }
 
-    /// Whether its numbers are read faster along K.
-    pub(crate) fn is_along_k(&self) -> bool {
-        self.weight.is_along_k()
+    /// As [`Source::lies`].
+    pub(crate) fn lies(&self) -> Lies {
+        match self.weight.lies() {
+            Lies::AlongK | Lies::BlocksOfK => Lies::AlongK,
+            Lies::AlongN | Lies::BlocksOfN => Lies::AlongN,
+        }
     }
 
     /// What a number of column `n` in group `group` stands for.

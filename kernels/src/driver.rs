@@ -25,6 +25,8 @@ const PARTS: usize = 8;
 const PACKING: usize = 4;
 /// Words of x that are made at a time, at most, but for those of one block of K.
 const X_WORDS: usize = 96 * 1024;
+/// Rows of a product that are few: reading the weight takes longer than multiplying.
+const FEW_ROWS: usize = 4;
 /// Words between rows of x, lest they fall on the same lines of the cache.
 const X_GAP: usize = 16;
 
@@ -124,11 +126,15 @@ impl Scratch {
         // Few rows are all made at once: then a weight can be read from end to end. Of many rows, one block of K at a time.
         let x_words = |ks: usize| ks.div_ceil(step) * per_step + X_GAP;
         let at_once = rows.len() * x_words(ks.len()) <= X_WORDS;
-        // As many words of as many panels as stay in the first cache while tiles are computed of them.
-        let (group, steps) = match (w.is_narrow(), at_once) {
+        // As many words of as many panels as stay in the first cache while tiles are computed of them. Few rows wait for memory:
+        // they do best with two lines of the cache of each column, or of a block of columns.
+        let few = rows.len() <= FEW_ROWS;
+        let is_narrow = w.lies().is_narrow(few);
+        let (group, steps) = match (is_narrow, at_once) {
+            (true, _) if few => (4, 32),
             (true, _) => (wide, STEPS / wide),
             (false, true) => (MAX_PANELS, STEPS / MAX_PANELS),
-            (false, false) => (MAX_PANELS / 4, STEPS),
+            (false, false) => (MAX_PANELS / 2, STEPS),
         };
         let block = |start: usize| start..ks.end.min(start.saturating_add(steps * step));
         let x_stride = x_words(if at_once { ks.len() } else { block(ks.start).len() });
@@ -161,7 +167,7 @@ impl Scratch {
             let count = packed.len().div_ceil(PANEL);
             // Along K first where that is how the weight lies and x is there.
             let (next_start, next_first) = (block(start).end, first + count);
-            let next = match (at_once && w.is_narrow(), next_start < ks.end, next_first < panels) {
+            let next = match (at_once && is_narrow, next_start < ks.end, next_first < panels) {
                 (true, true, _) => (next_start, first),
                 (true, false, _) => (ks.start, next_first),
                 (false, _, true) => (start, next_first),

@@ -26,7 +26,7 @@ use crate::element::{Float, widened};
 use crate::error::{self, KernelError};
 use crate::isa::Isa;
 use crate::nz::NzMat;
-use crate::pack::{Direct, Place, Source, float_words, put_floats};
+use crate::pack::{Direct, Lies, Place, Source, float_words, put_floats};
 use crate::simd::{self, Words};
 use crate::view::{Mat, MatMut};
 
@@ -98,17 +98,10 @@ impl<T: Float> Source for Weight<'_, T> {
         }
     }
 
-    fn is_along_k(&self) -> bool {
+    fn lies(&self) -> Lies {
         match self.stored() {
-            Stored::Plain(_, place) => place.is_along_k(),
-            Stored::Antiquant(weight) => weight.is_along_k(),
-        }
-    }
-
-    fn is_narrow(&self) -> bool {
-        match self.stored() {
-            Stored::Plain(_, place) => place.is_along_k() || place.is_in_blocks(),
-            Stored::Antiquant(weight) => weight.is_along_k(),
+            Stored::Plain(_, place) => place.lies(),
+            Stored::Antiquant(weight) => weight.lies(),
         }
     }
 

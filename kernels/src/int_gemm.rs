@@ -14,7 +14,7 @@ use crate::formats::nibbles::{int4_pair, unpack_int4};
 use crate::gemm::{Stored, Weight};
 use crate::isa::Isa;
 use crate::nz::NzLayout;
-use crate::pack::{Direct, Place, Source};
+use crate::pack::{Direct, Lies, Place, Source};
 use crate::simd::{self, Kernel, Words};
 use crate::view::{Mat, MatMut};
 
@@ -103,19 +103,17 @@ impl Source for IntWeight<'_> {
         }
     }
 
-    fn is_along_k(&self) -> bool {
+    fn lies(&self) -> Lies {
         match self {
-            Self::Int8(weight) => matches!(weight.stored(), Stored::Plain(_, place) if place.is_along_k()),
-            Self::Int4(weight) => weight.place.is_along_k(),
-        }
-    }
-
-    fn is_narrow(&self) -> bool {
-        let is_narrow = |place: Place| place.is_along_k() || place.is_in_blocks();
-        match self {
-            Self::Int8(weight) => matches!(weight.stored(), Stored::Plain(_, place) if is_narrow(place)),
-            // Few columns would be less than a block has, and its rows are read a run at a time.
-            Self::Int4(weight) => weight.place.is_along_k(),
+            Self::Int8(weight) => match weight.stored() {
+                Stored::Plain(_, place) => place.lies(),
+                Stored::Antiquant(_) => Lies::AlongN,
+            },
+            Self::Int4(weight) => match weight.place.lies() {
+                Lies::AlongK | Lies::BlocksOfK => Lies::AlongK,
+                // Few columns would be less than a block has, and its rows are read a run at a time.
+                Lies::AlongN | Lies::BlocksOfN => Lies::AlongN,
+            },
         }
     }
 

@@ -7,10 +7,11 @@ use crate::nz::NzLayout;
 use crate::simd::{Kernel, Line, PANEL, Rows, STEPS, Words};
 use crate::view::Mat;
 
-/// Where element `i` of an axis lies: `i / block * far + i % block * near`. Offsets grow with `i`.
+/// Where element `i` of an axis lies: `i / block * far + i % block * near`, `block` being `1 << shift`. Offsets grow with `i`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Axis {
-    block: usize,
+    /// Not the block itself: divisions would take longer than what is done to small panels.
+    shift: u32,
     far: usize,
     near: usize,
 }
@@ -18,33 +19,42 @@ pub(crate) struct Axis {
 impl Axis {
     /// One stride for the whole axis.
     pub(crate) const fn strided(stride: usize) -> Self {
-        Self { block: usize::MAX, far: 0, near: stride }
+        Self { shift: usize::BITS - 1, far: 0, near: stride }
+    }
+
+    /// Elements of a block.
+    const fn block(self) -> usize {
+        1 << self.shift
+    }
+
+    /// The block of element `i`.
+    const fn number(self, i: usize) -> usize {
+        i >> self.shift
+    }
+
+    /// Element `i` within its block.
+    const fn within(self, i: usize) -> usize {
+        i & (self.block() - 1)
     }
 
     /// Where element `i` lies.
     pub(crate) fn at(self, i: usize) -> usize {
-        i / self.block * self.far + i % self.block * self.near
+        self.number(i) * self.far + self.within(i) * self.near
     }
 
     /// Whether a range that is not empty lies within one block.
     fn is_within(self, range: &Range<usize>) -> bool {
-        range.start / self.block == (range.end - 1) / self.block
+        self.number(range.start) == self.number(range.end - 1)
     }
 
     /// `each(offset, first, n)` for every run of neighbours in `range`: `n` elements from `offset` on, the first of them
     /// number `first` of the range.
     pub(crate) fn runs(self, range: Range<usize>, mut each: impl FnMut(usize, usize, usize)) {
-        // A division for each run would take longer than most runs.
-        let (mut number, mut within) = (range.start / self.block, range.start % self.block);
         let mut i = range.start;
         while i < range.end {
-            let run = if self.near == 1 { (self.block - within).min(range.end - i) } else { 1 };
-            each(number * self.far + within * self.near, i - range.start, run);
+            let run = if self.near == 1 { (self.block() - self.within(i)).min(range.end - i) } else { 1 };
+            each(self.at(i), i - range.start, run);
             i += run;
-            within += run;
-            if within == self.block {
-                (number, within) = (number + 1, 0);
-            }
         }
     }
 }
@@ -64,8 +74,9 @@ impl Place {
 
     /// FRACTAL_NZ with rows K and columns N.
     pub(crate) fn nz(layout: NzLayout) -> Self {
-        let c0 = layout.c0();
-        Self { k: Axis::strided(c0), n: Axis { block: c0, far: layout.block_len(), near: 1 } }
+        // c0 divides the 32 bytes of a fractal's row, or is 64.
+        let (c0, shift) = (layout.c0(), layout.c0().trailing_zeros());
+        Self { k: Axis::strided(c0), n: Axis { shift, far: layout.block_len(), near: 1 } }
     }
 
     /// The transpose in FRACTAL_NZ, with rows N and columns K.
@@ -79,14 +90,46 @@ impl Place {
         self.k.at(k) + self.n.at(n)
     }
 
-    /// Whether rows lie one after the other without a gap, all of them before the next columns.
-    pub(crate) fn is_in_blocks(&self) -> bool {
-        self.n.block == self.k.near
+    /// What is near to what.
+    pub(crate) fn lies(&self) -> Lies {
+        if self.n.block() == self.k.near {
+            Lies::BlocksOfN
+        } else if self.k.block() == self.n.near {
+            Lies::BlocksOfK
+        } else if self.k.near == 1 && self.n.near != 1 {
+            Lies::AlongK
+        } else {
+            Lies::AlongN
+        }
+    }
+}
+
+/// Which elements of a weight `[K, N]` are near to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lies {
+    /// Those of a row.
+    AlongN,
+    /// Those of a column.
+    AlongK,
+    /// Those of all rows of some columns, row after row.
+    BlocksOfN,
+    /// Those of all columns of some rows, column after column.
+    BlocksOfK,
+}
+
+impl Lies {
+    /// Whether columns are read faster than rows.
+    pub(crate) const fn is_along_k(self) -> bool {
+        matches!(self, Self::AlongK | Self::BlocksOfK)
     }
 
-    /// Whether neighbours along K are neighbours in memory, and those along N are not.
-    pub(crate) fn is_along_k(&self) -> bool {
-        self.k.near == 1 && self.n.near != 1
+    /// Whether many rows of few columns are read faster than many columns of few rows, `few` rows of x waiting for them.
+    pub(crate) const fn is_narrow(self, few: bool) -> bool {
+        match self {
+            Self::AlongN => false,
+            Self::AlongK | Self::BlocksOfN => true,
+            Self::BlocksOfK => !few,
+        }
     }
 }
 
@@ -114,8 +157,8 @@ impl Direct {
         }
         let from = data[place.at(ks.start, ns.start)..].as_ptr().cast();
         let whole = place.k.is_within(ks);
-        if place.k.near == 1 && (whole || ks.start.is_multiple_of(place.k.block)) {
-            let piece = if whole { ks.len() } else { place.k.block };
+        if place.k.near == 1 && (whole || place.k.within(ks.start) == 0) {
+            let piece = if whole { ks.len() } else { place.k.block() };
             return Self::Columns { from, stride: place.n.near * size, piece, next: place.k.far * size };
         }
         if place.n.near == 1 && whole {
@@ -133,11 +176,8 @@ pub(crate) trait Source: Sync {
     /// The panel `ks` by `ns`, if its memory holds the elements of the words as they are; `ns` is not empty.
     fn direct(&self, ks: &Range<usize>, ns: &Range<usize>) -> Direct;
 
-    /// Whether columns are read faster than rows.
-    fn is_along_k(&self) -> bool;
-
-    /// Whether many rows of few columns are read faster than many columns of few rows.
-    fn is_narrow(&self) -> bool;
+    /// What is near to what.
+    fn lies(&self) -> Lies;
 
     /// Column `n`, rows `ks`, as elements of the words, from the first byte of `to` on.
     fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]);
@@ -166,7 +206,7 @@ pub(crate) fn put_floats<T: Float>(values: &[T], to: &mut [u32], first: usize) {
 }
 
 /// Panels that are made at a time, at most.
-pub(crate) const MAX_PANELS: usize = 32;
+pub(crate) const MAX_PANELS: usize = 16;
 /// Words of rows that are made over all panels before the next ones: whole lines of the cache are used.
 const ROW_WORDS: usize = PANEL * STEPS / 4;
 
@@ -185,7 +225,7 @@ pub(crate) fn pack_panels(
     (to, stride): (&mut [Line], usize),
 ) {
     tile.resize(PANEL * STEPS, 0);
-    if !source.is_along_k() {
+    if !source.lies().is_along_k() {
         return pack_rows(source, kernel, ks, cols, tile, (to, stride));
     }
     for (start, to) in cols.clone().step_by(PANEL).zip(to.chunks_mut(stride)) {

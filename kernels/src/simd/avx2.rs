@@ -10,7 +10,7 @@ use super::tile::{Dot, entry, interleave, transpose_from};
 use super::{Kernel, Line, Rows, Words};
 
 /// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
-const PANELS: &[usize] = &[4, 2, 2, 1, 1, 1];
+const PANELS: &[usize] = &[4, 2, 1, 1, 1, 1];
 
 pub(super) fn kernel(words: Words) -> &'static Kernel {
     static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
@@ -27,9 +27,9 @@ const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
     Kernel { words, x, flip: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
 
-entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 1 2 3, 4: 1]);
-entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 1 2 3, 4: 1]);
-entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 1 2 3, 4: 1]);
+entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn vector_interleave(
@@ -44,57 +44,45 @@ pub(super) unsafe fn vector_interleave(
     unsafe { interleave(words, from, stride, steps, flip, to) }
 }
 
-/// [`super::Transpose`], 8 words of 8 columns at a time.
+/// [`super::Transpose`], 4 words of 8 columns at a time.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line) {
     let mask = _mm256_set1_epi32(flip.cast_signed());
     // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written; a fetch ahead reaches no memory.
     unsafe {
-        // A line of the cache of 8 columns at a time: that is as many as there is room for where the stride is a large power of 2.
-        for line in (0..words & !7).step_by(16) {
-            for half in 0..2 {
-                let column = |i: usize| from.add((8 * half + i) * stride).cast::<u32>();
+        for half in 0..2 {
+            let column = |i: usize| from.add((8 * half + i) * stride).cast::<u32>();
+            // A line of the cache of 8 columns at a time: as many as there is room for where the stride is a large power of 2.
+            for line in (0..words & !3).step_by(16) {
                 if ahead != 0 {
                     for i in 0..8 {
-                        _mm_prefetch::<_MM_HINT_T1>(column(i).wrapping_add(line).cast::<i8>().wrapping_add(ahead));
+                        // The end of it, which may be in the next line.
+                        _mm_prefetch::<_MM_HINT_T1>(column(i).wrapping_add(line + 15).cast::<i8>().wrapping_add(ahead));
                     }
                 }
-                for step in (line..(line + 16).min(words & !7)).step_by(8) {
-                    let load = |i: usize| _mm256_loadu_si256(column(i).add(step).cast());
-                    let columns = [load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7)];
-                    for (i, line) in transpose_8x8(columns).into_iter().enumerate() {
+                for step in (line..(line + 16).min(words & !3)).step_by(4) {
+                    // Columns 4 apart share a vector, which spares exchanging halves of vectors afterwards.
+                    let load =
+                        |i: usize| _mm256_loadu2_m128i(column(i + 4).add(step).cast(), column(i).add(step).cast());
+                    for (i, line) in transpose_4x4([load(0), load(1), load(2), load(3)]).into_iter().enumerate() {
                         let to = to.add(step + i).cast::<u32>().add(8 * half);
                         _mm256_store_si256(to.cast(), _mm256_xor_si256(line, mask));
                     }
                 }
             }
         }
-        transpose_from(words & !7, from, stride, words, flip, to);
+        transpose_from(words & !3, from, stride, words, flip, to);
     }
 }
 
+/// In each half, 4 words of 4 columns.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
-    let low = |a, b| _mm256_unpacklo_epi32(a, b);
-    let high = |a, b| _mm256_unpackhi_epi32(a, b);
-    let (a0, a1, a2, a3) = (low(r[0], r[1]), high(r[0], r[1]), low(r[2], r[3]), high(r[2], r[3]));
-    let (a4, a5, a6, a7) = (low(r[4], r[5]), high(r[4], r[5]), low(r[6], r[7]), high(r[6], r[7]));
+fn transpose_4x4([r0, r1, r2, r3]: [__m256i; 4]) -> [__m256i; 4] {
+    let (a0, a1) = (_mm256_unpacklo_epi32(r0, r1), _mm256_unpackhi_epi32(r0, r1));
+    let (a2, a3) = (_mm256_unpacklo_epi32(r2, r3), _mm256_unpackhi_epi32(r2, r3));
     let low = |a, b| _mm256_unpacklo_epi64(a, b);
     let high = |a, b| _mm256_unpackhi_epi64(a, b);
-    let (b0, b1, b2, b3) = (low(a0, a2), high(a0, a2), low(a1, a3), high(a1, a3));
-    let (b4, b5, b6, b7) = (low(a4, a6), high(a4, a6), low(a5, a7), high(a5, a7));
-    let first = |a, b| _mm256_permute2x128_si256::<0x20>(a, b);
-    let second = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
-    [
-        first(b0, b4),
-        first(b1, b5),
-        first(b2, b6),
-        first(b3, b7),
-        second(b0, b4),
-        second(b1, b5),
-        second(b2, b6),
-        second(b3, b7),
-    ]
+    [low(a0, a2), high(a0, a2), low(a1, a3), high(a1, a3)]
 }
 
 /// 8 words of a line; from memory in each phase, since the registers are needed for accumulators and compilers would rather keep
