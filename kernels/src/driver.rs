@@ -200,7 +200,7 @@ impl Scratch {
             }
             (start, first) = next;
         }
-        if kernel.flip != 0 {
+        if kernel.excess != 0 {
             let acc: &mut [i32] = bytemuck::cast_slice_mut(&mut self.acc[..rows.len() * panels]);
             for (row, excess) in acc.chunks_exact_mut((panels * PANEL).max(1)).zip(&self.excess) {
                 row.iter_mut().for_each(|acc| *acc = acc.wrapping_sub(*excess));

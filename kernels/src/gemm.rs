@@ -93,7 +93,9 @@ impl<T: Float> Source for Weight<'_, T> {
 
     fn direct(&self, ks: &Range<usize>, ns: &Range<usize>) -> Direct {
         match self.stored() {
-            Stored::Plain(data, place) if T::BYTES == self.words().element() => Direct::of(data, &place, ks, ns),
+            Stored::Plain(data, place) if 8 * T::BYTES == self.words().bits() => {
+                Direct::of(bytemuck::cast_slice(data), 8 * T::BYTES, &place, ks, ns)
+            }
             _ => Direct::No,
         }
     }

@@ -88,18 +88,37 @@ fn unpack(bytes: &[u8], start: usize, to: &mut [i8]) {
     last.iter_mut().zip(&bytes[pairs..]).for_each(|(to, byte)| *to = int4_pair(*byte)[0]);
 }
 
+/// Copies `count` int4, number `start` and on of `bytes`, to number `first` and on of `to`. What follows them in their last byte is
+/// of no meaning.
+fn copy_int4(bytes: &[u8], start: usize, to: &mut [u8], first: usize, count: usize) {
+    let bytes = &bytes[start / 2..];
+    if (start | first).is_multiple_of(2) {
+        let count = count.div_ceil(2);
+        return to[first / 2..][..count].copy_from_slice(&bytes[..count]);
+    }
+    for i in 0..count {
+        let number = bytes[(start % 2 + i) / 2] >> (4 * ((start + i) % 2)) & 15;
+        let shift = 4 * ((first + i) % 2);
+        let to = &mut to[(first + i) / 2];
+        *to = *to & 0xf0 >> shift | number << shift;
+    }
+}
+
 impl Source for IntWeight<'_> {
     fn words(&self) -> Words {
-        Words::Int8
+        match self {
+            Self::Int8(_) => Words::Int8,
+            Self::Int4(_) => Words::Int4,
+        }
     }
 
     fn direct(&self, ks: &Range<usize>, ns: &Range<usize>) -> Direct {
         match self {
             Self::Int8(weight) => match weight.stored() {
-                Stored::Plain(data, place) => Direct::of(data, &place, ks, ns),
+                Stored::Plain(data, place) => Direct::of(bytemuck::cast_slice(data), 8, &place, ks, ns),
                 Stored::Antiquant(_) => Direct::No,
             },
-            Self::Int4(_) => Direct::No,
+            Self::Int4(Int4Weight { bytes, place, .. }) => Direct::of(bytes, 4, place, ks, ns),
         }
     }
 
@@ -109,20 +128,32 @@ impl Source for IntWeight<'_> {
                 Stored::Plain(_, place) => place.lies(),
                 Stored::Antiquant(_) => Lies::AlongN,
             },
-            Self::Int4(weight) => match weight.place.lies() {
-                Lies::AlongK | Lies::BlocksOfK => Lies::AlongK,
-                // Few columns would be less than a block has, and its rows are read a run at a time.
-                Lies::AlongN | Lies::BlocksOfN => Lies::AlongN,
-            },
+            Self::Int4(weight) => weight.place.lies(),
         }
     }
 
     fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]) {
-        self.column(n, ks, bytemuck::cast_slice_mut(to));
+        match self {
+            Self::Int8(_) => self.column(n, ks, bytemuck::cast_slice_mut(to)),
+            Self::Int4(Int4Weight { bytes, place, .. }) => {
+                let start = place.n.at(n);
+                place
+                    .k
+                    .runs(ks, |at, first, run| copy_int4(bytes, start + at, bytemuck::cast_slice_mut(to), first, run));
+            }
+        }
     }
 
     fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]) {
-        self.row(k, ns, bytemuck::cast_slice_mut(to));
+        match self {
+            Self::Int8(_) => self.row(k, ns, bytemuck::cast_slice_mut(to)),
+            Self::Int4(Int4Weight { bytes, place, .. }) => {
+                let start = place.k.at(k);
+                place
+                    .n
+                    .runs(ns, |at, first, run| copy_int4(bytes, start + at, bytemuck::cast_slice_mut(to), first, run));
+            }
+        }
     }
 }
 
@@ -269,14 +300,17 @@ fn run<O: Copy + Send + Sync>(
         error::dim("out, axis M", rows.len(), out.rows())?;
         error::dim("out, axis N", weight.n(), out.cols())?;
     }
-    let kernel = simd::kernel(Isa::current(), Words::Int8);
+    let isa = Isa::current();
     let mut operands = Vec::with_capacity(problems.len());
     let mut outs = Vec::with_capacity(problems.len());
     for IntProblem { x, rows, weight, out } in problems {
         outs.push((x.cols(), out));
         operands.push(Operands { x, start: rows.start, weight });
     }
-    in_parts(outs, |part, scratch| work(kernel, &operands[part.product], part, scratch));
+    in_parts(outs, |part, scratch| {
+        let operands = &operands[part.product];
+        work(simd::kernel(isa, operands.weight.words()), operands, part, scratch);
+    });
     Ok(())
 }
 

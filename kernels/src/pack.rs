@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::element::{Float, FloatType};
 use crate::nz::NzLayout;
-use crate::simd::{Kernel, Line, PANEL, Rows, STEPS, Words};
+use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, Rows, STEPS, Words, fetch, per_line};
 use crate::view::Mat;
 
 /// Where element `i` of an axis lies: `i / block * far + i % block * near`, `block` being `1 << shift`. Offsets grow with `i`.
@@ -145,26 +145,38 @@ pub(crate) enum Direct {
 }
 
 impl Direct {
-    /// The panel `ks` by `ns` of elements at `place` in `data`, if it holds them; `ns` is not empty.
-    pub(crate) fn of<T>(data: &[T], place: &Place, ks: &Range<usize>, ns: &Range<usize>) -> Self {
-        let size = size_of::<T>();
-        if ks.is_empty() {
+    /// The panel `ks` by `ns` of elements of `bits` bits at `place` in `data`, if it holds them; `ns` is not empty.
+    #[inline]
+    pub(crate) fn of(data: &[u8], bits: usize, place: &Place, ks: &Range<usize>, ns: &Range<usize>) -> Self {
+        if ks.is_empty() || ns.len() != PANEL || !place.n.is_within(ns) {
             return Self::No;
         }
-        let last = place.at(ks.end - 1, ns.end - 1);
-        if ns.len() != PANEL || !place.n.is_within(ns) || last >= data.len() {
-            return Self::No;
-        }
-        let from = data[place.at(ks.start, ns.start)..].as_ptr().cast();
+        // Half a byte is no address.
+        let bytes = |elements: usize| (elements * bits).is_multiple_of(8).then_some(elements * bits / 8);
+        let (first, last) = (place.at(ks.start, ns.start), place.at(ks.end - 1, ns.end - 1));
+        let Some(first) = bytes(first).filter(|_| (last + 1) * bits <= 8 * data.len()) else { return Self::No };
+        let from = data[first..].as_ptr();
         let whole = place.k.is_within(ks);
         if place.k.near == 1 && (whole || place.k.within(ks.start) == 0) {
             let piece = if whole { ks.len() } else { place.k.block() };
-            return Self::Columns { from, stride: place.n.near * size, piece, next: place.k.far * size };
+            if let (Some(stride), Some(next)) = (bytes(place.n.near), bytes(place.k.far)) {
+                return Self::Columns { from, stride, piece, next };
+            }
         }
-        if place.n.near == 1 && whole {
-            return Self::Rows { from, stride: place.k.near * size };
+        let stride = bytes(place.k.near).filter(|_| place.n.near == 1 && whole);
+        stride.map_or(Self::No, |stride| Self::Rows { from, stride })
+    }
+
+    /// Fetches `rows` of panels next to each other, of elements of `bits` bits, where they can be read by rows.
+    fn fetch_rows(panels: &[Self], bits: usize, rows: Range<usize>) {
+        let mut before = None;
+        for panel in panels {
+            let Self::Rows { from, stride } = *panel else { continue };
+            let end = from.wrapping_add(PANEL * bits / 8 - 1);
+            if before.replace(end.addr() / LINE_BYTES) != Some(end.addr() / LINE_BYTES) {
+                rows.clone().step_by(per_line(stride)).for_each(|row| fetch(end.wrapping_add(row * stride)));
+            }
         }
-        Self::No
     }
 }
 
@@ -226,7 +238,7 @@ pub(crate) fn pack_panels(
 ) {
     tile.resize(PANEL * STEPS, 0);
     if !source.lies().is_along_k() {
-        return pack_rows(source, kernel, ks, cols, tile, (to, stride));
+        return pack_rows(source, kernel, ks, cols, next, tile, (to, stride));
     }
     for (start, to) in cols.clone().step_by(PANEL).zip(to.chunks_mut(stride)) {
         let next = (&next.0, next.1 + start - cols.start);
@@ -282,21 +294,26 @@ fn pack_rows(
     kernel: &Kernel,
     ks: Range<usize>,
     cols: Range<usize>,
+    (next_ks, next_col): &(Range<usize>, usize),
     tile: &mut [u32],
     (to, lines): (&mut [Line], usize),
 ) {
-    let (step, element) = (kernel.words.step(), kernel.words.element());
+    let (step, bits) = (kernel.words.step(), kernel.words.bits());
     let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
-    let mut direct = [Direct::No; MAX_PANELS];
-    let panels = cols.clone().step_by(PANEL).zip(&mut direct);
-    panels.for_each(|(start, direct)| *direct = source.direct(&ks, &(start..cols.end.min(start + PANEL))));
     let panels = cols.len().div_ceil(PANEL);
+    let (mut direct, mut ahead) = ([Direct::No; MAX_PANELS], [Direct::No; MAX_PANELS]);
+    for (panel, (direct, ahead)) in direct.iter_mut().zip(&mut ahead).enumerate().take(panels) {
+        let (start, next) = (cols.start + panel * PANEL, next_col + panel * PANEL);
+        *direct = source.direct(&ks, &(start..cols.end.min(start + PANEL)));
+        *ahead = source.direct(next_ks, &(next..next + PANEL));
+    }
     // Of a row of the tile.
-    let words = panels * PANEL * element / 4;
+    let words = panels * PANEL * bits / 32;
     let at_once = (ROW_WORDS / (panels * PANEL)).max(1);
     for first in (0..steps).step_by(at_once) {
         let last = steps.min(first + at_once);
         let mut is_filled = false;
+        Direct::fetch_rows(&ahead[..panels], bits, next_ks.len().min(first * step)..next_ks.len().min(last * step));
         for (panel, (to, direct)) in to.chunks_mut(lines).zip(&direct[..panels]).enumerate() {
             let (from, stride) = match *direct {
                 Direct::Rows { from, stride } if last <= whole => (from.wrapping_add(first * step * stride), stride),
@@ -309,7 +326,7 @@ fn pack_rows(
                         }
                         is_filled = true;
                     }
-                    (tile.as_ptr().cast::<u8>().wrapping_add(panel * PANEL * element), 4 * words)
+                    (tile.as_ptr().cast::<u8>().wrapping_add(panel * PANEL * bits / 8), 4 * words)
                 }
             };
             let to = &mut to[first..last];
@@ -347,7 +364,7 @@ impl<T: Float> Activations for Mat<'_, T> {
 
 impl Activations for Mat<'_, i8> {
     fn pack_row(&self, kernel: &Kernel, row: usize, ks: Range<usize>, to: &mut [u32]) -> i32 {
-        let words = ks.len().div_ceil(kernel.words.step());
+        let words = ks.len().div_ceil(4).next_multiple_of(kernel.words.step() / 4);
         // Where two words are made of one, the words lie in the second half until then.
         let half = to.len() - words;
         let bytes: &mut [i8] = bytemuck::cast_slice_mut(&mut to[half..]);
@@ -356,17 +373,26 @@ impl Activations for Mat<'_, i8> {
             Some(values) => bytes[..values.len()].copy_from_slice(values),
             None => bytes.iter_mut().zip(ks.clone()).for_each(|(to, k)| *to = self.at(row, k)),
         }
-        let sum = match kernel.flip {
+        let sum = match kernel.excess {
             0 => 0,
-            _ => bytes.iter().map(|x| i32::from(*x)).sum::<i32>().wrapping_mul(128),
+            excess => bytes.iter().map(|x| i32::from(*x)).sum::<i32>().wrapping_mul(excess),
         };
-        if kernel.x == Rows::Int16 {
-            for i in 0..words {
-                let [a, b, c, d] = to[half + i].to_le_bytes().map(|x| i16::from(x.cast_signed()).cast_unsigned());
-                let pair = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
-                to[2 * i] = pair(a, c);
-                to[2 * i + 1] = pair(b, d);
+        match kernel.x {
+            Rows::Int16 => {
+                for i in 0..words {
+                    let [a, b, c, d] = to[half + i].to_le_bytes().map(|x| i16::from(x.cast_signed()).cast_unsigned());
+                    let pair = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
+                    to[2 * i] = pair(a, c);
+                    to[2 * i + 1] = pair(b, d);
+                }
             }
+            Rows::EvenOdd => {
+                for [low, high] in to.as_chunks_mut().0 {
+                    let ([a, b, c, d], [e, f, g, h]) = (low.to_le_bytes(), high.to_le_bytes());
+                    (*low, *high) = (u32::from_le_bytes([a, c, e, g]), u32::from_le_bytes([b, d, f, h]));
+                }
+            }
+            Rows::Words | Rows::F32 => {}
         }
         sum
     }

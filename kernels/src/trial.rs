@@ -5,8 +5,9 @@ use half::bf16;
 
 use crate::driver::Scratch;
 use crate::element::Float;
+use crate::formats::nibbles::int4_byte;
 use crate::gemm::Weight;
-use crate::int_gemm::IntWeight;
+use crate::int_gemm::{Int4Weight, IntWeight};
 use crate::isa::Isa;
 use crate::pack::float_words;
 use crate::simd::{self, Kernel, Words};
@@ -20,7 +21,9 @@ const ROWS: [usize; 7] = [1, 2, 3, 4, 5, 6, 13];
 
 /// Whether the kernels of a set give right products, of weights that lie along N and along K.
 pub(crate) fn is_right(isa: Isa) -> bool {
-    floats::<f32>(isa) && floats::<bf16>(isa) && whole(simd::kernel(isa, Words::Int8))
+    floats::<f32>(isa)
+        && floats::<bf16>(isa)
+        && [Words::Int8, Words::Int4].into_iter().all(|words| whole(simd::kernel(isa, words)))
 }
 
 /// Whole numbers from -range to range, without a pattern that a kernel could have.
@@ -63,25 +66,41 @@ fn floats<T: Float>(isa: Isa) -> bool {
     })
 }
 
-/// int8 of the whole range.
+/// Whole numbers over their whole range.
 fn whole(kernel: &Kernel) -> bool {
-    let made = |numbers: &[i32]| numbers.iter().map(|n| (*n).clamp(-128, 127) as i8).collect::<Vec<i8>>();
+    let made =
+        |numbers: &[i32], most: i32| -> Vec<i8> { numbers.iter().map(|n| (*n).clamp(-most - 1, most) as i8).collect() };
     let back = |values: &[i8]| values.iter().map(|v| i32::from(*v)).collect::<Vec<i32>>();
+    let is_int4 = kernel.words == Words::Int4;
     ROWS.into_iter().all(|m| {
-        let (values, along_n) = (made(&numbers(m * K, 140, 3)), made(&numbers(K * N, 140, 4)));
+        let (values, along_n) =
+            (made(&numbers(m * K, 140, 3), 127), made(&numbers(K * N, 140, 4), if is_int4 { 7 } else { 127 }));
         let (x, w, along_k) = (back(&values), back(&along_n), transposed(&along_n));
-        weights(&along_n, &along_k).is_some_and(|weights| {
-            weights.into_iter().all(|weight| {
-                let Ok(rows) = Mat::row_major(&values, m, K) else { return false };
-                let mut scratch = Scratch::default();
-                scratch.multiply(kernel, &rows, &IntWeight::Int8(weight), 0..m, 0..N, 0..K);
-                (0..m).all(|row| {
-                    let (found, _) = scratch.ints(row, N);
-                    found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, row, n))
-                })
+        let (int4_along_n, int4_along_k) = (int4(&along_n, N), int4(&along_k, K));
+        let weights = match is_int4 {
+            true => [(&int4_along_n, [N + 1, 1]), (&int4_along_k, [1, K])]
+                .map(|(bytes, strides)| Int4Weight::strided(bytes, [K, N], strides).ok().map(IntWeight::Int4)),
+            false => weights(&along_n, &along_k).map_or([None; 2], |weights| weights.map(|w| Some(IntWeight::Int8(w)))),
+        };
+        weights.into_iter().all(|weight| {
+            let (Some(weight), Ok(rows)) = (weight, Mat::row_major(&values, m, K)) else { return false };
+            let mut scratch = Scratch::default();
+            scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..K);
+            (0..m).all(|row| {
+                let (found, _) = scratch.ints(row, N);
+                found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, row, n))
             })
         })
     })
+}
+
+/// Rows of `len` numbers, two to a byte, each from a byte of its own on.
+fn int4(values: &[i8], len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for row in values.chunks(len) {
+        bytes.extend(row.chunks(2).map(|pair| int4_byte(pair[0], pair.get(1).copied().unwrap_or_default())));
+    }
+    bytes
 }
 
 /// The same weight as it lies along N and along K.
@@ -107,5 +126,8 @@ mod tests {
         assert!(whole(right));
         // As if bytes were unsigned, and nobody took that back.
         assert!(!whole(&Kernel { flip: 0x80, ..*right }));
+        let right = simd::kernel(Isa::Portable, Words::Int4);
+        assert!(whole(right));
+        assert!(!whole(&Kernel { flip: 8, ..*right }));
     }
 }

@@ -1,35 +1,42 @@
 //! Micro-kernels for x86-64 with AVX2, FMA and F16C.
 //!
 //! bf16 is widened by a shift, so its products and sums are those of f32: one fused multiply-add for each k, ascending. int8 is
-//! widened to int16; the sum of two products of int8 fits int32 with room, so `vpmaddwd` is exact for all values.
+//! widened to int16; the sum of two products of int8 fits int32 with room, so `vpmaddwd` is exact for all values. int4 is made
+//! unsigned, so that `vpmaddubsw` takes it; the sum of two of its products fits int16.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::tile::{Dot, entry, interleave, transpose_from};
-use super::{Kernel, Line, Rows, Words};
+use super::tile::{Dot, LOW_HALVES, entry, interleave, transpose_from};
+use super::{Kernel, LINE_BYTES, Line, Rows, Words, fetch};
 
 /// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
 const PANELS: &[usize] = &[4, 2, 1, 1, 1, 1];
+
+/// What each word of int4 is XORed with to be `w + 8`.
+pub(super) const NOT_NEGATIVE: u32 = 0x8888_8888;
 
 pub(super) fn kernel(words: Words) -> &'static Kernel {
     static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
     static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
     static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
+    static INT4: Kernel = Kernel { flip: NOT_NEGATIVE, excess: 8, ..of(Words::Int4, Rows::EvenOdd, multiply_int4) };
     match words {
         Words::F32 => &F32,
         Words::Bf16 => &BF16,
         Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
     }
 }
 
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
-    Kernel { words, x, flip: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
 
 entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+entry!(multiply_int4, "avx2,fma,f16c", Int4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn vector_interleave(
@@ -41,23 +48,62 @@ pub(super) unsafe fn vector_interleave(
     to: *mut Line,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { interleave(words, from, stride, steps, flip, to) }
+    unsafe {
+        match words {
+            Words::Int4 => interleave_int4(from, stride, steps, flip, to),
+            _ => interleave(words, from, stride, steps, flip, to),
+        }
+    }
+}
+
+/// [`vector_interleave`] of int4: 8 rows of 8 bytes to a line.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn interleave_int4(from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line) {
+    let halves = _mm256_set1_epi32(LOW_HALVES.cast_signed());
+    let mask = _mm256_set1_epi32(flip.cast_signed());
+    // SAFETY: the caller lets 8 bytes of every row be read and every line be written.
+    unsafe {
+        for step in 0..steps {
+            let row = |i: usize| _mm_loadl_epi64(from.add((8 * step + i) * stride).cast());
+            // Byte n of each of four rows next to each other, two columns in each.
+            let four = |first: usize| {
+                let (a, b) =
+                    (_mm_unpacklo_epi8(row(first), row(first + 2)), _mm_unpacklo_epi8(row(first + 4), row(first + 6)));
+                _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b))
+            };
+            let (even, odd) = (four(0), four(1));
+            let low =
+                _mm256_or_si256(_mm256_and_si256(even, halves), _mm256_slli_epi32::<4>(_mm256_and_si256(odd, halves)));
+            let high = _mm256_or_si256(
+                _mm256_and_si256(_mm256_srli_epi32::<4>(even), halves),
+                _mm256_andnot_si256(halves, odd),
+            );
+            let (low, high) = (_mm256_xor_si256(low, mask), _mm256_xor_si256(high, mask));
+            // Columns 0 to 3 and 8 to 11, 4 to 7 and 12 to 15.
+            let (first, second) = (_mm256_unpacklo_epi32(low, high), _mm256_unpackhi_epi32(low, high));
+            let to = to.add(step).cast::<__m256i>();
+            _mm256_store_si256(to, _mm256_permute2x128_si256::<0x20>(first, second));
+            _mm256_store_si256(to.add(1), _mm256_permute2x128_si256::<0x31>(first, second));
+        }
+    }
 }
 
 /// [`super::Transpose`], 4 words of 8 columns at a time.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line) {
     let mask = _mm256_set1_epi32(flip.cast_signed());
-    // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written; a fetch ahead reaches no memory.
+    // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written.
     unsafe {
         for half in 0..2 {
             let column = |i: usize| from.add((8 * half + i) * stride).cast::<u32>();
             // A line of the cache of 8 columns at a time: as many as there is room for where the stride is a large power of 2.
             for line in (0..words & !3).step_by(16) {
                 if ahead != 0 {
+                    // The end of a line's bytes: where they are not aligned, the rest is in the line before.
                     for i in 0..8 {
-                        // The end of it, which may be in the next line.
-                        _mm_prefetch::<_MM_HINT_T1>(column(i).wrapping_add(line + 15).cast::<i8>().wrapping_add(ahead));
+                        fetch(
+                            column(i).wrapping_add(line).cast::<u8>().wrapping_add(LINE_BYTES - 1).wrapping_add(ahead),
+                        );
                     }
                 }
                 for step in (line..(line + 16).min(words & !3)).step_by(4) {
@@ -158,55 +204,75 @@ float_dot!(Bf16, 2, |word, phase| if phase == 0 {
     _mm256_and_si256(word, _mm256_set1_epi32(-0x1_0000))
 });
 
-struct Int8;
+/// Accumulators of int32, how words become what is multiplied, and the multiplication.
+macro_rules! int_dot {
+    ($name:ident, |$word:ident, $phase:ident| $value:expr, |$w:ident, $v:ident| $dot:expr) => {
+        struct $name;
 
-impl Dot for Int8 {
-    type Acc = __m256i;
-    type Words = __m256i;
-    type X = __m256i;
-    const LANES: usize = 8;
-    const PHASES: usize = 2;
+        impl Dot for $name {
+            type Acc = __m256i;
+            type Words = __m256i;
+            type X = __m256i;
+            const LANES: usize = 8;
+            const PHASES: usize = 2;
 
-    #[inline(always)]
-    unsafe fn zero() -> __m256i {
-        // SAFETY: the CPU has AVX.
-        unsafe { _mm256_setzero_si256() }
-    }
+            #[inline(always)]
+            unsafe fn zero() -> __m256i {
+                // SAFETY: the CPU has AVX.
+                unsafe { _mm256_setzero_si256() }
+            }
 
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> __m256i {
-        // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes.
-        unsafe { _mm256_load_si256(from.cast()) }
-    }
+            #[inline(always)]
+            unsafe fn load(from: *const u32) -> __m256i {
+                // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes.
+                unsafe { _mm256_load_si256(from.cast()) }
+            }
 
-    #[inline(always)]
-    unsafe fn store(acc: __m256i, to: *mut u32) {
-        // SAFETY: the caller lets 8 words be written; half a line is aligned to 32 bytes.
-        unsafe { _mm256_store_si256(to.cast(), acc) }
-    }
+            #[inline(always)]
+            unsafe fn store(acc: __m256i, to: *mut u32) {
+                // SAFETY: the caller lets 8 words be written; half a line is aligned to 32 bytes.
+                unsafe { _mm256_store_si256(to.cast(), acc) }
+            }
 
-    /// Of four int8 a b c d: a and c as int16, or b and d.
-    #[inline(always)]
-    unsafe fn words(from: *const u32, phase: usize) -> __m256i {
-        // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes. The CPU has AVX2.
-        unsafe {
-            let words = load_words(from, phase);
-            _mm256_srai_epi16::<8>(if phase == 0 { _mm256_slli_epi16::<8>(words) } else { words })
+            #[inline(always)]
+            unsafe fn words(from: *const u32, $phase: usize) -> __m256i {
+                // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes. The CPU has AVX2.
+                unsafe {
+                    let $word = load_words(from, $phase);
+                    $value
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn x(from: *const u32) -> __m256i {
+                // SAFETY: the caller lets it be read.
+                unsafe { _mm256_set1_epi32(from.cast::<i32>().read()) }
+            }
+
+            #[inline(always)]
+            unsafe fn dot(acc: __m256i, $w: __m256i, $v: __m256i) -> __m256i {
+                // SAFETY: the CPU has AVX2.
+                unsafe { add_in_order(acc, $dot) }
+            }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn x(from: *const u32) -> __m256i {
-        // SAFETY: the caller lets it be read.
-        unsafe { _mm256_set1_epi32(from.cast::<i32>().read()) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // SAFETY: the CPU has AVX2.
-        unsafe { add_in_order(acc, _mm256_madd_epi16(w, x)) }
-    }
+    };
 }
+
+// Of four int8 a b c d: a and c as int16, then b and d.
+int_dot!(
+    Int8,
+    |words, phase| _mm256_srai_epi16::<8>(if phase == 0 { _mm256_slli_epi16::<8>(words) } else { words }),
+    |w, x| _mm256_madd_epi16(w, x)
+);
+// The even ones of eight unsigned numbers of 4 bits as bytes, then the odd ones. Two products fit int16.
+int_dot!(
+    Int4,
+    |words, phase| _mm256_and_si256(
+        if phase == 0 { words } else { _mm256_srli_epi32::<4>(words) },
+        _mm256_set1_epi32(LOW_HALVES.cast_signed()),
+    ),
+    |w, x| _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))
+);
 
 /// The sum, in just this order: compilers would choose another, for which there are not enough registers.
 #[target_feature(enable = "avx2")]

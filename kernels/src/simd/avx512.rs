@@ -8,8 +8,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2::{transpose, vector_interleave};
-use super::tile::{Dot, entry};
+use super::avx2::{NOT_NEGATIVE, transpose, vector_interleave};
+use super::tile::{Dot, LOW_HALVES, entry};
 use super::{Kernel, Rows, Words};
 
 /// For 1 to 12 rows, panels of a register tile: at most 24 of the 32 registers are accumulators.
@@ -18,35 +18,40 @@ const PANELS: &[usize] = &[4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2];
 /// What each word of int8 is XORed with to be `w + 128`, unsigned.
 const UNSIGNED: u32 = 0x8080_8080;
 
-static PLAIN_F32: Kernel = of(Words::F32, Rows::F32, 0, multiply_f32);
+static PLAIN_F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
 
 pub(super) fn kernel(words: Words) -> &'static Kernel {
-    static BF16: Kernel = of(Words::Bf16, Rows::F32, 0, multiply_bf16);
-    static INT8: Kernel = of(Words::Int8, Rows::Int16, 0, multiply_int8);
+    static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
+    static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
+    static INT4: Kernel = Kernel { flip: NOT_NEGATIVE, excess: 8, ..of(Words::Int4, Rows::EvenOdd, multiply_int4) };
     match words {
         Words::F32 => &PLAIN_F32,
         Words::Bf16 => &BF16,
         Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
     }
 }
 
 pub(super) fn dot_kernel(words: Words) -> &'static Kernel {
-    static BF16: Kernel = of(Words::Bf16, Rows::Words, 0, multiply_bf16_dot);
-    static INT8: Kernel = of(Words::Int8, Rows::Words, UNSIGNED, multiply_int8_dot);
+    static BF16: Kernel = of(Words::Bf16, Rows::Words, multiply_bf16_dot);
+    static INT8: Kernel = Kernel { flip: UNSIGNED, excess: 128, ..of(Words::Int8, Rows::Words, multiply_int8_dot) };
+    static INT4: Kernel = Kernel { flip: NOT_NEGATIVE, excess: 8, ..of(Words::Int4, Rows::EvenOdd, multiply_int4_dot) };
     match words {
         Words::F32 => &PLAIN_F32,
         Words::Bf16 => &BF16,
         Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
     }
 }
 
-const fn of(words: Words, x: Rows, flip: u32, multiply: unsafe fn(&super::Job)) -> Kernel {
-    Kernel { words, x, flip, panels: PANELS, multiply, transpose, interleave: vector_interleave }
+const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
 
 entry!(multiply_f32, "avx512f,avx512bw", F32, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
 entry!(multiply_bf16, "avx512f,avx512bw", Bf16, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
 entry!(multiply_int8, "avx512f,avx512bw", Int8, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
+entry!(multiply_int4, "avx512f,avx512bw", Int4, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
 entry!(
     multiply_bf16_dot,
     "avx512f,avx512bf16",
@@ -57,6 +62,13 @@ entry!(
     multiply_int8_dot,
     "avx512f,avx512vnni",
     Int8Dot,
+    [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]
+);
+
+entry!(
+    multiply_int4_dot,
+    "avx512f,avx512vnni",
+    Int4Dot,
     [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]
 );
 
@@ -203,6 +215,19 @@ int_dot!(
     |acc, w, x| add_in_order(acc, _mm512_madd_epi16(w, x))
 );
 int_dot!(Int8Dot, 1, |word, _phase| word, |acc, w, x| _mm512_dpbusd_epi32(acc, w, x));
+// The even ones of eight unsigned numbers of 4 bits as bytes, then the odd ones. Two products fit int16.
+int_dot!(Int4, 2, |word, phase| halves(word, phase), |acc, w, x| {
+    add_in_order(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)))
+});
+int_dot!(Int4Dot, 2, |word, phase| halves(word, phase), |acc, w, x| _mm512_dpbusd_epi32(acc, w, x));
+
+/// The lower halves of bytes, or the upper ones.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn halves(word: __m512i, phase: usize) -> __m512i {
+    let word = if phase == 0 { word } else { _mm512_srli_epi32::<4>(word) };
+    _mm512_and_si512(word, _mm512_set1_epi32(LOW_HALVES.cast_signed()))
+}
 
 /// The sum, in just this order: compilers would choose another, for which there are not enough registers.
 #[target_feature(enable = "avx512f")]

@@ -1,6 +1,7 @@
 //! The innermost loops of the GEMMs, one file for each kind of CPU, and the form of what they work on.
 //!
-//! All of them are the same loop ([`tile`]) over one form of operands: *words* of 32 bits along K, one f32, two bf16 or four int8.
+//! All of them are the same loop ([`tile`]) over one form of operands: *words* of 32 bits along K, one f32, two bf16, four int8 or
+//! eight int4.
 //! A *panel* is 16 columns of a weight, one [`Line`] of 16 words after the other for ascending K; x is rows of words. A step
 //! multiplies one word of a row with one of a column: `acc += x0 * w0 (+ x1 * w1 (+ ...))`.
 
@@ -35,6 +36,8 @@ pub(crate) enum Words {
     Bf16,
     /// Four int8, the lowest k in the lowest byte.
     Int8,
+    /// Eight int4, the lowest k in the lowest 4 bits.
+    Int4,
 }
 
 impl Words {
@@ -44,12 +47,13 @@ impl Words {
             Self::F32 => 1,
             Self::Bf16 => 2,
             Self::Int8 => 4,
+            Self::Int4 => 8,
         }
     }
 
-    /// Bytes of an element.
-    pub(crate) const fn element(self) -> usize {
-        4 / self.step()
+    /// Bits of an element.
+    pub(crate) const fn bits(self) -> usize {
+        32 / self.step()
     }
 }
 
@@ -60,8 +64,10 @@ pub(crate) enum Rows {
     Words,
     /// An f32 for each element.
     F32,
-    /// Two words for each of four int8 a b c d: a and c as int16, then b and d.
+    /// Two words for four int8 a b c d: a and c as int16, then b and d.
     Int16,
+    /// Two words for eight int8: the even ones, then the odd ones.
+    EvenOdd,
 }
 
 impl Rows {
@@ -70,7 +76,7 @@ impl Rows {
         match self {
             Self::Words => 1,
             Self::F32 => words.step(),
-            Self::Int16 => 2,
+            Self::Int16 | Self::EvenOdd => 2,
         }
     }
 }
@@ -101,11 +107,11 @@ pub(crate) struct Job {
 }
 
 /// 16 columns to a panel: column i is `words` words at `from + i * stride` bytes, and `flip` is XORed with each. The lines are
-/// written to `to`. What lies `ahead` bytes from what is read is fetched into the second cache, wherever that is.
+/// written to `to`. What lies `ahead` bytes from what is read is fetched, wherever that is, unless that is 0.
 pub(crate) type Transpose =
     unsafe fn(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line);
 
-/// Rows of a weight to a panel: row i is 16 elements, `words.element()` bytes each, at `from + i * stride` bytes; there are
+/// Rows of a weight to a panel: row i is 16 elements, `words.bits()` bits each, at `from + i * stride` bytes; there are
 /// `steps * words.step()` of them. `flip` is XORed with each word; the lines are written to `to`.
 pub(crate) type Interleave =
     unsafe fn(words: Words, from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line);
@@ -117,9 +123,10 @@ pub(crate) struct Kernel {
     pub(crate) words: Words,
     /// What a row of x is turned into.
     pub(crate) x: Rows,
-    /// XORed with every word of a weight: 0, or what makes unsigned bytes `w + 128` of int8. Then an accumulator is too great
-    /// by 128 times the sum of its row of x.
+    /// XORed with every word of a weight: 0, or what makes `w + excess` of each element, which is not negative.
     pub(crate) flip: u32,
+    /// What accumulators are too great by, in sums of their row of x.
+    pub(crate) excess: i32,
     /// For 1, 2, ... rows, how many panels it takes at a time besides single ones; as many rows as it takes at most.
     pub(crate) panels: &'static [usize],
     /// The loop.
@@ -152,4 +159,30 @@ pub(crate) fn kernel(isa: Isa, words: Words) -> &'static Kernel {
         Isa::NeonBf16 => neon::bf16_kernel(words),
         _ => portable::kernel(words),
     }
+}
+
+/// Bytes of a line of the cache.
+pub(crate) const LINE_BYTES: usize = 64;
+
+/// Pieces of memory in a line of the cache, `stride` bytes from one to the next; at least 1.
+#[inline(always)]
+pub(crate) fn per_line(stride: usize) -> usize {
+    if stride < LINE_BYTES { LINE_BYTES / stride.max(1) } else { 1 }
+}
+
+/// Fetches the line of the cache at an address, which may be any, into the second cache.
+#[inline(always)]
+pub(crate) fn fetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64; a fetch ahead reaches no memory that a program could see.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
 }

@@ -8,7 +8,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::tile::{Dot, entry, interleave, transpose_from};
-use super::{Kernel, Line, Rows, Words};
+use super::{Kernel, LINE_BYTES, Line, Rows, Words, fetch};
 
 /// For 1 to 6 rows, panels of a register tile: at most 24 of the 32 registers are accumulators.
 const PANELS: &[usize] = &[2, 2, 1, 1, 1, 1];
@@ -16,13 +16,16 @@ const PANELS: &[usize] = &[2, 2, 1, 1, 1, 1];
 static PLAIN_F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
 static PLAIN_BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
 static INT8_DOT: Kernel = of(Words::Int8, Rows::Words, multiply_int8_dot);
+static INT4_DOT: Kernel = of(Words::Int4, Rows::EvenOdd, multiply_int4_dot);
 
 pub(super) fn kernel(words: Words) -> &'static Kernel {
     static INT8: Kernel = of(Words::Int8, Rows::Words, multiply_int8);
+    static INT4: Kernel = of(Words::Int4, Rows::EvenOdd, multiply_int4);
     match words {
         Words::F32 => &PLAIN_F32,
         Words::Bf16 => &PLAIN_BF16,
         Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
     }
 }
 
@@ -31,6 +34,7 @@ pub(super) fn dot_kernel(words: Words) -> &'static Kernel {
         Words::F32 => &PLAIN_F32,
         Words::Bf16 => &PLAIN_BF16,
         Words::Int8 => &INT8_DOT,
+        Words::Int4 => &INT4_DOT,
     }
 }
 
@@ -40,17 +44,20 @@ pub(super) fn bf16_kernel(words: Words) -> &'static Kernel {
         Words::F32 => &PLAIN_F32,
         Words::Bf16 => &BF16_DOT,
         Words::Int8 => &INT8_DOT,
+        Words::Int4 => &INT4_DOT,
     }
 }
 
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
-    Kernel { words, x, flip: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
 
 entry!(multiply_f32, "neon", F32, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_bf16, "neon", Bf16, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_int8, "neon", Int8, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_int8_dot, "neon,dotprod", Int8Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
+entry!(multiply_int4, "neon", Int4, [1: 1 2 3 4 5 6, 2: 1 2]);
+entry!(multiply_int4_dot, "neon,dotprod", Int4Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_bf16_dot, "neon,bf16", Bf16Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
 
 #[target_feature(enable = "neon")]
@@ -69,9 +76,9 @@ unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahe
             for quarter in 0..4 {
                 let column = |i: usize| from.add((4 * quarter + i) * stride).cast::<u32>().add(step);
                 if ahead != 0 && step % 16 == 0 {
+                    // The end of a line's bytes: where they are not aligned, the rest is in the line before.
                     for i in 0..4 {
-                        let line = column(i).cast::<u8>().wrapping_add(ahead);
-                        asm!("prfm pldl2keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+                        fetch(column(i).cast::<u8>().wrapping_add(LINE_BYTES - 1).wrapping_add(ahead));
                     }
                 }
                 let load = |i: usize| vreinterpretq_u32_u8(vld1q_u8(column(i).cast()));
@@ -201,6 +208,40 @@ dot!(
         sum
     }
 );
+/// Four products of each column, each in int16; pairs of them need int32.
+#[target_feature(enable = "neon")]
+#[inline]
+fn add_four(sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+    let high = vpaddlq_s16(vmull_high_s8(w, x));
+    vaddq_s32(sum, vpaddq_s32(low, high))
+}
+
+/// [`add_four`] in one instruction.
+///
+/// # Safety
+/// The CPU has the dot product.
+#[inline(always)]
+unsafe fn dot_four(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller's promise; registers alone are touched.
+    unsafe {
+        asm!(
+            "sdot {0:v}.4s, {1:v}.16b, {2:v}.16b",
+            inout(vreg) sum, in(vreg) w, in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// The lower halves of bytes with their signs, or the upper ones.
+#[target_feature(enable = "neon")]
+#[inline]
+fn halves(word: uint32x4_t, phase: usize) -> int8x16_t {
+    let bytes = vreinterpretq_s8_u32(word);
+    vshrq_n_s8::<4>(if phase == 0 { vshlq_n_s8::<4>(bytes) } else { bytes })
+}
+
 dot!(
     Int8,
     1,
@@ -211,12 +252,7 @@ dot!(
     vst1q_s32,
     |word, _phase| vreinterpretq_s8_u32(word),
     |x| vreinterpretq_s8_u32(x),
-    |sum, w, x| {
-        // Four products of each column, each in int16; pairs of them need int32.
-        let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
-        let high = vpaddlq_s16(vmull_high_s8(w, x));
-        vaddq_s32(sum, vpaddq_s32(low, high))
-    }
+    |sum, w, x| add_four(sum, w, x)
 );
 dot!(
     Int8Dot,
@@ -228,13 +264,29 @@ dot!(
     vst1q_s32,
     |word, _phase| vreinterpretq_s8_u32(word),
     |x| vreinterpretq_s8_u32(x),
-    |sum, w, x| {
-        let mut sum = sum;
-        asm!(
-            "sdot {0:v}.4s, {1:v}.16b, {2:v}.16b",
-            inout(vreg) sum, in(vreg) w, in(vreg) x,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-        sum
-    }
+    |sum, w, x| dot_four(sum, w, x)
+);
+dot!(
+    Int4,
+    2,
+    int32x4_t,
+    int8x16_t,
+    vdupq_n_s32(0),
+    vld1q_s32,
+    vst1q_s32,
+    |word, phase| halves(word, phase),
+    |x| vreinterpretq_s8_u32(x),
+    |sum, w, x| add_four(sum, w, x)
+);
+dot!(
+    Int4Dot,
+    2,
+    int32x4_t,
+    int8x16_t,
+    vdupq_n_s32(0),
+    vld1q_s32,
+    vst1q_s32,
+    |word, phase| halves(word, phase),
+    |x| vreinterpretq_s8_u32(x),
+    |sum, w, x| dot_four(sum, w, x)
 );

@@ -10,20 +10,23 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
     static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
     static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
     static INT8: Kernel = of(Words::Int8, Rows::Words, multiply_int8);
+    static INT4: Kernel = of(Words::Int4, Rows::EvenOdd, multiply_int4);
     match words {
         Words::F32 => &F32,
         Words::Bf16 => &BF16,
         Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
     }
 }
 
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&Job)) -> Kernel {
-    Kernel { words, x, flip: 0, panels: PANELS, multiply, transpose, interleave: plain_interleave }
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: plain_interleave }
 }
 
 entry!(multiply_f32, F32, [1: 1 2 3]);
 entry!(multiply_bf16, Bf16, [1: 1 2 3]);
 entry!(multiply_int8, Int8, [1: 1 2 3]);
+entry!(multiply_int4, Int4, [1: 1 2 3]);
 
 unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, _ahead: usize, to: *mut Line) {
     // SAFETY: the caller's promise.
@@ -92,51 +95,59 @@ macro_rules! float_dot {
 float_dot!(F32, 1, |word, _phase| word);
 float_dot!(Bf16, 2, |word, phase| if phase == 0 { word << 16 } else { word & 0xffff_0000 });
 
-struct Int8;
+/// Accumulators in int32 and what makes four int8 of a word.
+macro_rules! int_dot {
+    ($name:ident, $phases:literal, |$word:ident, $phase:ident| $value:expr) => {
+        struct $name;
 
-impl Dot for Int8 {
-    type Acc = Lanes<i32>;
-    type Words = Lanes<[i8; 4]>;
-    type X = [i8; 4];
-    const LANES: usize = PANEL;
-    const PHASES: usize = 1;
+        impl Dot for $name {
+            type Acc = Lanes<i32>;
+            type Words = Lanes<[i8; 4]>;
+            type X = [i8; 4];
+            const LANES: usize = PANEL;
+            const PHASES: usize = $phases;
 
-    #[inline(always)]
-    unsafe fn zero() -> Self::Acc {
-        [0; PANEL]
-    }
+            #[inline(always)]
+            unsafe fn zero() -> Self::Acc {
+                [0; PANEL]
+            }
 
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> Self::Acc {
-        // SAFETY: a vector is a line, which the caller lets be read.
-        unsafe { from.cast::<Self::Acc>().read() }
-    }
+            #[inline(always)]
+            unsafe fn load(from: *const u32) -> Self::Acc {
+                // SAFETY: a vector is a line, which the caller lets be read.
+                unsafe { from.cast::<Self::Acc>().read() }
+            }
 
-    #[inline(always)]
-    unsafe fn store(acc: Self::Acc, to: *mut u32) {
-        // SAFETY: a vector is a line, which the caller lets be written.
-        unsafe { to.cast::<Self::Acc>().write(acc) }
-    }
+            #[inline(always)]
+            unsafe fn store(acc: Self::Acc, to: *mut u32) {
+                // SAFETY: a vector is a line, which the caller lets be written.
+                unsafe { to.cast::<Self::Acc>().write(acc) }
+            }
 
-    #[inline(always)]
-    unsafe fn words(from: *const u32, _phase: usize) -> Self::Words {
-        // SAFETY: a vector is a line, which the caller lets be read.
-        unsafe { from.cast::<Self::Words>().read() }
-    }
+            #[inline(always)]
+            unsafe fn words(from: *const u32, $phase: usize) -> Self::Words {
+                // SAFETY: a vector is a line, which the caller lets be read.
+                unsafe { from.cast::<Lanes<[i8; 4]>>().read() }.map(|$word| $value)
+            }
 
-    #[inline(always)]
-    unsafe fn x(from: *const u32) -> [i8; 4] {
-        // SAFETY: the caller lets it be read.
-        unsafe { from.cast::<[i8; 4]>().read() }
-    }
+            #[inline(always)]
+            unsafe fn x(from: *const u32) -> [i8; 4] {
+                // SAFETY: the caller lets it be read.
+                unsafe { from.cast::<[i8; 4]>().read() }
+            }
 
-    #[inline(always)]
-    unsafe fn dot(mut acc: Self::Acc, w: Self::Words, x: [i8; 4]) -> Self::Acc {
-        for (acc, w) in acc.iter_mut().zip(w) {
-            for (w, x) in w.into_iter().zip(x) {
-                *acc = acc.wrapping_add(i32::from(w) * i32::from(x));
+            #[inline(always)]
+            unsafe fn dot(mut acc: Self::Acc, w: Self::Words, x: [i8; 4]) -> Self::Acc {
+                for (acc, w) in acc.iter_mut().zip(w) {
+                    for (w, x) in w.into_iter().zip(x) {
+                        *acc = acc.wrapping_add(i32::from(w) * i32::from(x));
+                    }
+                }
+                acc
             }
         }
-        acc
-    }
+    };
 }
+
+int_dot!(Int8, 1, |bytes, _phase| bytes);
+int_dot!(Int4, 2, |bytes, phase| bytes.map(|pair| if phase == 0 { pair << 4 >> 4 } else { pair >> 4 }));

@@ -114,6 +114,9 @@ macro_rules! entry {
 }
 pub(super) use entry;
 
+/// The lower half of each byte.
+pub(super) const LOW_HALVES: u32 = 0x0f0f_0f0f;
+
 /// [`super::Interleave`] in plain steps, vectorised where it is inlined.
 ///
 /// # Safety
@@ -137,6 +140,18 @@ pub(super) unsafe fn interleave(words: Words, from: *const u8, stride: usize, st
                     let [a, b, c, d] = [0, 1, 2, 3].map(|i| row(i).cast::<[u8; PANEL]>().read_unaligned());
                     for (n, word) in line.iter_mut().enumerate() {
                         *word = u32::from_le_bytes([a[n], b[n], c[n], d[n]]) ^ flip;
+                    }
+                }
+                Words::Int4 => {
+                    let [a, b, c, d, e, f, g, h] =
+                        [0, 1, 2, 3, 4, 5, 6, 7].map(|i| row(i).cast::<[u8; PANEL / 2]>().read_unaligned());
+                    for (n, pair) in line.as_chunks_mut().0.iter_mut().enumerate() {
+                        // In each byte the numbers of two columns.
+                        let even = u32::from_le_bytes([a[n], c[n], e[n], g[n]]);
+                        let odd = u32::from_le_bytes([b[n], d[n], f[n], h[n]]);
+                        let low = even & LOW_HALVES | (odd & LOW_HALVES) << 4;
+                        let high = even >> 4 & LOW_HALVES | odd & !LOW_HALVES;
+                        *pair = [low ^ flip, high ^ flip];
                     }
                 }
             }
