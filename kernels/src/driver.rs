@@ -129,12 +129,11 @@ impl Scratch {
         // As many words of as many panels as stay in the first cache while tiles are computed of them. Few rows wait for memory:
         // they do best with two lines of the cache of each column, or of a block of columns.
         let few = rows.len() <= FEW_ROWS;
-        let is_narrow = w.lies().is_narrow(few);
-        let (group, steps) = match (is_narrow, at_once) {
-            (true, _) if few => (4, 32),
-            (true, _) => (wide, STEPS / wide),
-            (false, true) => (MAX_PANELS, STEPS / MAX_PANELS),
-            (false, false) => (MAX_PANELS / 2, STEPS),
+        let narrow = w.lies().narrow(wide, few);
+        let (group, steps) = match (narrow, at_once) {
+            (Some(group), _) => (group, STEPS / if few { 8 } else { group }),
+            (None, true) => (MAX_PANELS, STEPS / MAX_PANELS),
+            (None, false) => (MAX_PANELS / 2, STEPS),
         };
         let block = |start: usize| start..ks.end.min(start.saturating_add(steps * step));
         let x_stride = x_words(if at_once { ks.len() } else { block(ks.start).len() });
@@ -167,7 +166,7 @@ impl Scratch {
             let count = packed.len().div_ceil(PANEL);
             // Along K first where that is how the weight lies and x is there.
             let (next_start, next_first) = (block(start).end, first + count);
-            let next = match (at_once && is_narrow, next_start < ks.end, next_first < panels) {
+            let next = match (at_once && narrow.is_some(), next_start < ks.end, next_first < panels) {
                 (true, true, _) => (next_start, first),
                 (true, false, _) => (ks.start, next_first),
                 (false, _, true) => (start, next_first),

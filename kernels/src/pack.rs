@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::element::{Float, FloatType};
 use crate::nz::NzLayout;
-use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, Rows, STEPS, Words, fetch, per_line};
+use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, Rows, STEPS, Weave, Words, fetch, per_line};
 use crate::view::Mat;
 
 /// Where element `i` of an axis lies: `i / block * far + i % block * near`, `block` being `1 << shift`. Offsets grow with `i`.
@@ -123,12 +123,17 @@ impl Lies {
         matches!(self, Self::AlongK | Self::BlocksOfK)
     }
 
-    /// Whether many rows of few columns are read faster than many columns of few rows, `few` rows of x waiting for them.
-    pub(crate) const fn is_narrow(self, few: bool) -> bool {
+    /// How many panels are best made at a time, many rows of them rather than many panels of few rows, where tiles take `wide`
+    /// and `few` rows of x wait for them; `None` where the latter is faster.
+    pub(crate) const fn narrow(self, wide: usize, few: bool) -> Option<usize> {
         match self {
-            Self::AlongN => false,
-            Self::AlongK | Self::BlocksOfN => true,
-            Self::BlocksOfK => !few,
+            Self::AlongN => None,
+            Self::AlongK | Self::BlocksOfN if few => Some(4),
+            // A block has columns for two and more, but for those of 16 bits and more.
+            Self::BlocksOfN => Some(2),
+            Self::AlongK => Some(wide),
+            Self::BlocksOfK if few => None,
+            Self::BlocksOfK => Some(wide),
         }
     }
 }
@@ -167,15 +172,14 @@ impl Direct {
         stride.map_or(Self::No, |stride| Self::Rows { from, stride })
     }
 
-    /// Fetches `rows` of panels next to each other, of elements of `bits` bits, where they can be read by rows.
-    fn fetch_rows(panels: &[Self], bits: usize, rows: Range<usize>) {
-        let mut before = None;
-        for panel in panels {
-            let Self::Rows { from, stride } = *panel else { continue };
-            let end = from.wrapping_add(PANEL * bits / 8 - 1);
-            if before.replace(end.addr() / LINE_BYTES) != Some(end.addr() / LINE_BYTES) {
-                rows.clone().step_by(per_line(stride)).for_each(|row| fetch(end.wrapping_add(row * stride)));
+    /// Whether this panel's rows begin `bytes` after those of another, or neither can be read where it lies.
+    fn follows(&self, other: &Self, bytes: usize) -> bool {
+        match (self, other) {
+            (Self::Rows { from, stride }, Self::Rows { from: before, stride: its }) => {
+                stride == its && from.addr() == before.addr().wrapping_add(bytes)
             }
+            (Self::No, Self::No) => true,
+            _ => false,
         }
     }
 }
@@ -301,39 +305,73 @@ fn pack_rows(
     let (step, bits) = (kernel.words.step(), kernel.words.bits());
     let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
     let panels = cols.len().div_ceil(PANEL);
-    let (mut direct, mut ahead) = ([Direct::No; MAX_PANELS], [Direct::No; MAX_PANELS]);
-    for (panel, (direct, ahead)) in direct.iter_mut().zip(&mut ahead).enumerate().take(panels) {
-        let (start, next) = (cols.start + panel * PANEL, next_col + panel * PANEL);
-        *direct = source.direct(&ks, &(start..cols.end.min(start + PANEL)));
-        *ahead = source.direct(next_ks, &(next..next + PANEL));
+    // Of a row of a panel, and of a row of the tile, which holds all panels.
+    let (bytes, tile_bytes) = (PANEL * bits / 8, panels * PANEL * bits / 8);
+    let mut runs = [(Direct::No, 0); MAX_PANELS];
+    let mut count = 0;
+    for panel in 0..panels {
+        let start = cols.start + panel * PANEL;
+        let direct = source.direct(&ks, &(start..cols.end.min(start + PANEL)));
+        match runs[..count].last_mut() {
+            Some((before, run)) if direct.follows(before, *run * bytes) => *run += 1,
+            _ => {
+                runs[count] = (direct, 1);
+                count += 1;
+            }
+        }
     }
-    // Of a row of the tile.
-    let words = panels * PANEL * bits / 32;
+    let ahead = match (source.direct(next_ks, &(*next_col..next_col + PANEL)), runs[0].0) {
+        (Direct::Rows { from: ahead, .. }, Direct::Rows { from, .. }) => ahead.addr().wrapping_sub(from.addr()),
+        _ => 0,
+    };
     let at_once = (ROW_WORDS / (panels * PANEL)).max(1);
     for first in (0..steps).step_by(at_once) {
         let last = steps.min(first + at_once);
-        let mut is_filled = false;
-        Direct::fetch_rows(&ahead[..panels], bits, next_ks.len().min(first * step)..next_ks.len().min(last * step));
-        for (panel, (to, direct)) in to.chunks_mut(lines).zip(&direct[..panels]).enumerate() {
-            let (from, stride) = match *direct {
-                Direct::Rows { from, stride } if last <= whole => (from.wrapping_add(first * step * stride), stride),
+        let (mut is_filled, mut panel) = (false, 0);
+        for &(direct, panels) in &runs[..count] {
+            let (from, stride) = match direct {
+                Direct::Rows { from, stride } if last <= whole => {
+                    let from = from.wrapping_add(first * step * stride);
+                    if ahead != 0 {
+                        fetch_rows(from.wrapping_add(ahead), stride, (last - first) * step, panels * bytes);
+                    }
+                    (from, stride)
+                }
                 _ => {
                     if !is_filled {
-                        for (row, k) in
-                            tile.chunks_exact_mut(words).zip(ks.start + first * step..ks.start + last * step)
-                        {
+                        let rows = tile.chunks_exact_mut(tile_bytes / 4);
+                        for (row, k) in rows.zip(ks.start + first * step..ks.start + last * step) {
                             if k < ks.end { source.read_row(k, cols.clone(), row) } else { row.fill(0) }
                         }
                         is_filled = true;
                     }
-                    (tile.as_ptr().cast::<u8>().wrapping_add(panel * PANEL * bits / 8), 4 * words)
+                    (tile.as_ptr().cast::<u8>().wrapping_add(panel * bytes), tile_bytes)
                 }
             };
-            let to = &mut to[first..last];
-            // SAFETY: `direct` found every element of the panel in the weight's memory; the tile has room for the rows of
-            // as many words as it holds. `to` holds a line for each step.
-            unsafe { (kernel.interleave)(kernel.words, from, stride, last - first, kernel.flip, to.as_mut_ptr()) }
+            let weave = Weave {
+                words: kernel.words,
+                from,
+                stride,
+                panels,
+                steps: last - first,
+                flip: kernel.flip,
+                to: to[panel * lines + first..][..(panels - 1) * lines + last - first].as_mut_ptr(),
+                to_stride: lines,
+            };
+            // SAFETY: `direct` found every element of the panels in the weight's memory; the tile has room for the rows of
+            // as many words as it holds. `to` holds a line for each step of each panel.
+            unsafe { (kernel.interleave)(&weave) }
+            panel += panels;
         }
+    }
+}
+
+/// Fetches `bytes` bytes of each of `rows` rows.
+fn fetch_rows(from: *const u8, stride: usize, rows: usize, bytes: usize) {
+    for row in (0..rows).step_by(per_line(stride)) {
+        // The end of a line's bytes: where they are not aligned, the rest is in the line before.
+        let end = |at: usize| from.wrapping_add(row * stride + bytes.min(at + LINE_BYTES) - 1);
+        (0..bytes).step_by(LINE_BYTES).for_each(|at| fetch(end(at)));
     }
 }
 

@@ -7,7 +7,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::tile::{Dot, LOW_HALVES, entry, interleave, transpose_from};
+use super::avx2_rows::vector_interleave;
+use super::tile::{Dot, LOW_HALVES, entry, transpose_from};
 use super::{Kernel, LINE_BYTES, Line, Rows, Words, fetch};
 
 /// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
@@ -37,56 +38,6 @@ entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int4, "avx2,fma,f16c", Int4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn vector_interleave(
-    words: Words,
-    from: *const u8,
-    stride: usize,
-    steps: usize,
-    flip: u32,
-    to: *mut Line,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match words {
-            Words::Int4 => interleave_int4(from, stride, steps, flip, to),
-            _ => interleave(words, from, stride, steps, flip, to),
-        }
-    }
-}
-
-/// [`vector_interleave`] of int4: 8 rows of 8 bytes to a line.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn interleave_int4(from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line) {
-    let halves = _mm256_set1_epi32(LOW_HALVES.cast_signed());
-    let mask = _mm256_set1_epi32(flip.cast_signed());
-    // SAFETY: the caller lets 8 bytes of every row be read and every line be written.
-    unsafe {
-        for step in 0..steps {
-            let row = |i: usize| _mm_loadl_epi64(from.add((8 * step + i) * stride).cast());
-            // Byte n of each of four rows next to each other, two columns in each.
-            let four = |first: usize| {
-                let (a, b) =
-                    (_mm_unpacklo_epi8(row(first), row(first + 2)), _mm_unpacklo_epi8(row(first + 4), row(first + 6)));
-                _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b))
-            };
-            let (even, odd) = (four(0), four(1));
-            let low =
-                _mm256_or_si256(_mm256_and_si256(even, halves), _mm256_slli_epi32::<4>(_mm256_and_si256(odd, halves)));
-            let high = _mm256_or_si256(
-                _mm256_and_si256(_mm256_srli_epi32::<4>(even), halves),
-                _mm256_andnot_si256(halves, odd),
-            );
-            let (low, high) = (_mm256_xor_si256(low, mask), _mm256_xor_si256(high, mask));
-            // Columns 0 to 3 and 8 to 11, 4 to 7 and 12 to 15.
-            let (first, second) = (_mm256_unpacklo_epi32(low, high), _mm256_unpackhi_epi32(low, high));
-            let to = to.add(step).cast::<__m256i>();
-            _mm256_store_si256(to, _mm256_permute2x128_si256::<0x20>(first, second));
-            _mm256_store_si256(to.add(1), _mm256_permute2x128_si256::<0x31>(first, second));
-        }
-    }
-}
 
 /// [`super::Transpose`], 4 words of 8 columns at a time.
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -8,7 +8,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2::{NOT_NEGATIVE, transpose, vector_interleave};
+use super::avx2::{NOT_NEGATIVE, transpose};
+use super::avx2_rows::vector_interleave;
 use super::tile::{Dot, LOW_HALVES, entry};
 use super::{Kernel, Rows, Words};
 

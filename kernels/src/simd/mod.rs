@@ -10,6 +10,8 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_rows;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -65,6 +67,7 @@ pub(crate) enum Rows {
     /// An f32 for each element.
     F32,
     /// Two words for four int8 a b c d: a and c as int16, then b and d.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86-64 alone multiplies int16"))]
     Int16,
     /// Two words for eight int8: the even ones, then the odd ones.
     EvenOdd,
@@ -111,10 +114,21 @@ pub(crate) struct Job {
 pub(crate) type Transpose =
     unsafe fn(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line);
 
-/// Rows of a weight to a panel: row i is 16 elements, `words.bits()` bits each, at `from + i * stride` bytes; there are
-/// `steps * words.step()` of them. `flip` is XORed with each word; the lines are written to `to`.
-pub(crate) type Interleave =
-    unsafe fn(words: Words, from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line);
+/// Rows of a weight to panels: row i of panel p is 16 elements, `words.bits()` bits each, at `from + i * stride` bytes and
+/// `2 * p * words.bits()` further; there are `steps * words.step()` of them. `flip` is XORed with each word.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Weave {
+    pub(crate) words: Words,
+    pub(crate) from: *const u8,
+    pub(crate) stride: usize,
+    pub(crate) panels: usize,
+    pub(crate) steps: usize,
+    pub(crate) flip: u32,
+    /// The first panel.
+    pub(crate) to: *mut Line,
+    /// Lines from one panel to the next.
+    pub(crate) to_stride: usize,
+}
 
 /// A micro-kernel and what it wants.
 #[derive(Debug)]
@@ -139,7 +153,7 @@ pub(crate) struct Kernel {
     pub(crate) transpose: Transpose,
     /// # Safety
     /// The CPU has the instructions; all elements can be read, all lines written.
-    pub(crate) interleave: Interleave,
+    pub(crate) interleave: unsafe fn(&Weave),
 }
 
 /// The micro-kernel of a set of instructions that this CPU has.

@@ -8,7 +8,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::tile::{Dot, entry, interleave, transpose_from};
-use super::{Kernel, LINE_BYTES, Line, Rows, Words, fetch};
+use super::{Kernel, LINE_BYTES, Line, Rows, Weave, Words, fetch};
 
 /// For 1 to 6 rows, panels of a register tile: at most 24 of the 32 registers are accumulators.
 const PANELS: &[usize] = &[2, 2, 1, 1, 1, 1];
@@ -61,9 +61,9 @@ entry!(multiply_int4_dot, "neon,dotprod", Int4Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_bf16_dot, "neon,bf16", Bf16Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
 
 #[target_feature(enable = "neon")]
-unsafe fn vector_interleave(words: Words, from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line) {
+unsafe fn vector_interleave(weave: &Weave) {
     // SAFETY: the caller's promise.
-    unsafe { interleave(words, from, stride, steps, flip, to) }
+    unsafe { interleave(weave) }
 }
 
 /// [`super::Transpose`], 4 words of 4 columns at a time.

@@ -1,7 +1,7 @@
 //! Micro-kernels for every CPU, in plain Rust: product first, then sum, for ascending k.
 
 use super::tile::{Dot, entry, interleave, transpose_from};
-use super::{Job, Kernel, Line, PANEL, Rows, Words};
+use super::{Job, Kernel, Line, PANEL, Rows, Weave, Words};
 
 /// Rows of a register tile and, for each number, panels.
 const PANELS: &[usize] = &[1, 1, 1];
@@ -33,9 +33,9 @@ unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, _ah
     unsafe { transpose_from(0, from, stride, words, flip, to) }
 }
 
-unsafe fn plain_interleave(words: Words, from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line) {
+unsafe fn plain_interleave(weave: &Weave) {
     // SAFETY: the caller's promise.
-    unsafe { interleave(words, from, stride, steps, flip, to) }
+    unsafe { interleave(weave) }
 }
 
 type Lanes<T> = [T; PANEL];

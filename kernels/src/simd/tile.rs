@@ -1,7 +1,7 @@
 //! The loop that all micro-kernels are, over the few vector operations in which they differ ([`Dot`]), and the packing that
 //! compilers vectorise by themselves.
 
-use super::{Job, Line, PANEL, Words};
+use super::{Job, Line, PANEL, Weave, Words};
 
 /// The vector operations of a micro-kernel.
 ///
@@ -117,44 +117,56 @@ pub(super) use entry;
 /// The lower half of each byte.
 pub(super) const LOW_HALVES: u32 = 0x0f0f_0f0f;
 
-/// [`super::Interleave`] in plain steps, vectorised where it is inlined.
+/// [`Weave`] in plain steps, vectorised where it is inlined.
 ///
 /// # Safety
-/// As there.
+/// All elements can be read, all lines written.
 #[inline(always)]
-pub(super) unsafe fn interleave(words: Words, from: *const u8, stride: usize, steps: usize, flip: u32, to: *mut Line) {
-    // SAFETY: the caller lets 16 elements of every row be read and every line be written.
+pub(super) unsafe fn interleave(weave: &Weave) {
+    let &Weave { words, stride, flip, .. } = weave;
+    // SAFETY: the caller's promise: 16 elements of every row can be read.
     unsafe {
-        for step in 0..steps {
-            let row = |i: usize| from.add((step * words.step() + i) * stride);
-            let line = &mut (*to.add(step)).0;
-            match words {
-                Words::F32 => *line = row(0).cast::<[u32; PANEL]>().read_unaligned(),
-                Words::Bf16 => {
-                    let [low, high] = [0, 1].map(|i| row(i).cast::<[u16; PANEL]>().read_unaligned());
-                    for (n, word) in line.iter_mut().enumerate() {
-                        *word = (u32::from(low[n]) | u32::from(high[n]) << 16) ^ flip;
-                    }
+        match words {
+            Words::F32 => lines(weave, |rows| rows.cast::<[u32; PANEL]>().read_unaligned()),
+            Words::Bf16 => lines(weave, |rows| {
+                let [low, high] = [0, 1].map(|i| rows.add(i * stride).cast::<[u16; PANEL]>().read_unaligned());
+                std::array::from_fn(|n| (u32::from(low[n]) | u32::from(high[n]) << 16) ^ flip)
+            }),
+            Words::Int8 => lines(weave, |rows| {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|i| rows.add(i * stride).cast::<[u8; PANEL]>().read_unaligned());
+                std::array::from_fn(|n| u32::from_le_bytes([a[n], b[n], c[n], d[n]]) ^ flip)
+            }),
+            Words::Int4 => lines(weave, |rows| {
+                let [a, b, c, d, e, f, g, h] =
+                    [0, 1, 2, 3, 4, 5, 6, 7].map(|i| rows.add(i * stride).cast::<[u8; PANEL / 2]>().read_unaligned());
+                let mut line = [0; PANEL];
+                for (n, pair) in line.as_chunks_mut().0.iter_mut().enumerate() {
+                    // In each byte the numbers of two columns.
+                    let even = u32::from_le_bytes([a[n], c[n], e[n], g[n]]);
+                    let odd = u32::from_le_bytes([b[n], d[n], f[n], h[n]]);
+                    let low = even & LOW_HALVES | (odd & LOW_HALVES) << 4;
+                    let high = even >> 4 & LOW_HALVES | odd & !LOW_HALVES;
+                    *pair = [low ^ flip, high ^ flip];
                 }
-                Words::Int8 => {
-                    let [a, b, c, d] = [0, 1, 2, 3].map(|i| row(i).cast::<[u8; PANEL]>().read_unaligned());
-                    for (n, word) in line.iter_mut().enumerate() {
-                        *word = u32::from_le_bytes([a[n], b[n], c[n], d[n]]) ^ flip;
-                    }
-                }
-                Words::Int4 => {
-                    let [a, b, c, d, e, f, g, h] =
-                        [0, 1, 2, 3, 4, 5, 6, 7].map(|i| row(i).cast::<[u8; PANEL / 2]>().read_unaligned());
-                    for (n, pair) in line.as_chunks_mut().0.iter_mut().enumerate() {
-                        // In each byte the numbers of two columns.
-                        let even = u32::from_le_bytes([a[n], c[n], e[n], g[n]]);
-                        let odd = u32::from_le_bytes([b[n], d[n], f[n], h[n]]);
-                        let low = even & LOW_HALVES | (odd & LOW_HALVES) << 4;
-                        let high = even >> 4 & LOW_HALVES | odd & !LOW_HALVES;
-                        *pair = [low ^ flip, high ^ flip];
-                    }
-                }
-            }
+                line
+            }),
+        }
+    }
+}
+
+/// Writes what `line` makes of the rows of each line, from their first address on.
+///
+/// # Safety
+/// As [`interleave`].
+#[inline(always)]
+unsafe fn lines(weave: &Weave, line: impl Fn(*const u8) -> [u32; PANEL]) {
+    let rows = weave.words.step() * weave.stride;
+    for panel in 0..weave.panels {
+        let from = weave.from.wrapping_add(panel * PANEL * weave.words.bits() / 8);
+        let to = weave.to.wrapping_add(panel * weave.to_stride);
+        for step in 0..weave.steps {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(step).write(Line(line(from.wrapping_add(step * rows)))) }
         }
     }
 }

@@ -1,0 +1,115 @@
+//! Panels of rows with AVX2: bytes of several rows, next to each other for each column.
+
+use std::arch::x86_64::*;
+
+use super::tile::{LOW_HALVES, interleave};
+use super::{Line, PANEL, Weave, Words};
+
+/// What [`Weave`] says, two panels at a time where their elements are short.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn vector_interleave(weave: &Weave) {
+    // Panels that are taken in pairs; of int4, steps likewise.
+    let (pairs, steps) = match weave.words {
+        Words::F32 | Words::Bf16 => (0, 0),
+        Words::Int8 => (weave.panels / 2, weave.steps),
+        Words::Int4 => (weave.panels / 2, weave.steps & !1),
+    };
+    // SAFETY: the caller's promise, of parts of what it promised.
+    unsafe {
+        for pair in 0..pairs {
+            let first = part(weave, 2 * pair, 0);
+            match weave.words {
+                Words::Int4 => int4_pairs(&Weave { steps, ..first }),
+                _ => int8_pairs(&first),
+            }
+        }
+        interleave(&Weave { panels: 2 * pairs, steps: weave.steps - steps, ..part(weave, 0, steps) });
+        interleave(&Weave { panels: weave.panels - 2 * pairs, ..part(weave, 2 * pairs, 0) });
+    }
+}
+
+/// From a panel and a step on.
+fn part(weave: &Weave, panel: usize, step: usize) -> Weave {
+    let bytes = panel * PANEL * weave.words.bits() / 8 + step * weave.words.step() * weave.stride;
+    let from = weave.from.wrapping_add(bytes);
+    Weave { from, to: weave.to.wrapping_add(panel * weave.to_stride + step), ..*weave }
+}
+
+/// Writes four words of columns `4 * quarter` and on: in the first half of `words` those of line `first`, in the second those of
+/// line `second`.
+#[target_feature(enable = "avx2")]
+unsafe fn write_halves(words: __m256i, quarter: usize, first: *mut Line, second: *mut Line) {
+    // SAFETY: the caller lets both lines be written.
+    unsafe {
+        _mm_store_si128(first.cast::<__m128i>().add(quarter), _mm256_castsi256_si128(words));
+        _mm_store_si128(second.cast::<__m128i>().add(quarter), _mm256_extracti128_si256::<1>(words));
+    }
+}
+
+/// Two panels of int8: rows of 32 bytes, four to a line.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int8_pairs(weave: &Weave) {
+    let &Weave { from, stride, steps, flip, to, to_stride, .. } = weave;
+    let mask = _mm256_set1_epi32(flip.cast_signed());
+    // SAFETY: the caller lets 32 bytes of every row be read and every line of two panels be written.
+    unsafe {
+        for step in 0..steps {
+            let row = |i: usize| _mm256_loadu_si256(from.add((4 * step + i) * stride).cast());
+            let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+            // Of 8 columns in each half.
+            let (ab_low, ab_high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
+            let quarters = [
+                _mm256_unpacklo_epi16(ab_low, cd_low),
+                _mm256_unpackhi_epi16(ab_low, cd_low),
+                _mm256_unpacklo_epi16(ab_high, cd_high),
+                _mm256_unpackhi_epi16(ab_high, cd_high),
+            ];
+            for (quarter, words) in quarters.into_iter().enumerate() {
+                write_halves(_mm256_xor_si256(words, mask), quarter, to.add(step), to.add(to_stride + step));
+            }
+        }
+    }
+}
+
+/// Two panels of int4: rows of 16 bytes, eight to a line, two lines at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int4_pairs(weave: &Weave) {
+    let &Weave { from, stride, steps, flip, to, to_stride, .. } = weave;
+    let mask = _mm256_set1_epi32(flip.cast_signed());
+    let halves = _mm256_set1_epi32(LOW_HALVES.cast_signed());
+    // SAFETY: the caller lets 16 bytes of every row be read and every line of two panels be written; `steps` is even.
+    unsafe {
+        for step in (0..steps).step_by(2) {
+            let to = to.add(step);
+            // A row of the first line and the same of the second.
+            let row = |i: usize| {
+                let at = |step: usize| from.add((8 * step + i) * stride).cast();
+                _mm256_loadu2_m128i(at(step + 1), at(step))
+            };
+            // A byte of each of four rows next to each other, for 4 bytes of the 16 at a time.
+            let four = |first: usize| {
+                let (a, b, c, d) = (row(first), row(first + 2), row(first + 4), row(first + 6));
+                let (ab_low, ab_high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+                let (cd_low, cd_high) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
+                [
+                    _mm256_unpacklo_epi16(ab_low, cd_low),
+                    _mm256_unpackhi_epi16(ab_low, cd_low),
+                    _mm256_unpacklo_epi16(ab_high, cd_high),
+                    _mm256_unpackhi_epi16(ab_high, cd_high),
+                ]
+            };
+            for (i, (even, odd)) in four(0).into_iter().zip(four(1)).enumerate() {
+                // In each byte the numbers of two columns.
+                let low = _mm256_slli_epi32::<4>(_mm256_and_si256(odd, halves));
+                let low = _mm256_xor_si256(_mm256_or_si256(_mm256_and_si256(even, halves), low), mask);
+                let high = _mm256_and_si256(_mm256_srli_epi32::<4>(even), halves);
+                let high = _mm256_xor_si256(_mm256_or_si256(high, _mm256_andnot_si256(halves, odd)), mask);
+                let (panel, quarter) = (i / 2 * to_stride, i % 2 * 2);
+                let (first, second) = (to.add(panel), to.add(panel + 1));
+                write_halves(_mm256_unpacklo_epi32(low, high), quarter, first, second);
+                write_halves(_mm256_unpackhi_epi32(low, high), quarter + 1, first, second);
+            }
+        }
+    }
+}
