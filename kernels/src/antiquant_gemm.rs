@@ -1,17 +1,23 @@
-//! Products of 16-bit floats with integer weights: each weight becomes a number of x's type first, `(w + offset) * scale` rounded.
+//! Products of 16-bit floats with integer weights: each weight becomes a number of x's type first, `(w + offset) * scale` rounded,
+//! unless whole numbers are multiplied and their sums scaled.
 //!
 //! Source: ops-transformer 9.1.0, gmm/grouped_matmul (op_kernel: antiquant, and antiquant_a16w8_msd for [`takes_two_steps`]).
 
 use rayon::prelude::*;
 
 use crate::antiquant::Antiquant;
+use crate::driver::in_parts;
 use crate::element::Float;
 use crate::error::{self, KernelError};
 use crate::gemm::{Bias, Weight};
 use crate::group_list::Group;
 use crate::grouped_gemm::{Expert, grouped_gemm, split_groups};
 use crate::int_gemm::{IntProblem, IntWeight, int_gemms};
+use crate::isa::Isa;
+use crate::pack::Source;
 use crate::quant_gemm::Rounding;
+use crate::simd;
+use crate::vectors::{Vectors, vectorised};
 use crate::view::{Mat, MatMut};
 
 /// What the second of two steps counts finer than the first: twice 127.
@@ -59,10 +65,12 @@ pub fn takes_two_steps(rows: usize, experts: usize, k: usize, n: usize) -> bool 
 /// `out[rows of g] = x[rows of g] @ ((w + offset) * scale)[g.expert] (+ bias[g.expert])` for every group, in parallel, accumulated
 /// in f32.
 ///
-/// [`Rounding::Faithful`] with int8 weights, where [`takes_two_steps`] says so: per row `am = max |x|`, `t = x * (127 / am)`,
-/// `a1 = round(t)`, `a2 = round(254 * (t - a1))`, halves away from zero, and
-/// `((a1 @ w + a2 @ w / 254) * (am / 127) + offset * sum of x) * scale + bias`. Else each weight is made a number on its way into
-/// the product, see [`crate::antiquant`].
+/// - [`Rounding::Faithful`]: each weight is rounded to `T` on its way into the product, as in [`expanded`]; but of int8 weights,
+///   where [`takes_two_steps`] says so, x is taken apart instead: per row `am = max |x|`, `t = x * (127 / am)`, `a1 = round(t)`,
+///   `a2 = round(254 * (t - a1))`, halves away from zero, and
+///   `((a1 @ w + a2 @ w / 254) * (am / 127) + offset * sum of x) * scale + bias`.
+/// - [`Rounding::Fast`]: no weight is rounded. x is multiplied with the whole numbers and each part of K is scaled:
+///   `sum over parts of (x @ w + offset * sum of x) * scale`, `+ bias`, rounded once.
 ///
 /// - `x` host `T [M, K]`, any strides. `groups` as those of [`grouped_gemm`]. `out` host `T [M, N]`; rows of no group are not
 ///   written.
@@ -76,6 +84,34 @@ pub fn antiquant_gemm<T: Float>(
     rounding: Rounding,
     out: MatMut<'_, T>,
 ) -> Result<(), KernelError> {
+    check(&x, experts, &out)?;
+    let int8 = experts.iter().all(|expert| matches!(expert.weight, IntWeight::Int8(_)));
+    match rounding {
+        Rounding::Fast => in_whole_numbers(x, experts, groups, out),
+        Rounding::Faithful if int8 && takes_two_steps(x.rows(), experts.len(), x.cols(), out.cols()) => {
+            two_steps(x, experts, groups, out)
+        }
+        Rounding::Faithful => expanded(x, experts, groups, out),
+    }
+}
+
+/// [`antiquant_gemm`] with each weight rounded to `T` first, whatever the sizes, as CANN does where the weights are several
+/// tensors.
+///
+/// # Errors
+/// As there.
+pub fn expanded<T: Float>(
+    x: Mat<'_, T>,
+    experts: &[AntiquantExpert<'_, T>],
+    groups: &[Group],
+    out: MatMut<'_, T>,
+) -> Result<(), KernelError> {
+    check(&x, experts, &out)?;
+    let values = experts.iter().map(AntiquantExpert::values).collect::<Result<Vec<_>, _>>()?;
+    grouped_gemm(x, &of_values(experts, &values), groups, out)
+}
+
+fn check<T: Float>(x: &Mat<'_, T>, experts: &[AntiquantExpert<'_, T>], out: &MatMut<'_, T>) -> Result<(), KernelError> {
     error::dim("out, axis M", x.rows(), out.rows())?;
     for expert in experts {
         error::dim("expert weight, axis K", x.cols(), expert.weight.k())?;
@@ -85,12 +121,72 @@ pub fn antiquant_gemm<T: Float>(
             error::length("expert bias", out.cols(), bias.len())?;
         }
     }
-    let int8 = experts.iter().all(|expert| matches!(expert.weight, IntWeight::Int8(_)));
-    if rounding == Rounding::Faithful && int8 && takes_two_steps(x.rows(), experts.len(), x.cols(), out.cols()) {
-        return two_steps(x, experts, groups, out);
+    Ok(())
+}
+
+/// Without a rounding of weights.
+fn in_whole_numbers<T: Float>(
+    x: Mat<'_, T>,
+    experts: &[AntiquantExpert<'_, T>],
+    groups: &[Group],
+    out: MatMut<'_, T>,
+) -> Result<(), KernelError> {
+    let (isa, vectors) = (Isa::current(), Vectors::widest());
+    let (depth, n) = (x.cols(), out.cols());
+    let parts = split_groups(groups, experts.len(), out)?;
+    in_parts(parts.into_iter().map(|out| (depth, out)).collect(), |mut part, scratch| {
+        let Group { expert, rows } = &groups[part.product];
+        let AntiquantExpert { weight, scale, offset, bias } = &experts[*expert];
+        let rows = rows.start + part.rows.start..rows.start + part.rows.end;
+        let of_part = depth.checked_div(scale.len() / n).unwrap_or(0).max(1);
+        let kernel = simd::mixed_kernel(isa, weight.words());
+        let cols = part.cols.len();
+        let mut sums = std::mem::take(&mut scratch.line);
+        sums.clear();
+        // Scales and offsets come after the sums.
+        sums.resize((rows.len() + 2) * cols, 0.0);
+        let (of_rows, factors) = sums.split_at_mut(rows.len() * cols);
+        let (scales, offsets) = factors.split_at_mut(cols);
+        for (index, start) in (0..depth).step_by(of_part).enumerate() {
+            let ks = start..depth.min(start + of_part);
+            let of_cols = index * n + part.cols.start..index * n + part.cols.end;
+            scratch.multiply(kernel, &x, weight, rows.clone(), part.cols.clone(), ks.clone());
+            T::widen(&scale[of_cols.clone()], scales);
+            if let Some(offset) = offset {
+                T::widen(&offset[of_cols], offsets);
+            }
+            for ((row, sums), at) in rows.clone().zip(of_rows.chunks_exact_mut(cols)).zip(0..) {
+                let of_row = if offset.is_some() { ks.clone().map(|k| x.at(row, k).to_f32()).sum() } else { 0.0 };
+                add_scaled(vectors, scratch.floats(at, cols).0, of_row, offsets, scales, sums);
+            }
+        }
+        let bias = bias.as_ref().map(|bias| bias.range(part.cols.clone()).widened());
+        for (row, sums) in of_rows.chunks_exact_mut(cols).enumerate() {
+            if let Some(bias) = &bias {
+                sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+            }
+            match part.out.row_slice_mut(row) {
+                Some(out) => T::narrow(sums, out),
+                None => part.out.write_row(row, sums.iter().map(|sum| T::from_f32(*sum))),
+            }
+        }
+        scratch.line = sums;
+    });
+    Ok(())
+}
+
+vectorised! {
+    /// `sums += (products + of_row * offsets) * scales`.
+    fn add_scaled(
+        products: &[f32], of_row: f32, offsets: &[f32], scales: &[f32], sums: &mut [f32],
+    ) = add_scaled_plain;
+}
+
+#[inline(always)]
+fn add_scaled_plain(products: &[f32], of_row: f32, offsets: &[f32], scales: &[f32], sums: &mut [f32]) {
+    for (((sum, product), offset), scale) in sums.iter_mut().zip(products).zip(offsets).zip(scales) {
+        *sum += (product + of_row * offset) * scale;
     }
-    let values = experts.iter().map(AntiquantExpert::values).collect::<Result<Vec<_>, _>>()?;
-    grouped_gemm(x, &of_values(experts, &values), groups, out)
 }
 
 /// Experts with these weights, [`AntiquantExpert::values`] of each.

@@ -155,7 +155,7 @@ impl<T: Float> Bias<'_, T> {
     }
 
     /// Those of some columns.
-    fn range(&self, cols: Range<usize>) -> Self {
+    pub(crate) fn range(&self, cols: Range<usize>) -> Self {
         match self {
             Self::F32(bias) => Self::F32(&bias[cols]),
             Self::Same(bias) => Self::Same(&bias[cols]),

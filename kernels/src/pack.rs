@@ -384,9 +384,9 @@ pub(crate) trait Activations: Sync {
 
 impl<T: Float> Activations for Mat<'_, T> {
     fn pack_row(&self, kernel: &Kernel, row: usize, ks: Range<usize>, to: &mut [u32]) -> i32 {
-        if let Some(last) = to.last_mut() {
-            *last = 0;
-        }
+        // Up to whole words.
+        let words = if kernel.x == Rows::F32 { ks.len() } else { to.len().saturating_sub(1) };
+        to[words..].fill(0);
         match (kernel.x, self.row_slice(row, ks.clone())) {
             (Rows::F32, Some(values)) => T::widen(values, bytemuck::cast_slice_mut(to)),
             (Rows::F32, None) => {

@@ -14,6 +14,7 @@ use moe_kernels::gemm::{Bias, Weight};
 use moe_kernels::group_list::Group;
 use moe_kernels::grouped_gemm::{Expert, grouped_gemm};
 use moe_kernels::int_gemm::{Int4Weight, IntWeight};
+use moe_kernels::isa::Isa;
 use moe_kernels::quant_gemm::Rounding;
 use moe_kernels::view::{Mat, MatMut};
 use proptest::prelude::*;
@@ -105,12 +106,40 @@ fn check<T: Float>(case: &Case) {
     let x = Mat::row_major(&x, m, k).unwrap();
     let mut due = vec![T::from_f32(POISON); m * n];
     grouped_gemm(x, &plain, &groups, MatMut::row_major(&mut due, m, n).unwrap()).unwrap();
-    for rounding in [Rounding::Fast, Rounding::Faithful] {
-        on_pools(|| {
-            let mut out = vec![T::from_f32(POISON); m * n];
-            antiquant_gemm(x, &experts, &groups, rounding, MatMut::row_major(&mut out, m, n).unwrap()).unwrap();
-            same(&out, &due);
-        });
+    let run = |rounding| {
+        let mut out = vec![T::from_f32(POISON); m * n];
+        antiquant_gemm(x, &experts, &groups, rounding, MatMut::row_major(&mut out, m, n).unwrap()).unwrap();
+        out
+    };
+    on_pools(|| same(&run(Rounding::Faithful), &due));
+    // Without the rounding of weights: exact sums, within the roundings of f32 and one of the output.
+    for isa in Isa::available() {
+        let found = isa.with(|| run(Rounding::Fast)).unwrap();
+        isa.with(|| on_pools(|| same(&run(Rounding::Fast), &found))).unwrap();
+        for (row, col) in (0..m).flat_map(|row| (0..n).map(move |col| (row, col))) {
+            let value = found[row * n + col].to_f32();
+            let Some(Group { expert, .. }) = groups.iter().find(|group| group.rows.contains(&row)) else {
+                assert_eq!(value, T::from_f32(POISON).to_f32());
+                continue;
+            };
+            let at = |l: usize| l / (k / parts) * n + col;
+            let offset = |l: usize| if case.offset { f64::from(offset[at(l)].to_f32()) } else { 0.0 };
+            let bias = bias.map_or(0.0, |bias| match bias {
+                Bias::Same(bias) => f64::from(bias[col].to_f32()),
+                Bias::F32(bias) => f64::from(bias[col]),
+            });
+            let of = |l: usize, weight: f64| {
+                f64::from(x.get(row, l).unwrap().to_f32()) * weight * f64::from(scale[at(l)].to_f32())
+            };
+            let number = |l: usize| f64::from(weights[*expert][l * n + col]);
+            let exact: f64 = (0..k).map(|l| of(l, number(l) + offset(l))).sum::<f64>() + bias;
+            let size: f64 = (0..k).map(|l| of(l, number(l).abs() + offset(l).abs()).abs()).sum::<f64>() + bias.abs();
+            // Half a step of the output, of which f16 has small ones near 0.
+            let half = if T::NAME == "bf16" { 1.0 / 256.0 } else { 1.0 / 2048.0 };
+            let bound =
+                exact.abs() * half + 1.0 / (1 << 25) as f64 + (k + 8) as f64 * f64::from(f32::EPSILON) * size;
+            assert!((f64::from(value) - exact).abs() <= bound, "{} {row} {col}: {value} of {exact}", isa.name());
+        }
     }
 }
 

@@ -30,6 +30,17 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
     }
 }
 
+/// For rows of f32.
+pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
+    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8);
+    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4);
+    match words {
+        Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
+        Words::F32 | Words::Bf16 => kernel(words),
+    }
+}
+
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
     Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
@@ -38,6 +49,8 @@ entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int4, "avx2,fma,f16c", Int4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+entry!(multiply_wide_int8, "avx2,fma,f16c", WideInt8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+entry!(multiply_wide_int4, "avx2,fma,f16c", WideInt4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 
 /// [`super::Transpose`], 4 words of 8 columns at a time.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -129,7 +142,7 @@ macro_rules! float_dot {
                 // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes. The CPU has AVX2.
                 unsafe {
                     let $word = load_words(from, $phase);
-                    _mm256_castsi256_ps($value)
+                    $value
                 }
             }
 
@@ -148,11 +161,20 @@ macro_rules! float_dot {
     };
 }
 
-float_dot!(F32, 1, |word, _phase| word);
-float_dot!(Bf16, 2, |word, phase| if phase == 0 {
+float_dot!(F32, 1, |word, _phase| _mm256_castsi256_ps(word));
+float_dot!(Bf16, 2, |word, phase| _mm256_castsi256_ps(if phase == 0 {
     _mm256_slli_epi32::<16>(word)
 } else {
     _mm256_and_si256(word, _mm256_set1_epi32(-0x1_0000))
+}));
+// Number `phase`, moved to the top and from there to the bottom.
+float_dot!(WideInt8, 4, |word, phase| {
+    let top = _mm256_sllv_epi32(word, _mm256_set1_epi32(24 - 8 * phase as i32));
+    _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(top))
+});
+float_dot!(WideInt4, 8, |word, phase| {
+    let top = _mm256_sllv_epi32(word, _mm256_set1_epi32(28 - 4 * phase as i32));
+    _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(top))
 });
 
 /// Accumulators of int32, how words become what is multiplied, and the multiplication.

@@ -45,6 +45,17 @@ pub(super) fn dot_kernel(words: Words) -> &'static Kernel {
     }
 }
 
+/// For rows of f32.
+pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
+    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8);
+    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4);
+    match words {
+        Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
+        Words::F32 | Words::Bf16 => kernel(words),
+    }
+}
+
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
     Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
@@ -53,6 +64,8 @@ entry!(multiply_f32, "avx512f,avx512bw", F32, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2:
 entry!(multiply_bf16, "avx512f,avx512bw", Bf16, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
 entry!(multiply_int8, "avx512f,avx512bw", Int8, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
 entry!(multiply_int4, "avx512f,avx512bw", Int4, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
+entry!(multiply_wide_int8, "avx512f,avx512bw", WideInt8, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
+entry!(multiply_wide_int4, "avx512f,avx512bw", WideInt4, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);
 entry!(
     multiply_bf16_dot,
     "avx512f,avx512bf16",
@@ -142,6 +155,29 @@ float_dot!(
     } else {
         _mm512_and_si512(word, _mm512_set1_epi32(-0x1_0000))
     }),
+    |x| _mm512_castsi512_ps(x),
+    |acc, w, x| _mm512_fmadd_ps(w, x, acc)
+);
+// Number `phase`, moved to the top and from there to the bottom.
+float_dot!(
+    WideInt8,
+    4,
+    __m512,
+    |word, phase| {
+        let top = _mm512_sllv_epi32(word, _mm512_set1_epi32(24 - 8 * phase as i32));
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(top))
+    },
+    |x| _mm512_castsi512_ps(x),
+    |acc, w, x| _mm512_fmadd_ps(w, x, acc)
+);
+float_dot!(
+    WideInt4,
+    8,
+    __m512,
+    |word, phase| {
+        let top = _mm512_sllv_epi32(word, _mm512_set1_epi32(28 - 4 * phase as i32));
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<28>(top))
+    },
     |x| _mm512_castsi512_ps(x),
     |acc, w, x| _mm512_fmadd_ps(w, x, acc)
 );

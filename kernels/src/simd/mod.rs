@@ -156,7 +156,20 @@ pub(crate) struct Kernel {
     pub(crate) interleave: unsafe fn(&Weave),
 }
 
-/// The micro-kernel of a set of instructions that this CPU has.
+/// The micro-kernel of a set of instructions that this CPU has, for words of whole numbers and rows of f32: sums are f32.
+pub(crate) fn mixed_kernel(isa: Isa, words: Words) -> &'static Kernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::mixed_kernel(words),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Dot => avx512::mixed_kernel(words),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDot | Isa::NeonBf16 => neon::mixed_kernel(words),
+        _ => portable::mixed_kernel(words),
+    }
+}
+
+/// The micro-kernel of a set of instructions that this CPU has, for words and rows of the same kind.
 pub(crate) fn kernel(isa: Isa, words: Words) -> &'static Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]

@@ -48,6 +48,17 @@ pub(super) fn bf16_kernel(words: Words) -> &'static Kernel {
     }
 }
 
+/// For rows of f32.
+pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
+    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8);
+    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4);
+    match words {
+        Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
+        Words::F32 | Words::Bf16 => kernel(words),
+    }
+}
+
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
     Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
@@ -58,6 +69,8 @@ entry!(multiply_int8, "neon", Int8, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_int8_dot, "neon,dotprod", Int8Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_int4, "neon", Int4, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_int4_dot, "neon,dotprod", Int4Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
+entry!(multiply_wide_int8, "neon", WideInt8, [1: 1 2 3 4 5 6, 2: 1 2]);
+entry!(multiply_wide_int4, "neon", WideInt4, [1: 1 2 3 4 5 6, 2: 1 2]);
 entry!(multiply_bf16_dot, "neon,bf16", Bf16Dot, [1: 1 2 3 4 5 6, 2: 1 2]);
 
 #[target_feature(enable = "neon")]
@@ -185,6 +198,37 @@ dot!(
     } else {
         vandq_u32(word, vdupq_n_u32(0xffff_0000))
     }),
+    |x| vreinterpretq_f32_u32(x),
+    |sum, w, x| vfmaq_f32(sum, w, x)
+);
+// Number `phase`, moved to the top and from there to the bottom.
+dot!(
+    WideInt8,
+    4,
+    float32x4_t,
+    float32x4_t,
+    vdupq_n_f32(0.0),
+    vld1q_f32,
+    vst1q_f32,
+    |word, phase| {
+        let top = vshlq_u32(word, vdupq_n_s32(24 - 8 * phase as i32));
+        vcvtq_f32_s32(vshrq_n_s32::<24>(vreinterpretq_s32_u32(top)))
+    },
+    |x| vreinterpretq_f32_u32(x),
+    |sum, w, x| vfmaq_f32(sum, w, x)
+);
+dot!(
+    WideInt4,
+    8,
+    float32x4_t,
+    float32x4_t,
+    vdupq_n_f32(0.0),
+    vld1q_f32,
+    vst1q_f32,
+    |word, phase| {
+        let top = vshlq_u32(word, vdupq_n_s32(28 - 4 * phase as i32));
+        vcvtq_f32_s32(vshrq_n_s32::<28>(vreinterpretq_s32_u32(top)))
+    },
     |x| vreinterpretq_f32_u32(x),
     |sum, w, x| vfmaq_f32(sum, w, x)
 );

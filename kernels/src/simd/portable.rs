@@ -19,6 +19,17 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
     }
 }
 
+/// For rows of f32.
+pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
+    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8);
+    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4);
+    match words {
+        Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
+        Words::F32 | Words::Bf16 => kernel(words),
+    }
+}
+
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&Job)) -> Kernel {
     Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: plain_interleave }
 }
@@ -27,6 +38,8 @@ entry!(multiply_f32, F32, [1: 1 2 3]);
 entry!(multiply_bf16, Bf16, [1: 1 2 3]);
 entry!(multiply_int8, Int8, [1: 1 2 3]);
 entry!(multiply_int4, Int4, [1: 1 2 3]);
+entry!(multiply_wide_int8, WideInt8, [1: 1 2 3]);
+entry!(multiply_wide_int4, WideInt4, [1: 1 2 3]);
 
 unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, _ahead: usize, to: *mut Line) {
     // SAFETY: the caller's promise.
@@ -72,7 +85,7 @@ macro_rules! float_dot {
             #[inline(always)]
             unsafe fn words(from: *const u32, $phase: usize) -> Self::Words {
                 // SAFETY: a vector is a line, which the caller lets be read.
-                unsafe { from.cast::<Lanes<u32>>().read() }.map(|$word| f32::from_bits($value))
+                unsafe { from.cast::<Lanes<u32>>().read() }.map(|$word| $value)
             }
 
             #[inline(always)]
@@ -92,8 +105,11 @@ macro_rules! float_dot {
     };
 }
 
-float_dot!(F32, 1, |word, _phase| word);
-float_dot!(Bf16, 2, |word, phase| if phase == 0 { word << 16 } else { word & 0xffff_0000 });
+float_dot!(F32, 1, |word, _phase| f32::from_bits(word));
+float_dot!(Bf16, 2, |word, phase| f32::from_bits(if phase == 0 { word << 16 } else { word & 0xffff_0000 }));
+// Number `phase`, moved to the top and from there to the bottom.
+float_dot!(WideInt8, 4, |word, phase| (word << (24 - 8 * phase)).cast_signed().wrapping_shr(24) as f32);
+float_dot!(WideInt4, 8, |word, phase| (word << (28 - 4 * phase)).cast_signed().wrapping_shr(28) as f32);
 
 /// Accumulators in int32 and what makes four int8 of a word.
 macro_rules! int_dot {

@@ -2,7 +2,7 @@
 
 use ascend_sys::aclDataType;
 use ascend_sys::ops::TensorDesc;
-use moe_kernels::antiquant_gemm::{AntiquantExpert, antiquant_gemm};
+use moe_kernels::antiquant_gemm::{AntiquantExpert, antiquant_gemm, expanded};
 use moe_kernels::element::Float;
 use moe_kernels::gemm::Bias;
 use moe_kernels::group_list::Group;
@@ -67,7 +67,9 @@ impl<'a, T: Float> Integers<'a, T> {
         groups: &[Group],
         out: MatMut<'_, T>,
     ) -> Result<(), OpError> {
-        let rounding = if self.single { Rounding::Faithful } else { Rounding::Fast };
-        Ok(antiquant_gemm(x, experts, groups, rounding, out)?)
+        match self.single {
+            true => Ok(antiquant_gemm(x, experts, groups, Rounding::Faithful, out)?),
+            false => Ok(expanded(x, experts, groups, out)?),
+        }
     }
 }
