@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::error::{self, KernelError};
+use crate::vectors::{Vectors, vectorised};
 
 /// The floating point types that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,16 +85,30 @@ impl Float for bf16 {
     }
 
     fn widen(src: &[Self], dst: &mut [f32]) {
-        for (d, s) in dst.iter_mut().zip(src) {
-            *d = s.to_f32();
-        }
+        widen_bf16(Vectors::widest(), src, dst);
     }
 
     fn narrow(src: &[f32], dst: &mut [Self]) {
-        for (d, s) in dst.iter_mut().zip(src) {
-            *d = Self::from_f32(*s);
-        }
+        narrow_bf16(Vectors::widest(), src, dst);
     }
+}
+
+vectorised! {
+    fn widen_bf16(src: &[bf16], dst: &mut [f32]) = widen_bf16_plain;
+}
+
+#[inline(always)]
+fn widen_bf16_plain(src: &[bf16], dst: &mut [f32]) {
+    dst.iter_mut().zip(src).for_each(|(d, s)| *d = Float::to_f32(*s));
+}
+
+vectorised! {
+    fn narrow_bf16(src: &[f32], dst: &mut [bf16]) = narrow_bf16_plain;
+}
+
+#[inline(always)]
+fn narrow_bf16_plain(src: &[f32], dst: &mut [bf16]) {
+    dst.iter_mut().zip(src).for_each(|(d, s)| *d = Float::from_f32(*s));
 }
 
 impl Float for f16 {

@@ -136,8 +136,7 @@ fn check<T: Float>(case: &Case) {
             let size: f64 = (0..k).map(|l| of(l, number(l).abs() + offset(l).abs()).abs()).sum::<f64>() + bias.abs();
             // Half a step of the output, of which f16 has small ones near 0.
             let half = if T::NAME == "bf16" { 1.0 / 256.0 } else { 1.0 / 2048.0 };
-            let bound =
-                exact.abs() * half + 1.0 / (1 << 25) as f64 + (k + 8) as f64 * f64::from(f32::EPSILON) * size;
+            let bound = exact.abs() * half + 1.0 / (1 << 25) as f64 + (k + 8) as f64 * f64::from(f32::EPSILON) * size;
             assert!((f64::from(value) - exact).abs() <= bound, "{} {row} {col}: {value} of {exact}", isa.name());
         }
     }

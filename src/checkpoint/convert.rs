@@ -4,6 +4,7 @@
 
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
+use moe_kernels::element::Float;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
@@ -93,9 +94,9 @@ fn decode(src: &[u8], from: FloatType, values: &mut [f32]) {
             half.get(..values.len()).unwrap_or(&half).convert_to_f32_slice(values);
         }
         FloatType::Bf16 => {
-            // The upper half of an f32.
-            let wide = |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
-            values.iter_mut().zip(elements(src)).for_each(|(v, bytes)| *v = wide(bytes));
+            let mut half = [bf16::ZERO; BLOCK];
+            half.iter_mut().zip(elements(src)).for_each(|(h, bytes)| *h = bf16::from_le_bytes(bytes));
+            Float::widen(half.get(..values.len()).unwrap_or(&half), values);
         }
     }
 }
@@ -109,7 +110,11 @@ fn encode(values: &[f32], to: FloatType, dst: &mut [u8]) {
             half.get_mut(..values.len()).unwrap_or_default().convert_from_f32_slice(values);
             write(dst, half.iter().map(|h| h.to_le_bytes()));
         }
-        FloatType::Bf16 => write(dst, values.iter().map(|v| bf16::from_f32(*v).to_le_bytes())),
+        FloatType::Bf16 => {
+            let mut half = [bf16::ZERO; BLOCK];
+            Float::narrow(values, half.get_mut(..values.len()).unwrap_or_default());
+            write(dst, half.iter().map(|h| h.to_le_bytes()));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A weight of two axes as a view of what is stored, so that transposed, stacked and alternating storage are one thing; its values
 //! in any type, and its codes as int8 and int4.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use moe_kernels::formats::nibbles::pack_int4;
@@ -28,6 +29,12 @@ pub(crate) struct Matrix<'a> {
     pub(crate) step: usize,
     pub(crate) along: usize,
     pub(crate) turned: bool,
+}
+
+thread_local! {
+    /// Room that a thread keeps from one piece to the next: to clear it each time would take as long as to fill it.
+    static VALUES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static CODES: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
 }
 
 impl<'a> Matrix<'a> {
@@ -205,14 +212,18 @@ impl<'a> Matrix<'a> {
         packed: &mut [u8],
         scales: &mut [f32],
     ) -> Result<QuantError, CheckpointError> {
-        let mut codes = vec![0; rows.len() * self.cols];
+        let count = rows.len() * self.cols;
+        let mut room = CODES.take();
+        room.resize(room.len().max(count), 0);
+        let codes = room.get_mut(..count).unwrap_or_default();
         let error = if self.stored.codes.is_int4() && self.passes(rows.clone(), group, scales)? {
-            self.codes(rows, &mut codes)?;
+            self.codes(rows, codes)?;
             QuantError::default()
         } else {
-            self.quantise(rows, group, INT4_LIMIT, &mut codes, scales)?
+            self.quantise(rows, group, INT4_LIMIT, codes, scales)?
         };
-        pack_int4(&codes, packed);
+        pack_int4(codes, packed);
+        CODES.set(room);
         Ok(error)
     }
 
@@ -252,8 +263,11 @@ impl<'a> Matrix<'a> {
         codes: &mut [i8],
         scales: &mut [f32],
     ) -> Result<QuantError, CheckpointError> {
-        let mut values = vec![0.0; rows.len() * self.cols];
-        self.read(rows.clone(), &mut values)?;
+        let count = rows.len() * self.cols;
+        let mut room = VALUES.take();
+        room.resize(room.len().max(count), 0.0);
+        let values = room.get_mut(..count).unwrap_or_default();
+        self.read(rows.clone(), values)?;
         let groups = values.chunks(group.max(1)).zip(codes.chunks_mut(group.max(1))).zip(scales);
         let mut error = QuantError::default();
         for (index, ((values, codes), scale)) in groups.enumerate() {
@@ -265,6 +279,7 @@ impl<'a> Matrix<'a> {
             *scale = found;
             error = error.and(of_group);
         }
+        VALUES.set(room);
         Ok(error)
     }
 }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use moe_kernels::formats::float8::{E8M0_NAN, e8m0, expand_e4m3, is_nan_e4m3};
+use moe_kernels::formats::float8::{E8M0_NAN, any_nan_e4m3, e8m0, expand_e4m3, is_nan_e4m3};
 use moe_kernels::formats::nibbles::{MXFP4_BLOCK, expand_e2m1, int4_pair};
 use moe_kernels::nz::{FRACTAL_ROW_BYTES, FRACTAL_ROWS};
 
@@ -202,8 +202,8 @@ impl StoredMatrix<'_> {
             match self.codes {
                 Codes::E4m3 => {
                     let bytes = self.slice(row, &(start..end), 1);
-                    // All of them at a time: where, only if there is one.
-                    if bytes.iter().fold(false, |any, code| any | is_nan_e4m3(*code)) {
+                    // Where, only if there is one.
+                    if any_nan_e4m3(bytes) {
                         return Err(self.not_a_number(row, start, bytes, is_nan_e4m3));
                     }
                     expand_e4m3(bytes, scale, out);

@@ -51,10 +51,17 @@ const ON_THEIR_WAY: usize = 4;
 /// Buffers that are used again.
 pub(super) type Pool = std::sync::Mutex<Vec<Vec<u8>>>;
 
+/// One of so many bytes, whatever they are.
 fn buffer(pool: &Pool, bytes: usize) -> Vec<u8> {
     let mut buffer = pool.lock().ok().and_then(|mut pool| pool.pop()).unwrap_or_default();
-    buffer.clear();
     buffer.resize(bytes, 0);
+    buffer
+}
+
+/// One of so many zeros.
+fn zeros(pool: &Pool, bytes: usize) -> Vec<u8> {
+    let mut buffer = buffer(pool, bytes);
+    buffer.fill(0);
     buffer
 }
 
@@ -165,7 +172,10 @@ pub(super) fn give_back(pool: &Pool, buffer: Vec<u8>) {
 /// Pairs of int4 as words of eight, each more by 8; rows end with whole words.
 fn words(packed: &[u8], pool: &Pool, rows: usize, cols: usize) -> Vec<u8> {
     let (from, to) = ((cols / 2).max(1), (cols.div_ceil(8) * 4).max(1));
-    let mut bytes = buffer(pool, rows * cols.div_ceil(8) * 4);
+    let mut bytes = match cols.is_multiple_of(8) {
+        true => buffer(pool, rows * to),
+        false => zeros(pool, rows * to),
+    };
     bytes.par_chunks_mut(to).zip(packed.par_chunks(from)).with_min_len(16).for_each(|(words, packed)| {
         // Two's complement plus 8 is its highest bit the other way round.
         words.iter_mut().zip(packed).for_each(|(word, pair)| *word = pair ^ 0x88);
@@ -178,7 +188,7 @@ fn words(packed: &[u8], pool: &Pool, rows: usize, cols: usize) -> Vec<u8> {
 fn fractals(plain: Vec<u8>, pool: &Pool, rows: usize, cols: usize, size: usize) -> Vec<u8> {
     let (columns, inputs) = (FRACTAL[1] / size, cols.next_multiple_of(FRACTAL[0]));
     let block = inputs * FRACTAL[1];
-    let mut bytes = buffer(pool, rows.div_ceil(columns) * block);
+    let mut bytes = zeros(pool, rows.div_ceil(columns) * block);
     bytes.par_chunks_mut(block.max(1)).zip(plain.par_chunks((columns * cols * size).max(1))).for_each(|(out, rows)| {
         for (output, row) in rows.chunks_exact((cols * size).max(1)).enumerate() {
             for (line, value) in out.chunks_exact_mut(FRACTAL[1]).zip(row.chunks_exact(size)) {
@@ -194,7 +204,7 @@ fn fractals(plain: Vec<u8>, pool: &Pool, rows: usize, cols: usize, size: usize) 
 fn nibble_fractals(packed: &[u8], pool: &Pool, rows: usize, cols: usize) -> Vec<u8> {
     let (columns, inputs) = (FRACTAL[1] * 2, cols.next_multiple_of(FRACTAL[0]));
     let block = inputs * FRACTAL[1];
-    let mut bytes = buffer(pool, rows.div_ceil(columns) * block);
+    let mut bytes = zeros(pool, rows.div_ceil(columns) * block);
     bytes.par_chunks_mut(block.max(1)).zip(packed.par_chunks((columns * cols / 2).max(1))).for_each(|(out, rows)| {
         for (output, row) in rows.chunks_exact((cols / 2).max(1)).enumerate() {
             for (pair, lines) in row.iter().zip(out.chunks_exact_mut(FRACTAL[1] * 2)) {

@@ -2,6 +2,8 @@
 //!
 //! Source: OCP 8-bit Floating Point Specification 1.0; OCP Microscaling Formats 1.0, section 5.4.1.
 
+use crate::vectors::{Vectors, vectorised};
+
 /// The greatest finite value of E4M3.
 pub const E4M3_MAX: f32 = 448.0;
 
@@ -62,7 +64,42 @@ pub fn e4m3_from_f32(value: f32, overflow: Overflow) -> u8 {
 
 /// `out[i]` is the value of `codes[i]` times `scale`, over the shorter of the two.
 pub fn expand_e4m3(codes: &[u8], scale: f32, out: &mut [f32]) {
-    out.iter_mut().zip(codes).for_each(|(out, code)| *out = E4M3[usize::from(*code)] * scale);
+    expand(Vectors::widest(), codes, scale, out);
+}
+
+vectorised! {
+    fn expand(codes: &[u8], scale: f32, out: &mut [f32]) = expand_plain;
+}
+
+/// By arithmetic, since vectors have no table of 256 entries.
+#[inline(always)]
+fn expand_plain(codes: &[u8], scale: f32, out: &mut [f32]) {
+    for (out, code) in out.iter_mut().zip(codes) {
+        let magnitude = u32::from(code & 0x7f);
+        let value = match magnitude {
+            0x7f => f32::NAN,
+            // Below the normal numbers: multiples of 2^-9.
+            0..8 => magnitude as f32 / 512.0,
+            _ => f32::from_bits((magnitude << 20) + (120 << 23)),
+        };
+        *out = f32::from_bits(value.to_bits() | u32::from(code & 0x80) << 24) * scale;
+    }
+}
+
+/// Whether one of the codes is not a number.
+pub fn any_nan_e4m3(codes: &[u8]) -> bool {
+    let mut found = false;
+    any_nan(Vectors::widest(), codes, &mut found);
+    found
+}
+
+vectorised! {
+    fn any_nan(codes: &[u8], found: &mut bool) = any_nan_plain;
+}
+
+#[inline(always)]
+fn any_nan_plain(codes: &[u8], found: &mut bool) {
+    *found = codes.iter().fold(false, |any, code| any | is_nan_e4m3(*code));
 }
 
 /// Whether a code is not a number.
