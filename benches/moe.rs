@@ -93,6 +93,18 @@ fn print_share(what: &str, rate: f64, bound: Peak, goal: f64) {
     );
 }
 
+/// Prints how much of the peak of operations a job that reads weights reaches, where these would take longer than reading.
+fn print_operations(job: &Experts, seconds: f64, bytes: f64, operations: Peak, read: Peak) {
+    let least = job.operations() / operations.rate;
+    if least > bytes / read.rate {
+        println!(
+            "  on this CPU operations take longer than reading: {:.0} % of their peak ({})",
+            least / seconds * 100.0,
+            operations.how
+        );
+    }
+}
+
 fn floats<T: Float>(
     criterion: &mut Criterion,
     machine: &Machine,
@@ -116,6 +128,7 @@ fn floats<T: Float>(
         Bound::WeightBytes => {
             let bytes = job.active_weights() * T::BYTES as f64;
             print_share("GB/s of weights", bytes / seconds, machine.read, job.share);
+            print_operations(&job, seconds, bytes, peak, machine.read);
         }
     }
     Ok(())
@@ -156,6 +169,9 @@ fn quantised_decode(criterion: &mut Criterion, machine: &Machine, job: Experts, 
     let goal = |more: f64| BYTES_SHARE * more / bytes;
     let sixteen = job.active_weights() * bf16::BYTES as f64;
     print(&race, &[("our bf16", goal(sixteen)), ("our W8A8", goal(eight.weight_bytes(&job)))]);
-    print_share("GB/s of weights and scales", bytes / race.ours.seconds(), machine.read, job.share);
+    let seconds = race.ours.seconds();
+    print_share("GB/s of weights and scales", bytes / seconds, machine.read, job.share);
+    let operations = if way.numbers == Numbers::W4A16 { machine.f32 } else { machine.int8 };
+    print_operations(&job, seconds, bytes, operations, machine.read);
     Ok(())
 }

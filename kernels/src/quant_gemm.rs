@@ -302,10 +302,27 @@ fn halved(value: f32) -> f32 {
 
 /// Rounds a piece to fp16.
 fn halve(values: &mut [f32]) {
-    let mut halves = [f16::ZERO; PIECE];
-    let halves = &mut halves[..values.len()];
-    <f16 as Float>::narrow(values, halves);
-    <f16 as Float>::widen(halves, values);
+    let (eights, rest) = values.as_chunks_mut::<8>();
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c") {
+        // SAFETY: the CPU has the instructions.
+        unsafe { halve_eights(eights) };
+        return rest.iter_mut().for_each(|value| *value = halved(*value));
+    }
+    eights.as_flattened_mut().iter_mut().chain(rest).for_each(|value| *value = halved(*value));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx,f16c")]
+fn halve_eights(values: &mut [[f32; 8]]) {
+    use std::arch::x86_64::*;
+    for eight in values {
+        // SAFETY: eight values lie there.
+        unsafe {
+            let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(eight.as_ptr()));
+            _mm256_storeu_ps(eight.as_mut_ptr(), _mm256_cvtph_ps(half));
+        }
+    }
 }
 
 #[inline(always)]
@@ -387,29 +404,73 @@ fn in_parts<O: Float>(
     let sums: Vec<RowSums> = products.iter().map(RowSums::of).collect();
     let (problems, experts) = problems(products);
     let group = error::divide("K, in equal parts", depth, parts)?.max(1);
-    let add = |Span { problem, cols, .. }: &Span, part: usize, acc: &[i32], state: &mut [f32]| {
+    let vectors = Vectors::widest();
+    let add_part = |Span { problem, cols, .. }: &Span, part: usize, acc: &[i32], state: &mut [f32]| {
         let scales = experts[*problem].scales(part, cols);
         let pieces = state.chunks_mut(PIECE).zip(acc.chunks(PIECE)).zip(scales.chunks(PIECE));
         for ((state, acc), scales) in pieces {
             let mut values = [0f32; PIECE];
             let values = &mut values[..acc.len()];
-            fill(values, acc.iter().zip(scales).map(|(acc, scale)| *acc as f32 * scale));
+            scale_columns(vectors, acc, scales, values);
             step(values);
-            state.iter_mut().zip(&*values).for_each(|(state, value)| *state += value);
+            add(vectors, values, state);
             step(state);
         }
     };
-    int_gemms_in_k_groups(problems, group, add, |Span { problem, row, cols }, state, out| {
+    int_gemms_in_k_groups(problems, group, add_part, |Span { problem, row, cols }, state, out| {
         let scale = row_scale.map_or(1.0, |scale| scale[*row]);
-        match experts[*problem].offset {
-            None => fill(out, state.iter().map(|sum| O::from_f32(sum * scale))),
-            Some(offset) => {
-                let of_row = sums[*problem].at(*row);
-                let sums = state.iter().zip(&offset[cols.clone()]);
-                fill(out, sums.map(|(sum, offset)| O::from_f32((sum + of_row * offset) * scale)));
+        let offset = experts[*problem].offset.map(|offset| (sums[*problem].at(*row), &offset[cols.clone()]));
+        for (index, (state, out)) in state.chunks(PIECE).zip(out.chunks_mut(PIECE)).enumerate() {
+            let mut values = [0f32; PIECE];
+            let values = &mut values[..state.len()];
+            values.copy_from_slice(state);
+            if let Some((of_row, offset)) = offset {
+                add_multiple(vectors, of_row, &offset[index * PIECE..], values);
             }
+            scale_row(vectors, scale, values);
+            O::narrow(values, out);
         }
     })
+}
+
+vectorised! {
+    /// `out[i] = acc[i] * scales[i]`.
+    fn scale_columns(acc: &[i32], scales: &[f32], out: &mut [f32]) = scale_columns_plain;
+}
+
+#[inline(always)]
+fn scale_columns_plain(acc: &[i32], scales: &[f32], out: &mut [f32]) {
+    fill(out, acc.iter().zip(scales).map(|(acc, scale)| *acc as f32 * scale));
+}
+
+vectorised! {
+    /// `sums[i] += values[i]`.
+    fn add(values: &[f32], sums: &mut [f32]) = add_plain;
+}
+
+#[inline(always)]
+fn add_plain(values: &[f32], sums: &mut [f32]) {
+    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+}
+
+vectorised! {
+    /// `sums[i] += factor * values[i]`.
+    fn add_multiple(factor: f32, values: &[f32], sums: &mut [f32]) = add_multiple_plain;
+}
+
+#[inline(always)]
+fn add_multiple_plain(factor: f32, values: &[f32], sums: &mut [f32]) {
+    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value);
+}
+
+vectorised! {
+    /// `values[i] *= scale`.
+    fn scale_row(scale: f32, values: &mut [f32]) = scale_row_plain;
+}
+
+#[inline(always)]
+fn scale_row_plain(scale: f32, values: &mut [f32]) {
+    values.iter_mut().for_each(|value| *value *= scale);
 }
 
 /// The sum of each row of x, where an offset asks for it.
@@ -503,27 +564,31 @@ fn msd_block<O: Float>(
         batch.push(QuantProduct { x, rows: 0..rows, expert, out });
     }
     in_parts(batch, parts, None, halve)?;
+    let vectors = Vectors::widest();
     products.into_par_iter().zip(&halves).for_each(|(mut product, Halves { sums, .. })| {
         let QuantExpert { weight, offset, bias, .. } = product.expert;
         let n = weight.n();
         let of_rows = RowSums::of(&product);
         let (high, low) = sums.split_at(sums.len() / 2);
-        let [mut line, mut low_line] = [0; 2].map(|_| vec![0f32; n]);
+        let [mut line, mut high_line] = [0; 2].map(|_| vec![0f32; n]);
         for (at, row) in product.rows.clone().enumerate() {
-            <f16 as Float>::widen(&high[at * n..], &mut line);
-            <f16 as Float>::widen(&low[at * n..], &mut low_line);
-            line.iter_mut().zip(&low_line).for_each(|(high, low)| *high = 16.0 * *high + low);
+            <f16 as Float>::widen(&high[at * n..], &mut high_line);
+            <f16 as Float>::widen(&low[at * n..], &mut line);
+            // 16 times a half is exact.
+            add_multiple(vectors, 16.0, &high_line, &mut line);
             if let Some(offset) = offset {
-                let of_row = of_rows.at(row);
-                line.iter_mut().zip(offset).for_each(|(sum, offset)| *sum += of_row * offset);
+                add_multiple(vectors, of_rows.at(row), offset, &mut line);
             }
             match bias {
                 QuantBias::None => {}
                 QuantBias::Whole(bias) => line.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += *bias as f32),
-                QuantBias::Float(bias) => line.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias),
+                QuantBias::Float(bias) => add(vectors, bias, &mut line),
             }
-            let scale = row_scale.map_or(1.0, |scale| scale[row]);
-            product.out.write_row(at, line.iter().map(|sum| O::from_f32(sum * scale)));
+            scale_row(vectors, row_scale.map_or(1.0, |scale| scale[row]), &mut line);
+            match product.out.row_slice_mut(at) {
+                Some(out) => O::narrow(&line, out),
+                None => product.out.write_row(at, line.iter().map(|sum| O::from_f32(*sum))),
+            }
         }
     });
     Ok(())

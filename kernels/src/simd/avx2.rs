@@ -2,7 +2,7 @@
 //!
 //! bf16 is widened by a shift, so its products and sums are those of f32: one fused multiply-add for each k, ascending. int8 is
 //! widened to int16; the sum of two products of int8 fits int32 with room, so `vpmaddwd` is exact for all values. int4 is made
-//! unsigned, so that `vpmaddubsw` takes it; the sum of two of its products fits int16.
+//! unsigned, so that `vpmaddubsw` takes it; the sum of four of its products fits int16.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -17,11 +17,15 @@ const PANELS: &[usize] = &[4, 2, 1, 1, 1, 1];
 /// What each word of int4 is XORed with to be `w + 8`.
 pub(super) const NOT_NEGATIVE: u32 = 0x8888_8888;
 
+/// Of int4, whose words and rows take two registers each.
+const INT4_PANELS: &[usize] = &[4, 1, 1, 1];
+
 pub(super) fn kernel(words: Words) -> &'static Kernel {
     static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
     static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
     static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
-    static INT4: Kernel = Kernel { flip: NOT_NEGATIVE, excess: 8, ..of(Words::Int4, Rows::EvenOdd, multiply_int4) };
+    static INT4: Kernel =
+        Kernel { flip: NOT_NEGATIVE, excess: 8, panels: INT4_PANELS, ..of(Words::Int4, Rows::EvenOdd, multiply_int4) };
     match words {
         Words::F32 => &F32,
         Words::Bf16 => &BF16,
@@ -48,7 +52,7 @@ const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
 entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-entry!(multiply_int4, "avx2,fma,f16c", Int4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+entry!(multiply_int4, "avx2,fma,f16c", Int4, [1: 1 2 3 4, 4: 1]);
 entry!(multiply_wide_int8, "avx2,fma,f16c", WideInt8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_wide_int4, "avx2,fma,f16c", WideInt4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 
@@ -177,17 +181,21 @@ float_dot!(WideInt4, 8, |word, phase| {
     _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(top))
 });
 
-/// Accumulators of int32, how words become what is multiplied, and the multiplication.
+/// Accumulators of int32, how words become what is multiplied, words of x likewise, and the multiplication.
 macro_rules! int_dot {
-    ($name:ident, |$word:ident, $phase:ident| $value:expr, |$w:ident, $v:ident| $dot:expr) => {
+    (
+        $name:ident, $phases:literal, $x_words:literal, $part:ty,
+        |$word:ident, $phase:ident| $value:expr, |$from:ident| $x:expr, |$w:ident, $v:ident| $dot:expr
+    ) => {
         struct $name;
 
         impl Dot for $name {
             type Acc = __m256i;
-            type Words = __m256i;
-            type X = __m256i;
+            type Words = $part;
+            type X = $part;
             const LANES: usize = 8;
-            const PHASES: usize = 2;
+            const PHASES: usize = $phases;
+            const X_WORDS: usize = $x_words;
 
             #[inline(always)]
             unsafe fn zero() -> __m256i {
@@ -208,7 +216,7 @@ macro_rules! int_dot {
             }
 
             #[inline(always)]
-            unsafe fn words(from: *const u32, $phase: usize) -> __m256i {
+            unsafe fn words(from: *const u32, $phase: usize) -> $part {
                 // SAFETY: the caller lets 8 words be read; half a line is aligned to 32 bytes. The CPU has AVX2.
                 unsafe {
                     let $word = load_words(from, $phase);
@@ -217,13 +225,14 @@ macro_rules! int_dot {
             }
 
             #[inline(always)]
-            unsafe fn x(from: *const u32) -> __m256i {
-                // SAFETY: the caller lets it be read.
-                unsafe { _mm256_set1_epi32(from.cast::<i32>().read()) }
+            unsafe fn x(from: *const u32) -> $part {
+                let $from = from.cast::<i32>();
+                // SAFETY: the caller lets the words be read. The CPU has AVX.
+                unsafe { $x }
             }
 
             #[inline(always)]
-            unsafe fn dot(acc: __m256i, $w: __m256i, $v: __m256i) -> __m256i {
+            unsafe fn dot(acc: __m256i, $w: $part, $v: $part) -> __m256i {
                 // SAFETY: the CPU has AVX2.
                 unsafe { add_in_order(acc, $dot) }
             }
@@ -234,17 +243,28 @@ macro_rules! int_dot {
 // Of four int8 a b c d: a and c as int16, then b and d.
 int_dot!(
     Int8,
+    2,
+    1,
+    __m256i,
     |words, phase| _mm256_srai_epi16::<8>(if phase == 0 { _mm256_slli_epi16::<8>(words) } else { words }),
+    |from| _mm256_set1_epi32(from.read()),
     |w, x| _mm256_madd_epi16(w, x)
 );
-// The even ones of eight unsigned numbers of 4 bits as bytes, then the odd ones. Two products fit int16.
+// The even ones of eight unsigned numbers of 4 bits as bytes, and the odd ones. Four products fit int16.
 int_dot!(
     Int4,
-    |words, phase| _mm256_and_si256(
-        if phase == 0 { words } else { _mm256_srli_epi32::<4>(words) },
-        _mm256_set1_epi32(LOW_HALVES.cast_signed()),
-    ),
-    |w, x| _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))
+    1,
+    2,
+    [__m256i; 2],
+    |words, _phase| {
+        let halves = _mm256_set1_epi32(LOW_HALVES.cast_signed());
+        [_mm256_and_si256(words, halves), _mm256_and_si256(_mm256_srli_epi32::<4>(words), halves)]
+    },
+    |from| [_mm256_set1_epi32(from.read()), _mm256_set1_epi32(from.add(1).read())],
+    |w, x| {
+        let four = _mm256_add_epi16(_mm256_maddubs_epi16(w[0], x[0]), _mm256_maddubs_epi16(w[1], x[1]));
+        _mm256_madd_epi16(four, _mm256_set1_epi16(1))
+    }
 );
 
 /// The sum, in just this order: compilers would choose another, for which there are not enough registers.

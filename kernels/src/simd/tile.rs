@@ -12,12 +12,14 @@ pub(super) trait Dot {
     type Acc: Copy;
     /// Words of as many columns.
     type Words: Copy;
-    /// A word of x, for all of them.
+    /// Words of x, for all of them.
     type X: Copy;
     /// Columns of a vector; divides [`PANEL`].
     const LANES: usize;
-    /// How many words of x go with a word of a column.
+    /// How many parts of a word of a column are multiplied one after the other.
     const PHASES: usize;
+    /// Words of x that go with each part.
+    const X_WORDS: usize = 1;
 
     /// Accumulators of 0.
     unsafe fn zero() -> Self::Acc;
@@ -25,9 +27,9 @@ pub(super) trait Dot {
     unsafe fn load(from: *const u32) -> Self::Acc;
     /// Accumulators to memory.
     unsafe fn store(acc: Self::Acc, to: *mut u32);
-    /// The part of the words that goes with word `phase` of x.
+    /// Part `phase` of the words.
     unsafe fn words(from: *const u32, phase: usize) -> Self::Words;
-    /// A word of x.
+    /// What goes with a part, of x.
     unsafe fn x(from: *const u32) -> Self::X;
     /// `acc + w * x`.
     unsafe fn dot(acc: Self::Acc, w: Self::Words, x: Self::X) -> Self::Acc;
@@ -64,7 +66,7 @@ pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
                     let (panel, lane) = column(v);
                     D::words(w.add(panel * job.w_stride).cast::<u32>().add(lane), phase)
                 };
-                let row = |r: usize| D::x(x.add(r * job.x_stride + phase));
+                let row = |r: usize| D::x(x.add(r * job.x_stride + phase * D::X_WORDS));
                 // The fewer are held, the others come one by one.
                 if V <= R {
                     let mut held = [words(0); V];
@@ -86,7 +88,7 @@ pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
                     }
                 }
             }
-            x = x.add(D::PHASES);
+            x = x.add(D::PHASES * D::X_WORDS);
             w = w.add(1);
         }
         for (r, acc) in acc.iter().enumerate() {
