@@ -60,7 +60,7 @@ fn layer(criterion: &mut Criterion, cann: &Cann, job: Experts) -> Result<()> {
         let overhead = 1.0 / versus.ratio - 1.0;
         let verdict = if overhead <= OVERHEAD { "met" } else { "missed" };
         println!(
-            "  the layer costs {:.1} % more than the kernels alone; goal at most {:.0} %: {verdict}",
+            "  the layer takes {:+.1} % of the time of the kernels alone in addition; goal at most {:+.0} %: {verdict}",
             overhead * 100.0,
             OVERHEAD * 100.0,
         );

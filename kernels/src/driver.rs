@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::pack::{Activations, MAX_PANELS, Source, pack_panels};
-use crate::simd::{Job, Kernel, Line, PANEL, STEPS};
+use crate::pack::{Activations, Direct, Lies, MAX_PANELS, Source, pack_panels};
+use crate::simd::{Columns, Job, Kernel, Line, PANEL, STEPS};
 use crate::view::MatMut;
 
 /// Rows of a part, at most.
@@ -27,6 +27,8 @@ const PACKING: usize = 4;
 const X_WORDS: usize = 96 * 1024;
 /// Rows of a product that are few: reading the weight takes longer than multiplying.
 const FEW_ROWS: usize = 4;
+/// Bytes ahead of what is read of columns that are fetched.
+const STREAM_AHEAD: usize = 256;
 /// Words between rows of x, lest they fall on the same lines of the cache.
 const X_GAP: usize = 16;
 
@@ -154,8 +156,12 @@ impl Scratch {
         if at_once {
             pack_x(&mut self.x, ks.clone());
         }
-        // The first step of K, the first panel.
+        // The first step of K, the first panel that is made.
         let (mut start, mut first) = (ks.start, 0);
+        if at_once && ks.len().is_multiple_of(step) && w.lies() == Lies::AlongK {
+            let acc = &mut self.acc[..rows.len() * panels];
+            first = stream(kernel, w, (&self.x, x_stride), rows.len(), cols.clone(), &ks, acc);
+        }
         while start < ks.end && first < panels {
             if !at_once && first == 0 {
                 pack_x(&mut self.x, block(start));
@@ -218,6 +224,43 @@ impl Scratch {
         let panels = cols.div_ceil(PANEL);
         (&bytemuck::cast_slice(&self.acc[row * panels..][..panels])[..cols], &mut self.line)
     }
+}
+
+/// Multiplies the first panels of columns, as many as the kernel reads where they lie; how many that are. x is there, `x_stride`
+/// words a row, and accumulators are a line for each row and panel.
+fn stream(
+    kernel: &Kernel,
+    w: &impl Source,
+    (x, x_stride): (&[u32], usize),
+    rows: usize,
+    cols: Range<usize>,
+    ks: &Range<usize>,
+    acc: &mut [Line],
+) -> usize {
+    let Some(stream) = kernel.stream.filter(|_| (1..=kernel.panels.len()).contains(&rows)) else { return 0 };
+    let panels = cols.len().div_ceil(PANEL);
+    for (panel, from) in cols.clone().step_by(PANEL).enumerate() {
+        let Direct::Columns { from, stride, .. } = w.direct(ks, &(from..cols.end.min(from + PANEL))) else {
+            return panel;
+        };
+        let columns = Columns { from, stride, flip: kernel.flip, ahead: STREAM_AHEAD };
+        let job = Job {
+            rows,
+            panels: 1,
+            steps: ks.len() / kernel.words.step(),
+            x: x.as_ptr(),
+            x_stride,
+            w: std::ptr::null(),
+            w_stride: 0,
+            acc: acc[panel..].as_mut_ptr(),
+            acc_stride: panels,
+            fresh: true,
+        };
+        // SAFETY: the kernel is of instructions that the CPU has. `direct` found the columns in the weight's memory, which has no
+        // gap along K; x and acc are as large as is said above.
+        unsafe { stream(&job, &columns) }
+    }
+    panels
 }
 
 /// At least `n` elements; what they hold does not matter.

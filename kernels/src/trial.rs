@@ -13,17 +13,20 @@ use crate::pack::float_words;
 use crate::simd::{self, Kernel, Words};
 use crate::view::Mat;
 
-/// K and N: beyond whole words, vectors and panels.
-const K: usize = 70;
+/// K: beyond whole words, and of whole ones, which are read where they lie.
+const DEPTHS: [usize; 2] = [70, 72];
+/// Beyond whole vectors and panels.
 const N: usize = 37;
 /// Each number of rows of a tile, and more than one tile.
 const ROWS: [usize; 7] = [1, 2, 3, 4, 5, 6, 13];
 
 /// Whether the kernels of a set give right products, of weights that lie along N and along K.
 pub(crate) fn is_right(isa: Isa) -> bool {
-    floats::<f32>(isa)
-        && floats::<bf16>(isa)
-        && [Words::Int8, Words::Int4].into_iter().all(|words| whole(simd::kernel(isa, words)))
+    DEPTHS.into_iter().all(|k| {
+        floats::<f32>(isa, k)
+            && floats::<bf16>(isa, k)
+            && [Words::Int8, Words::Int4].into_iter().all(|words| whole(simd::kernel(isa, words), k))
+    })
 }
 
 /// Whole numbers from -range to range, without a pattern that a kernel could have.
@@ -36,30 +39,30 @@ fn numbers(count: usize, range: i32, mut seed: u32) -> Vec<i32> {
 }
 
 /// `x[row] @ w[.., n]`.
-fn product(x: &[i32], w: &[i32], row: usize, n: usize) -> i32 {
-    (0..K).map(|k| x[row * K + k] * w[k * N + n]).sum()
+fn product(x: &[i32], w: &[i32], depth: usize, [row, n]: [usize; 2]) -> i32 {
+    (0..depth).map(|k| x[row * depth + k] * w[k * N + n]).sum()
 }
 
 fn transposed<T: Copy>(w: &[T]) -> Vec<T> {
-    (0..N).flat_map(|n| (0..K).map(move |k| w[k * N + n])).collect()
+    (0..N).flat_map(|n| w.iter().skip(n).step_by(N).copied()).collect()
 }
 
 /// Values so small that every sum is exact, in whatever order.
-fn floats<T: Float>(isa: Isa) -> bool {
+fn floats<T: Float>(isa: Isa, depth: usize) -> bool {
     let kernel = simd::kernel(isa, float_words(T::TYPE));
     let made = |numbers: &[i32]| numbers.iter().map(|n| T::from_f32(*n as f32 / 4.0)).collect::<Vec<T>>();
     ROWS.into_iter().all(|m| {
-        let (x, w) = (numbers(m * K, 16, 1), numbers(K * N, 16, 2));
+        let (x, w) = (numbers(m * depth, 16, 1), numbers(depth * N, 16, 2));
         let (values, along_n) = (made(&x), made(&w));
         let along_k = transposed(&along_n);
-        weights(&along_n, &along_k).is_some_and(|weights| {
+        weights(&along_n, &along_k, depth).is_some_and(|weights| {
             weights.into_iter().all(|weight| {
-                let Ok(rows) = Mat::row_major(&values, m, K) else { return false };
+                let Ok(rows) = Mat::row_major(&values, m, depth) else { return false };
                 let mut scratch = Scratch::default();
-                scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..K);
+                scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..depth);
                 (0..m).all(|row| {
                     let (found, _) = scratch.floats(row, N);
-                    found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, row, n) as f32 / 16.0)
+                    found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, depth, [row, n]) as f32 / 16.0)
                 })
             })
         })
@@ -67,28 +70,29 @@ fn floats<T: Float>(isa: Isa) -> bool {
 }
 
 /// Whole numbers over their whole range.
-fn whole(kernel: &Kernel) -> bool {
+fn whole(kernel: &Kernel, depth: usize) -> bool {
     let made =
         |numbers: &[i32], most: i32| -> Vec<i8> { numbers.iter().map(|n| (*n).clamp(-most - 1, most) as i8).collect() };
     let back = |values: &[i8]| values.iter().map(|v| i32::from(*v)).collect::<Vec<i32>>();
     let is_int4 = kernel.words == Words::Int4;
     ROWS.into_iter().all(|m| {
         let (values, along_n) =
-            (made(&numbers(m * K, 140, 3), 127), made(&numbers(K * N, 140, 4), if is_int4 { 7 } else { 127 }));
+            (made(&numbers(m * depth, 140, 3), 127), made(&numbers(depth * N, 140, 4), if is_int4 { 7 } else { 127 }));
         let (x, w, along_k) = (back(&values), back(&along_n), transposed(&along_n));
-        let (int4_along_n, int4_along_k) = (int4(&along_n, N), int4(&along_k, K));
+        let (int4_along_n, int4_along_k) = (int4(&along_n, N), int4(&along_k, depth));
         let weights = match is_int4 {
-            true => [(&int4_along_n, [N + 1, 1]), (&int4_along_k, [1, K])]
-                .map(|(bytes, strides)| Int4Weight::strided(bytes, [K, N], strides).ok().map(IntWeight::Int4)),
-            false => weights(&along_n, &along_k).map_or([None; 2], |weights| weights.map(|w| Some(IntWeight::Int8(w)))),
+            true => [(&int4_along_n, [N + 1, 1]), (&int4_along_k, [1, depth])]
+                .map(|(bytes, strides)| Int4Weight::strided(bytes, [depth, N], strides).ok().map(IntWeight::Int4)),
+            false => weights(&along_n, &along_k, depth)
+                .map_or([None; 2], |weights| weights.map(|w| Some(IntWeight::Int8(w)))),
         };
         weights.into_iter().all(|weight| {
-            let (Some(weight), Ok(rows)) = (weight, Mat::row_major(&values, m, K)) else { return false };
+            let (Some(weight), Ok(rows)) = (weight, Mat::row_major(&values, m, depth)) else { return false };
             let mut scratch = Scratch::default();
-            scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..K);
+            scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..depth);
             (0..m).all(|row| {
                 let (found, _) = scratch.ints(row, N);
-                found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, row, n))
+                found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, depth, [row, n]))
             })
         })
     })
@@ -104,8 +108,8 @@ fn int4(values: &[i8], len: usize) -> Vec<u8> {
 }
 
 /// The same weight as it lies along N and along K.
-fn weights<'a, T: bytemuck::Pod>(along_n: &'a [T], along_k: &'a [T]) -> Option<[Weight<'a, T>; 2]> {
-    let (plain, turned) = (Mat::row_major(along_n, K, N).ok()?, Mat::row_major(along_k, N, K).ok()?);
+fn weights<'a, T: bytemuck::Pod>(along_n: &'a [T], along_k: &'a [T], depth: usize) -> Option<[Weight<'a, T>; 2]> {
+    let (plain, turned) = (Mat::row_major(along_n, depth, N).ok()?, Mat::row_major(along_k, N, depth).ok()?);
     Some([Weight::Strided(plain), Weight::Strided(turned.transposed())])
 }
 
@@ -123,11 +127,11 @@ mod tests {
     #[test]
     fn a_wrong_kernel_fails() {
         let right = simd::kernel(Isa::Portable, Words::Int8);
-        assert!(whole(right));
+        assert!(whole(right, 70));
         // As if bytes were unsigned, and nobody took that back.
-        assert!(!whole(&Kernel { flip: 0x80, ..*right }));
+        assert!(!whole(&Kernel { flip: 0x80, ..*right }, 70));
         let right = simd::kernel(Isa::Portable, Words::Int4);
-        assert!(whole(right));
-        assert!(!whole(&Kernel { flip: 8, ..*right }));
+        assert!(whole(right, 70));
+        assert!(!whole(&Kernel { flip: 8, ..*right }, 70));
     }
 }

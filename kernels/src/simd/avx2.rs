@@ -8,8 +8,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2_rows::vector_interleave;
-use super::tile::{Dot, LOW_HALVES, entry, transpose_from};
-use super::{Kernel, LINE_BYTES, Line, Rows, Words, fetch};
+use super::tile::{Dot, LOW_HALVES, entry, stream_entry, transpose_from};
+use super::{Columns, Job, Kernel, LINE_BYTES, Line, Rows, Words, fetch};
 
 /// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
 const PANELS: &[usize] = &[4, 2, 1, 1, 1, 1];
@@ -21,11 +21,15 @@ pub(super) const NOT_NEGATIVE: u32 = 0x8888_8888;
 const INT4_PANELS: &[usize] = &[4, 1, 1, 1];
 
 pub(super) fn kernel(words: Words) -> &'static Kernel {
-    static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
-    static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
-    static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
-    static INT4: Kernel =
-        Kernel { flip: NOT_NEGATIVE, excess: 8, panels: INT4_PANELS, ..of(Words::Int4, Rows::EvenOdd, multiply_int4) };
+    static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32, Some(stream_f32));
+    static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16, Some(stream_bf16));
+    static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8, Some(stream_int8));
+    static INT4: Kernel = Kernel {
+        flip: NOT_NEGATIVE,
+        excess: 8,
+        panels: INT4_PANELS,
+        ..of(Words::Int4, Rows::EvenOdd, multiply_int4, Some(stream_int4))
+    };
     match words {
         Words::F32 => &F32,
         Words::Bf16 => &BF16,
@@ -34,10 +38,10 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
     }
 }
 
-/// For rows of f32.
+/// For rows of f32. Sums of one panel are too few to keep the CPU busy, so that none is streamed.
 pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
-    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8);
-    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4);
+    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8, None);
+    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4, None);
     match words {
         Words::Int8 => &INT8,
         Words::Int4 => &INT4,
@@ -45,14 +49,18 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
     }
 }
 
-const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
-    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
+const fn of(words: Words, x: Rows, multiply: unsafe fn(&Job), stream: Option<unsafe fn(&Job, &Columns)>) -> Kernel {
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, stream, transpose, interleave: vector_interleave }
 }
 
 entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+stream_entry!(stream_f32, "avx2,fma,f16c", transpose, F32, [1 2 3 4 5 6]);
 entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+stream_entry!(stream_bf16, "avx2,fma,f16c", transpose, Bf16, [1 2 3 4 5 6]);
 entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+stream_entry!(stream_int8, "avx2,fma,f16c", transpose, Int8, [1 2 3 4 5 6]);
 entry!(multiply_int4, "avx2,fma,f16c", Int4, [1: 1 2 3 4, 4: 1]);
+stream_entry!(stream_int4, "avx2,fma,f16c", transpose, Int4, [1 2 3 4]);
 entry!(multiply_wide_int8, "avx2,fma,f16c", WideInt8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_wide_int4, "avx2,fma,f16c", WideInt4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 

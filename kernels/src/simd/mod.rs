@@ -109,6 +109,29 @@ pub(crate) struct Job {
     pub(crate) fresh: bool,
 }
 
+/// The columns of one panel, as [`Transpose`] takes them.
+#[derive(Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86-64 alone streams"))]
+pub(crate) struct Columns {
+    pub(crate) from: *const u8,
+    pub(crate) stride: usize,
+    pub(crate) flip: u32,
+    pub(crate) ahead: usize,
+}
+
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86-64 alone streams"))]
+impl Columns {
+    /// How far ahead of word `at` of `words` to fetch; beyond the end of these columns, those of the panels that follow.
+    pub(crate) const fn ahead_of(&self, at: usize, words: usize) -> usize {
+        let end = 4 * at + self.ahead;
+        if end < 4 * words {
+            return self.ahead;
+        }
+        let (panels, within) = (end / (4 * words), end % (4 * words));
+        (panels * PANEL * self.stride + within).wrapping_sub(4 * at)
+    }
+}
+
 /// 16 columns to a panel: column i is `words` words at `from + i * stride` bytes, and `flip` is XORed with each. The lines are
 /// written to `to`. What lies `ahead` bytes from what is read is fetched, wherever that is, unless that is 0.
 pub(crate) type Transpose =
@@ -148,6 +171,11 @@ pub(crate) struct Kernel {
     /// # Safety
     /// The CPU has the instructions, all that the job names can be read or written, `rows` and `panels` are as [`Job`] says.
     pub(crate) multiply: unsafe fn(&Job),
+    /// The same of a panel's columns where they lie, which spares making the panel; `w` of the job is not looked at.
+    ///
+    /// # Safety
+    /// As of `multiply`, and all words of the columns can be read.
+    pub(crate) stream: Option<unsafe fn(&Job, &Columns)>,
     /// # Safety
     /// The CPU has the instructions; all words can be read, all lines written.
     pub(crate) transpose: Transpose,

@@ -1,6 +1,8 @@
 //! The loop that all micro-kernels are, over the few vector operations in which they differ ([`Dot`]), and the packing that
 //! compilers vectorise by themselves.
 
+#[cfg(target_arch = "x86_64")]
+use super::{Columns, LINE_BYTES};
 use super::{Job, Line, PANEL, Weave, Words};
 
 /// The vector operations of a micro-kernel.
@@ -42,6 +44,46 @@ pub(super) trait Dot {
 /// enabled.
 #[inline(always)]
 pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
+    // SAFETY: the caller's promise.
+    unsafe { run::<D, R, V>(job, job.steps, |_, _| job.w) }
+}
+
+/// A job of `R` rows and the columns of one panel where they lie: a few lines are made of them at a time by `transpose`, which
+/// gets the first word of each column, their number, how far ahead to fetch and where to write.
+///
+/// # Safety
+/// As [`super::Kernel::stream`]; inlined where the instructions are enabled.
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn stream<D: Dot, const R: usize, const V: usize>(
+    job: &Job,
+    columns: &Columns,
+    transpose: impl Fn(*const u8, usize, usize, *mut Line),
+) {
+    let mut room = [Line([0; PANEL]); WORDS_OF_LINE];
+    let lines = |at: usize, count: usize| {
+        let ahead = columns.ahead_of(at, job.steps);
+        transpose(columns.from.wrapping_add(4 * at), count, ahead, room.as_mut_ptr());
+        room.as_ptr()
+    };
+    // SAFETY: the caller's promise; there is room for as many lines as are asked for.
+    unsafe { run::<D, R, V>(job, WORDS_OF_LINE, lines) }
+}
+
+/// Words of a line of the cache.
+#[cfg(target_arch = "x86_64")]
+const WORDS_OF_LINE: usize = LINE_BYTES / 4;
+
+/// A job of which `panels` gives `lines` lines at a time: those from a step on, and how many at most.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn run<D: Dot, const R: usize, const V: usize>(
+    job: &Job,
+    lines: usize,
+    mut panels: impl FnMut(usize, usize) -> *const Line,
+) {
     let per_panel = const { PANEL / D::LANES };
     let column = |v: usize| (v / per_panel, v % per_panel * D::LANES);
     // SAFETY: the caller lets every word of the job be read and every accumulator be written.
@@ -60,7 +102,13 @@ pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
         }
         let mut x = job.x;
         let mut w = job.w;
-        for _ in 0..job.steps {
+        let mut left = 0;
+        for step in 0..job.steps {
+            if left == 0 {
+                left = lines.min(job.steps - step);
+                w = panels(step, left);
+            }
+            left -= 1;
             for phase in 0..D::PHASES {
                 let words = |v: usize| {
                     let (panel, lane) = column(v);
@@ -115,6 +163,28 @@ macro_rules! entry {
     };
 }
 pub(super) use entry;
+
+/// A function of this name that runs a job with the instance of [`stream`] for its rows; `transpose` as [`super::Kernel`] has it.
+#[cfg(target_arch = "x86_64")]
+macro_rules! stream_entry {
+    ($name:ident, $features:literal, $transpose:path, $dot:ty, [$($rows:literal)*]) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name(job: &$crate::simd::Job, columns: &$crate::simd::Columns) {
+            use $crate::simd::{Columns, Line, PANEL, tile::{Dot, stream}};
+            const LANES: usize = <$dot as Dot>::LANES;
+            let &Columns { stride, flip, .. } = columns;
+            // SAFETY: the caller's promise; the instructions are enabled here.
+            let transpose = |from: *const u8, words, ahead, to: *mut Line| unsafe { $transpose(from, stride, words, flip, ahead, to) };
+            match job.rows {
+                // SAFETY: as above.
+                $($rows => unsafe { stream::<$dot, $rows, { PANEL / LANES }>(job, columns, transpose) },)*
+                _ => debug_assert!(false, "no stream for {job:?}"),
+            }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use stream_entry;
 
 /// The lower half of each byte.
 pub(super) const LOW_HALVES: u32 = 0x0f0f_0f0f;
