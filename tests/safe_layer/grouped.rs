@@ -136,6 +136,8 @@ fn case() -> impl Strategy<Value = Case> {
             // Blocks are whole, and K and N of matrices in lists of their own differ.
             let packed = packed && !along_k && !matches!(form, Form::Tensors);
             let [k, n] = if packed { [k, n].map(|size| size.next_multiple_of(16)) } else { [k, n] };
+            // One element never counts as transposed, and lists do not mix.
+            let n = if matches!(form, Form::Tensors) { n.max(2) } else { n };
             let tail = if matches!(form, Form::Rows(..) | Form::K(_) | Form::KOfEach) { tail } else { 0 };
             Case {
                 form,
