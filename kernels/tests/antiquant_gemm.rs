@@ -143,7 +143,7 @@ fn check<T: Float>(case: &Case) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(120))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn products_are_those_of_expanded_weights(case in case()) {
         check::<bf16>(&case);
