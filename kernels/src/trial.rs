@@ -10,7 +10,7 @@ use crate::gemm::Weight;
 use crate::int_gemm::{Int4Weight, IntWeight};
 use crate::isa::Isa;
 use crate::pack::float_words;
-use crate::simd::{self, Kernel, Words};
+use crate::simd::{self, Kernel, Rows, Words};
 use crate::view::Mat;
 
 /// K: beyond whole words, and of whole ones, which are read where they lie.
@@ -25,7 +25,10 @@ pub(crate) fn is_right(isa: Isa) -> bool {
     DEPTHS.into_iter().all(|k| {
         floats::<f32>(isa, k)
             && floats::<bf16>(isa, k)
-            && [Words::Int8, Words::Int4].into_iter().all(|words| whole(simd::kernel(isa, words), k))
+            && [Words::Int8, Words::Int4]
+                .into_iter()
+                .flat_map(|words| [simd::kernel(isa, words), simd::mixed_kernel(isa, words)])
+                .all(|kernel| whole(kernel, k))
     })
 }
 
@@ -69,7 +72,7 @@ fn floats<T: Float>(isa: Isa, depth: usize) -> bool {
     })
 }
 
-/// Whole numbers over their whole range.
+/// Whole numbers over their whole range, as they are or, of x, as f32, which holds every sum of them.
 fn whole(kernel: &Kernel, depth: usize) -> bool {
     let made =
         |numbers: &[i32], most: i32| -> Vec<i8> { numbers.iter().map(|n| (*n).clamp(-most - 1, most) as i8).collect() };
@@ -89,10 +92,21 @@ fn whole(kernel: &Kernel, depth: usize) -> bool {
         weights.into_iter().all(|weight| {
             let (Some(weight), Ok(rows)) = (weight, Mat::row_major(&values, m, depth)) else { return false };
             let mut scratch = Scratch::default();
+            let due = |row, n| product(&x, &w, depth, [row, n]);
+            if kernel.x == Rows::F32 {
+                let wide: Vec<f32> = x.iter().map(|x| *x as f32).collect();
+                let Ok(rows) = Mat::row_major(&wide, m, depth) else { return false };
+                scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..depth);
+                let right = |row| {
+                    let (found, _) = scratch.floats(row, N);
+                    found.iter().enumerate().all(|(n, found)| *found == due(row, n) as f32)
+                };
+                return (0..m).all(right);
+            }
             scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..depth);
             (0..m).all(|row| {
                 let (found, _) = scratch.ints(row, N);
-                found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, depth, [row, n]))
+                found.iter().enumerate().all(|(n, found)| *found == due(row, n))
             })
         })
     })
@@ -131,6 +145,9 @@ mod tests {
         // As if bytes were unsigned, and nobody took that back.
         assert!(!whole(&Kernel { flip: 0x80, ..*right }, 70));
         let right = simd::kernel(Isa::Portable, Words::Int4);
+        assert!(whole(right, 70));
+        assert!(!whole(&Kernel { flip: 8, ..*right }, 70));
+        let right = simd::mixed_kernel(Isa::Portable, Words::Int4);
         assert!(whole(right, 70));
         assert!(!whole(&Kernel { flip: 8, ..*right }, 70));
     }
