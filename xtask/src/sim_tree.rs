@@ -24,11 +24,13 @@ pub(crate) fn run(dir: &Path, layout: Layout, release: Release, dev: bool) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the shared library; cargo tells where it lies.
+/// Builds the shared library; cargo tells where it lies. Together with the library of the command, since alone its dependencies would
+/// have other features and be built once more.
 fn build(dev: bool) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--package", "cann-sim-abi", "--message-format", "json-render-diagnostics"]);
+    command.args(["build", "--package", "cann-sim-abi", "--package", "ascend-moe", "--lib"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
     if !dev {
         command.arg("--release");
     }

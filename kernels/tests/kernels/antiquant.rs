@@ -1,10 +1,6 @@
 //! Weight-only quantised products: the same bits as the product with the values that the numbers stand for.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use moe_kernels::KernelError;
 use moe_kernels::antiquant::Antiquant;
 use moe_kernels::element::Float;

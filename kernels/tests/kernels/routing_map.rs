@@ -1,6 +1,4 @@
 //! Routing by a map of flags: worked numbers, and equality with plain loops.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
-
 use half::bf16;
 use moe_kernels::KernelError;
 use moe_kernels::combine::{TokenRows, add_to_tokens};

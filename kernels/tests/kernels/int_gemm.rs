@@ -1,7 +1,5 @@
 //! Products of whole numbers against plain loops: layouts, groups along K, refusals.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
 use moe_kernels::KernelError;
 use moe_kernels::gemm::Weight;
 use moe_kernels::int_gemm::{Int4Weight, IntProblem, IntWeight, int_gemms, int_gemms_in_k_groups};

@@ -1,7 +1,5 @@
 //! Rows that arrive from several ranks, and the choice among the instances of an expert: worked numbers, and equality
 //! with plain loops.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
-
 use half::bf16;
 use moe_kernels::KernelError;
 use moe_kernels::expert_balance::{Balance, balance, prune};

@@ -1,11 +1,7 @@
 //! The GEMMs against the scalar reference, on every instruction set of this CPU and on pools of several sizes, over random shapes,
 //! strides, formats and groups.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use moe_kernels::element::Float;
 use moe_kernels::gemm::{Bias, Weight, gemm};
 use moe_kernels::group_list::{Group, GroupListKind, decode};

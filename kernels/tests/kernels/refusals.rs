@@ -1,10 +1,6 @@
 //! Arguments that do not fit are refused with an error that names the rule.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::POISON;
+use crate::common::POISON;
 use moe_kernels::KernelError;
 use moe_kernels::activation::swiglu;
 use moe_kernels::combine::{ExpertBias, Finalize, Held, Rounding, SlotOrder, Unpermute, finalize, unpermute};

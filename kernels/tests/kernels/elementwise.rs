@@ -1,11 +1,7 @@
 //! Views, FRACTAL_NZ packing and elementwise operators: equal to their scalar references bit for bit on any pool, and how they
 //! round.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use half::{bf16, f16};
 use moe_kernels::elementwise::{Number, Wide, add, cast, map2, mul, muls};
 use moe_kernels::nz::{NzLayout, pack, unpack};

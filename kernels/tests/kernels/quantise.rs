@@ -1,10 +1,6 @@
 //! Quantisation of rows: worked numbers, refusals, and equality with plain loops made of the operators' formulas.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use half::f16;
 use moe_kernels::KernelError;
 use moe_kernels::element::Float;

@@ -1,6 +1,4 @@
 //! Sorting and counting by expert: worked numbers, and equality with plain loops.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
-
 use moe_kernels::KernelError;
 use moe_kernels::expert_table::expert_ends;
 use moe_kernels::permute::{MAX_ID, Permutation, copy_rows};

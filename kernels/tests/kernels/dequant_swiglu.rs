@@ -1,10 +1,6 @@
 //! Between the products of a quantised expert: worked numbers, refusals, and equality with plain loops.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use half::bf16;
 use moe_kernels::KernelError;
 use moe_kernels::activation::Clipped;

@@ -1,10 +1,6 @@
 //! Products with weights of whole numbers against plain loops: the weights bit for bit, the product as that of the float GEMM.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use half::{bf16, f16};
 use moe_kernels::KernelError;
 use moe_kernels::element::Float;

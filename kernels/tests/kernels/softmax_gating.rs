@@ -1,6 +1,4 @@
 //! Softmax routers: worked numbers, and equality with a scalar loop.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
-
 use moe_kernels::KernelError;
 use moe_kernels::softmax_gating::{SoftmaxOver, column_index, softmax_top_k};
 use proptest::prelude::*;

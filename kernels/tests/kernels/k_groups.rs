@@ -1,11 +1,7 @@
 //! Groups along K and lists of products against the scalar reference, on every instruction set of this CPU and on pools of several
 //! sizes; small numbers worked out by hand.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use moe_kernels::element::Float;
 use moe_kernels::gemm::{Bias, Product, Weight, gemms};
 use moe_kernels::group_list::{Group, GroupListKind, decode};

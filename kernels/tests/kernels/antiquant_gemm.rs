@@ -1,11 +1,7 @@
 //! Products with integer weights: expansion against plain loops, products against those of expanded weights, the two steps of
 //! int8 against their formula and the exact product.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod common;
-
-use common::{POISON, on_pools, same, to};
+use crate::common::{POISON, on_pools, same, to};
 use half::{bf16, f16};
 use moe_kernels::KernelError;
 use moe_kernels::antiquant_gemm::{AntiquantExpert, antiquant_gemm, takes_two_steps};

@@ -1,10 +1,6 @@
 //! Rows added up by the row they name, against worked numbers and a plain loop.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod common;
-
-use common::{POISON, on_pools, same};
+use crate::common::{POISON, on_pools, same};
 use moe_kernels::KernelError;
 use moe_kernels::group_list::Group;
 use moe_kernels::scatter_rows::{SharedRows, scatter_rows};

@@ -1,10 +1,6 @@
 //! Quantised products against plain loops and worked numbers: schemes, roundings, scales at the ends of their range, groups.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod common;
-
-use common::{POISON, bf, on_pools, same, same_codes, up};
+use crate::common::{POISON, bf, on_pools, same, same_codes, up};
 use half::{bf16, f16};
 use moe_kernels::KernelError;
 use moe_kernels::element::Float;

@@ -1,11 +1,7 @@
 //! Laws of routing, combine and activation: kernels equal their scalar references bit for bit on any pool (the activation but for a
 //! few units in the last place), permuting and unpermuting is the identity, counts add up.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use half::{bf16, f16};
 use moe_kernels::activation::swiglu;
 use moe_kernels::combine::{ExpertBias, Finalize, Held, Rounding, SlotOrder, Unpermute, finalize, unpermute};

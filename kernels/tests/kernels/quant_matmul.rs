@@ -1,10 +1,6 @@
 //! Quantised products against plain loops built from the rules: integers equal, floats bit for bit.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use half::{bf16, f16};
 use moe_kernels::KernelError;
 use moe_kernels::element::Float;

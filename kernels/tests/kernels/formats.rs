@@ -1,6 +1,4 @@
 //! Number formats of weights: every code, rounding at every boundary, and requantisation against plain arithmetic.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected ends, and says so")]
-
 use moe_kernels::formats::float8::{E4M3, Overflow, e4m3_from_f32, e8m0, expand_e4m3, is_nan_e4m3};
 use moe_kernels::formats::nibbles::{E2M1, E2M1_DOUBLED, expand_e2m1, int4_pair, pack_int4, unpack_int4};
 use moe_kernels::formats::requantise::{INT4_LIMIT, INT8_LIMIT, QuantError, mxfp4_to_int8, symmetric};

@@ -1,10 +1,6 @@
 //! Worked examples with exact numbers, computed apart from this crate.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions; a failure is a failed test
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use half::bf16;
 use moe_kernels::KernelError;
 use moe_kernels::activation::{Clipped, clipped_swiglu, swiglu};

@@ -1,6 +1,4 @@
 //! What the tests share: bit comparison, short constructors, thread pools, random operands.
-#![allow(dead_code)] // each test file uses its own part
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that fails must fail its test
 
 use half::{bf16, f16};
 use moe_kernels::element::{Float, FloatType};
@@ -115,7 +113,6 @@ pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Runs a generic test for every element type.
-#[macro_export]
 macro_rules! for_each_float {
     ($function:ident ( $($argument:expr),* $(,)? )) => {
         $function::<f32>($($argument),*);
@@ -123,6 +120,7 @@ macro_rules! for_each_float {
         $function::<half::f16>($($argument),*);
     };
 }
+pub(crate) use for_each_float;
 
 pub(crate) fn h(values: &[f32]) -> Vec<f16> {
     to(values)

@@ -1,6 +1,4 @@
 //! The router with replicas: worked numbers, and equality with a plain loop.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper that fails is a failed test")]
-
 use moe_kernels::KernelError;
 use moe_kernels::fused_topk::{FusedTopK, Replicas, fused_top_k};
 use proptest::prelude::*;
