@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::pack::{Activations, Direct, Lies, MAX_PANELS, Source, pack_panels};
-use crate::simd::{Columns, Job, Kernel, Line, PANEL, STEPS};
+use crate::pack::{Activations, Direct, MAX_PANELS, Source, pack_panels};
+use crate::simd::{Columns, Job, Kernel, Line, PANEL, PIECE, STEPS};
 use crate::view::MatMut;
 
 /// Rows of a part, at most.
@@ -27,8 +27,10 @@ const PACKING: usize = 4;
 const X_WORDS: usize = 96 * 1024;
 /// Rows of a product that are few: reading the weight takes longer than multiplying.
 const FEW_ROWS: usize = 4;
-/// Bytes ahead of what is read of columns that are fetched.
-const STREAM_AHEAD: usize = 256;
+/// Lines of the cache of each column that are fetched ahead of what is read.
+const LINES_AHEAD: usize = 4;
+/// Blocks of columns likewise.
+const PIECES_AHEAD: usize = 16;
 /// Words between rows of x, lest they fall on the same lines of the cache.
 const X_GAP: usize = 16;
 
@@ -156,12 +158,14 @@ impl Scratch {
         if at_once {
             pack_x(&mut self.x, ks.clone());
         }
-        // The first step of K, the first panel that is made.
-        let (mut start, mut first) = (ks.start, 0);
-        if at_once && ks.len().is_multiple_of(step) && w.lies() == Lies::AlongK {
+        // The panels that are done.
+        let mut done = 0;
+        if at_once && ks.len().is_multiple_of(step) && w.lies().is_along_k() {
             let acc = &mut self.acc[..rows.len() * panels];
-            first = stream(kernel, w, (&self.x, x_stride), rows.len(), cols.clone(), &ks, acc);
+            done = stream(kernel, w, (&self.x, x_stride), rows.len(), cols.clone(), &ks, acc);
         }
+        // The first step of K, the first panel that is made.
+        let (mut start, mut first) = (ks.start, done);
         while start < ks.end && first < panels {
             if !at_once && first == 0 {
                 pack_x(&mut self.x, block(start));
@@ -176,7 +180,7 @@ impl Scratch {
                 (true, true, _) => (next_start, first),
                 (true, false, _) => (ks.start, next_first),
                 (false, _, true) => (start, next_first),
-                (false, _, false) => (next_start, 0),
+                (false, _, false) => (next_start, done),
             };
             let ahead = (block(next.0), cols.start + next.1 * PANEL);
             pack_panels(w, kernel, block(start), packed, &ahead, &mut self.tile, (&mut self.w, steps));
@@ -239,14 +243,29 @@ fn stream(
 ) -> usize {
     let Some(stream) = kernel.stream.filter(|_| (1..=kernel.panels.len()).contains(&rows)) else { return 0 };
     let panels = cols.len().div_ceil(PANEL);
-    for (panel, from) in cols.clone().step_by(PANEL).enumerate() {
-        let Direct::Columns { from, stride, .. } = w.direct(ks, &(from..cols.end.min(from + PANEL))) else {
-            return panel;
+    let columns = |panel: usize| {
+        let from = cols.start + panel * PANEL;
+        match w.direct(ks, &(from..cols.end.min(from + PANEL))) {
+            Direct::Columns { from, stride, piece, next } => Some((from, stride, piece, next)),
+            _ => None,
+        }
+    };
+    let mut panel = 0;
+    while panel < panels {
+        let Some((from, stride, piece, next)) = columns(panel) else { return panel };
+        let wide = kernel.panels[rows - 1];
+        let along = |i: usize| {
+            columns(panel + i).is_some_and(|c| c == (from.wrapping_add(i * PANEL * stride), stride, piece, next))
         };
-        let columns = Columns { from, stride, flip: kernel.flip, ahead: STREAM_AHEAD };
+        let width = if panel + wide <= panels && (1..wide).all(along) { wide } else { 1 };
+        let words = piece / kernel.words.step();
+        let columns = match words <= PIECE {
+            true => Columns { from, stride, piece: words, next, ahead: PIECES_AHEAD },
+            false => Columns { from, stride, piece: PIECE, next: 4 * PIECE, ahead: LINES_AHEAD },
+        };
         let job = Job {
             rows,
-            panels: 1,
+            panels: width,
             steps: ks.len() / kernel.words.step(),
             x: x.as_ptr(),
             x_stride,
@@ -256,9 +275,10 @@ fn stream(
             acc_stride: panels,
             fresh: true,
         };
-        // SAFETY: the kernel is of instructions that the CPU has. `direct` found the columns in the weight's memory, which has no
-        // gap along K; x and acc are as large as is said above.
+        // SAFETY: the kernel is of instructions that the CPU has. `direct` found the columns in the weight's memory; x and acc are
+        // as large as is said above.
         unsafe { stream(&job, &columns) }
+        panel += width;
     }
     panels
 }

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use super::avx2_rows::vector_interleave;
 use super::tile::{Dot, LOW_HALVES, entry, stream_entry, transpose_from};
-use super::{Columns, Job, Kernel, LINE_BYTES, Line, Rows, Words, fetch};
+use super::{Columns, Job, Kernel, LINE_BYTES, Line, PANEL, PIECE, Piece, Rows, Words, fetch, per_line};
 
 /// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
 const PANELS: &[usize] = &[4, 2, 1, 1, 1, 1];
@@ -38,10 +38,10 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
     }
 }
 
-/// For rows of f32. Sums of one panel are too few to keep the CPU busy, so that none is streamed.
+/// For rows of f32.
 pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
-    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8, None);
-    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4, None);
+    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8, Some(stream_wide_int8));
+    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4, Some(stream_wide_int4));
     match words {
         Words::Int8 => &INT8,
         Words::Int4 => &INT4,
@@ -54,57 +54,134 @@ const fn of(words: Words, x: Rows, multiply: unsafe fn(&Job), stream: Option<uns
 }
 
 entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-stream_entry!(stream_f32, "avx2,fma,f16c", transpose, F32, [1 2 3 4 5 6]);
+stream_entry!(stream_f32, "avx2,fma,f16c", transpose_piece::<0>, F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-stream_entry!(stream_bf16, "avx2,fma,f16c", transpose, Bf16, [1 2 3 4 5 6]);
+stream_entry!(stream_bf16, "avx2,fma,f16c", transpose_piece::<0>, Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-stream_entry!(stream_int8, "avx2,fma,f16c", transpose, Int8, [1 2 3 4 5 6]);
+stream_entry!(stream_int8, "avx2,fma,f16c", transpose_piece::<0>, Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int4, "avx2,fma,f16c", Int4, [1: 1 2 3 4, 4: 1]);
-stream_entry!(stream_int4, "avx2,fma,f16c", transpose, Int4, [1 2 3 4]);
+stream_entry!(stream_int4, "avx2,fma,f16c", transpose_piece::<NOT_NEGATIVE>, Int4, [1: 1 2 3 4, 4: 1]);
 entry!(multiply_wide_int8, "avx2,fma,f16c", WideInt8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+stream_entry!(stream_wide_int8, "avx2,fma,f16c", transpose_piece::<0>, WideInt8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_wide_int4, "avx2,fma,f16c", WideInt4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
+stream_entry!(stream_wide_int4, "avx2,fma,f16c", transpose_piece::<0>, WideInt4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 
-/// [`super::Transpose`], 4 words of 8 columns at a time.
+/// [`super::Transpose`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line) {
-    let mask = _mm256_set1_epi32(flip.cast_signed());
-    // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written.
+    // A line of the cache of 8 columns at a time: as many as there is room for where the stride is a large power of 2.
+    for start in (0..words).step_by(PIECE) {
+        let piece = Piece { from: from.wrapping_add(4 * start), stride, words: PIECE.min(words - start), ahead };
+        // SAFETY: the caller's promise.
+        unsafe { transpose_steps(&piece, 1, flip, to.add(start)) }
+    }
+}
+
+/// Lines of a piece of all columns of some panels, [`PIECE`] lines from one panel to the next.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn transpose_piece<const FLIP: u32>(piece: &Piece, panels: usize, to: *mut Line) {
+    // SAFETY: the caller's promise.
     unsafe {
-        for half in 0..2 {
-            let column = |i: usize| from.add((8 * half + i) * stride).cast::<u32>();
-            // A line of the cache of 8 columns at a time: as many as there is room for where the stride is a large power of 2.
-            for line in (0..words & !3).step_by(16) {
-                if ahead != 0 {
-                    // The end of a line's bytes: where they are not aligned, the rest is in the line before.
-                    for i in 0..8 {
-                        fetch(
-                            column(i).wrapping_add(line).cast::<u8>().wrapping_add(LINE_BYTES - 1).wrapping_add(ahead),
-                        );
-                    }
-                }
-                for step in (line..(line + 16).min(words & !3)).step_by(4) {
-                    // Columns 4 apart share a vector, which spares exchanging halves of vectors afterwards.
-                    let load =
-                        |i: usize| _mm256_loadu2_m128i(column(i + 4).add(step).cast(), column(i).add(step).cast());
-                    for (i, line) in transpose_4x4([load(0), load(1), load(2), load(3)]).into_iter().enumerate() {
-                        let to = to.add(step + i).cast::<u32>().add(8 * half);
-                        _mm256_store_si256(to.cast(), _mm256_xor_si256(line, mask));
-                    }
+        match piece.words {
+            PIECE if piece.stride.is_multiple_of(L1_WAY) => transpose_fours(piece, panels, FLIP, to),
+            PIECE => transpose_steps(&Piece { words: PIECE, ..*piece }, panels, FLIP, to),
+            HALF_PIECE => transpose_steps(&Piece { words: HALF_PIECE, ..*piece }, panels, FLIP, to),
+            _ => transpose_steps(piece, panels, FLIP, to),
+        }
+    }
+}
+
+/// Bytes of a way of the first cache: columns at this distance share its lines.
+const L1_WAY: usize = 4096;
+
+/// Words of half a line of the cache: a block of FRACTAL_NZ.
+const HALF_PIECE: usize = PIECE / 2;
+
+/// The same, 4 words of 8 columns at a time.
+///
+/// # Safety
+/// As there; inlined where the instructions are enabled.
+#[inline(always)]
+unsafe fn transpose_steps(piece: &Piece, panels: usize, flip: u32, to: *mut Line) {
+    let &Piece { from, stride, words, ahead } = piece;
+    // SAFETY: the caller lets `words` words of 16 columns of each panel be read and as many lines be written.
+    unsafe {
+        let mask = _mm256_set1_epi32(flip.cast_signed());
+        for half in 0..2 * panels {
+            let from = from.add(half * 8 * stride);
+            let to = to.add(half / 2 * PIECE).cast::<__m256i>().add(half % 2);
+            fetch_columns(8, from, stride, ahead);
+            for step in 0..words / 4 {
+                let column = |i: usize| from.add(i * stride).cast::<__m128i>().add(step);
+                // Columns 4 apart share a vector, which spares exchanging halves of vectors afterwards.
+                let load = |i: usize| _mm256_loadu2_m128i(column(i + 4), column(i));
+                for (i, line) in transpose_4x4([load(0), load(1), load(2), load(3)]).into_iter().enumerate() {
+                    _mm256_store_si256(to.add(2 * (4 * step + i)), _mm256_xor_si256(line, mask));
                 }
             }
         }
-        transpose_from(words & !3, from, stride, words, flip, to);
+        for panel in 0..panels {
+            transpose_from(words & !3, from.add(panel * PANEL * stride), stride, words, flip, to.add(panel * PIECE));
+        }
+    }
+}
+
+/// The same of [`PIECE`] words, 8 words of 4 columns at a time: fewer lines of the first cache are in use, and more is written.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn transpose_fours(piece: &Piece, panels: usize, flip: u32, to: *mut Line) {
+    let &Piece { from, stride, ahead, .. } = piece;
+    // SAFETY: the caller lets `PIECE` words of 16 columns of each panel be read and as many lines be written.
+    unsafe {
+        let mask = _mm256_set1_epi32(flip.cast_signed());
+        for quarter in 0..4 * panels {
+            let from = from.add(quarter * 4 * stride);
+            let to = to.add(quarter / 4 * PIECE).cast::<__m128i>().add(quarter % 4);
+            fetch_columns(4, from, stride, ahead);
+            for step in 0..2 {
+                let load = |i: usize| _mm256_loadu_si256(from.add(i * stride).cast::<__m256i>().add(step));
+                for (i, line) in transpose_4x4([load(0), load(1), load(2), load(3)]).into_iter().enumerate() {
+                    let line = _mm256_xor_si256(line, mask);
+                    let to = to.add(4 * (8 * step + i));
+                    _mm_store_si128(to, _mm256_castsi256_si128(line));
+                    _mm_store_si128(to.add(16), _mm256_extracti128_si256::<1>(line));
+                }
+            }
+        }
+    }
+}
+
+/// Fetches a line of the cache of some columns, `ahead` bytes from what is read, unless that is 0.
+#[inline(always)]
+fn fetch_columns(columns: usize, from: *const u8, stride: usize, ahead: usize) {
+    if ahead != 0 {
+        // The end of a line's bytes: where they are not aligned, the rest is in the line before.
+        let end = from.wrapping_add(LINE_BYTES - 1).wrapping_add(ahead);
+        let per_line = per_line(stride);
+        let mut i = 0;
+        while i < columns {
+            fetch(end.wrapping_add(i * stride));
+            i += per_line;
+        }
     }
 }
 
 /// In each half, 4 words of 4 columns.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn transpose_4x4([r0, r1, r2, r3]: [__m256i; 4]) -> [__m256i; 4] {
-    let (a0, a1) = (_mm256_unpacklo_epi32(r0, r1), _mm256_unpackhi_epi32(r0, r1));
-    let (a2, a3) = (_mm256_unpacklo_epi32(r2, r3), _mm256_unpackhi_epi32(r2, r3));
-    let low = |a, b| _mm256_unpacklo_epi64(a, b);
-    let high = |a, b| _mm256_unpackhi_epi64(a, b);
-    [low(a0, a2), high(a0, a2), low(a1, a3), high(a1, a3)]
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn transpose_4x4([r0, r1, r2, r3]: [__m256i; 4]) -> [__m256i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (a0, a1) = (_mm256_unpacklo_epi32(r0, r1), _mm256_unpackhi_epi32(r0, r1));
+        let (a2, a3) = (_mm256_unpacklo_epi32(r2, r3), _mm256_unpackhi_epi32(r2, r3));
+        let low = |a, b| _mm256_unpacklo_epi64(a, b);
+        let high = |a, b| _mm256_unpackhi_epi64(a, b);
+        [low(a0, a2), high(a0, a2), low(a1, a3), high(a1, a3)]
+    }
 }
 
 /// 8 words of a line; from memory in each phase, since the registers are needed for accumulators and compilers would rather keep
@@ -167,7 +244,7 @@ macro_rules! float_dot {
             #[inline(always)]
             unsafe fn dot(acc: __m256, w: __m256, x: __m256) -> __m256 {
                 // SAFETY: the CPU has FMA.
-                unsafe { _mm256_fmadd_ps(w, x, acc) }
+                unsafe { add_product(acc, w, x) }
             }
         }
     };
@@ -274,6 +351,20 @@ int_dot!(
         _mm256_madd_epi16(four, _mm256_set1_epi16(1))
     }
 );
+
+/// `acc + w * x` in the register of `acc`: compilers would take that of `w`, and run out of registers.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn add_product(mut acc: __m256, w: __m256, x: __m256) -> __m256 {
+    // SAFETY: the CPU has the instruction, which touches these registers alone.
+    unsafe {
+        asm!(
+            "vfmadd231ps {0}, {1}, {2}", inout(ymm_reg) acc, in(ymm_reg) w, in(ymm_reg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    acc
+}
 
 /// The sum, in just this order: compilers would choose another, for which there are not enough registers.
 #[target_feature(enable = "avx2")]

@@ -109,27 +109,32 @@ pub(crate) struct Job {
     pub(crate) fresh: bool,
 }
 
-/// The columns of one panel, as [`Transpose`] takes them.
-#[derive(Debug)]
+/// The columns of a job's panels where they lie: column i begins at `from + i * stride` bytes, and its words come in pieces of
+/// `piece` words, [`PIECE`] at most, `next` bytes from one to the next.
+#[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86-64 alone streams"))]
 pub(crate) struct Columns {
     pub(crate) from: *const u8,
     pub(crate) stride: usize,
-    pub(crate) flip: u32,
+    pub(crate) piece: usize,
+    pub(crate) next: usize,
+    /// How many pieces ahead of what is read to fetch.
     pub(crate) ahead: usize,
 }
 
+/// Words of a piece, at most: a line of the cache.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86-64 alone streams"))]
-impl Columns {
-    /// How far ahead of word `at` of `words` to fetch; beyond the end of these columns, those of the panels that follow.
-    pub(crate) const fn ahead_of(&self, at: usize, words: usize) -> usize {
-        let end = 4 * at + self.ahead;
-        if end < 4 * words {
-            return self.ahead;
-        }
-        let (panels, within) = (end / (4 * words), end % (4 * words));
-        (panels * PANEL * self.stride + within).wrapping_sub(4 * at)
-    }
+pub(crate) const PIECE: usize = LINE_BYTES / 4;
+
+/// A piece of each column: that of column i is `words` words at `from + i * stride` bytes. What lies `ahead` bytes from what is read
+/// is fetched, wherever that is, unless that is 0.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86-64 alone streams"))]
+pub(crate) struct Piece {
+    pub(crate) from: *const u8,
+    pub(crate) stride: usize,
+    pub(crate) words: usize,
+    pub(crate) ahead: usize,
 }
 
 /// 16 columns to a panel: column i is `words` words at `from + i * stride` bytes, and `flip` is XORed with each. The lines are
@@ -171,7 +176,7 @@ pub(crate) struct Kernel {
     /// # Safety
     /// The CPU has the instructions, all that the job names can be read or written, `rows` and `panels` are as [`Job`] says.
     pub(crate) multiply: unsafe fn(&Job),
-    /// The same of a panel's columns where they lie, which spares making the panel; `w` of the job is not looked at.
+    /// The same of columns where they lie, which spares making panels; `w` and `w_stride` of the job are not looked at.
     ///
     /// # Safety
     /// As of `multiply`, and all words of the columns can be read.

@@ -2,7 +2,7 @@
 //! compilers vectorise by themselves.
 
 #[cfg(target_arch = "x86_64")]
-use super::{Columns, LINE_BYTES};
+use super::{Columns, PIECE, Piece};
 use super::{Job, Line, PANEL, Weave, Words};
 
 /// The vector operations of a micro-kernel.
@@ -45,11 +45,11 @@ pub(super) trait Dot {
 #[inline(always)]
 pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
     // SAFETY: the caller's promise.
-    unsafe { run::<D, R, V>(job, job.steps, |_, _| job.w) }
+    unsafe { run::<D, R, V>(job, job.steps, job.w_stride, |_, _| job.w) }
 }
 
-/// A job of `R` rows and the columns of one panel where they lie: a few lines are made of them at a time by `transpose`, which
-/// gets the first word of each column, their number, how far ahead to fetch and where to write.
+/// A job of `R` rows and the columns of panels where they lie: lines are made of one piece of them at a time by `transpose`, which
+/// gets the number of panels and where to write, [`PIECE`] lines from one panel to the next.
 ///
 /// # Safety
 /// As [`super::Kernel::stream`]; inlined where the instructions are enabled.
@@ -58,23 +58,33 @@ pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
 pub(super) unsafe fn stream<D: Dot, const R: usize, const V: usize>(
     job: &Job,
     columns: &Columns,
-    transpose: impl Fn(*const u8, usize, usize, *mut Line),
+    transpose: impl Fn(&Piece, usize, *mut Line),
 ) {
-    let mut room = [Line([0; PANEL]); WORDS_OF_LINE];
-    let lines = |at: usize, count: usize| {
-        let ahead = columns.ahead_of(at, job.steps);
-        transpose(columns.from.wrapping_add(4 * at), count, ahead, room.as_mut_ptr());
-        room.as_ptr()
+    const { assert!(V * D::LANES <= MOST_PANELS * PANEL) };
+    let mut room = [[Line([0; PANEL]); PIECE]; MOST_PANELS];
+    let &Columns { mut from, stride, piece, next, ahead } = columns;
+    let panels = V * D::LANES / PANEL;
+    // What follows the last piece is the first of the panels after these.
+    let pieces = job.steps.div_ceil(piece);
+    let wrap = (panels * PANEL * stride).wrapping_sub(pieces.wrapping_mul(next));
+    let mut at = 0;
+    let lines = |_, count: usize| {
+        at += 1;
+        let fetched = (ahead * next).wrapping_add(if at + ahead > pieces { wrap } else { 0 });
+        transpose(&Piece { from, stride, words: count, ahead: fetched }, panels, room.as_mut_ptr().cast());
+        from = from.wrapping_add(next);
+        room.as_ptr().cast()
     };
     // SAFETY: the caller's promise; there is room for as many lines as are asked for.
-    unsafe { run::<D, R, V>(job, WORDS_OF_LINE, lines) }
+    unsafe { run::<D, R, V>(job, piece.min(PIECE), PIECE, lines) }
 }
 
-/// Words of a line of the cache.
+/// Panels of a streamed job, at most.
 #[cfg(target_arch = "x86_64")]
-const WORDS_OF_LINE: usize = LINE_BYTES / 4;
+const MOST_PANELS: usize = 4;
 
-/// A job of which `panels` gives `lines` lines at a time: those from a step on, and how many at most.
+/// A job of which `panels` gives `lines` lines at a time, `stride` lines from one panel to the next: those from a step on, and how
+/// many at most.
 ///
 /// # Safety
 /// As [`tile`].
@@ -82,6 +92,7 @@ const WORDS_OF_LINE: usize = LINE_BYTES / 4;
 unsafe fn run<D: Dot, const R: usize, const V: usize>(
     job: &Job,
     lines: usize,
+    stride: usize,
     mut panels: impl FnMut(usize, usize) -> *const Line,
 ) {
     let per_panel = const { PANEL / D::LANES };
@@ -112,7 +123,7 @@ unsafe fn run<D: Dot, const R: usize, const V: usize>(
             for phase in 0..D::PHASES {
                 let words = |v: usize| {
                     let (panel, lane) = column(v);
-                    D::words(w.add(panel * job.w_stride).cast::<u32>().add(lane), phase)
+                    D::words(w.add(panel * stride).cast::<u32>().add(lane), phase)
                 };
                 let row = |r: usize| D::x(x.add(r * job.x_stride + phase * D::X_WORDS));
                 // The fewer are held, the others come one by one.
@@ -164,20 +175,25 @@ macro_rules! entry {
 }
 pub(super) use entry;
 
-/// A function of this name that runs a job with the instance of [`stream`] for its rows; `transpose` as [`super::Kernel`] has it.
+/// A function of this name that runs a job with the instance of [`stream`] for its rows and panels; `transpose` makes
+/// lines of a piece of the columns of some panels, [`PIECE`] lines a panel.
 #[cfg(target_arch = "x86_64")]
 macro_rules! stream_entry {
-    ($name:ident, $features:literal, $transpose:path, $dot:ty, [$($rows:literal)*]) => {
+    (
+        $name:ident, $features:literal, $transpose:expr, $dot:ty,
+        [$($panels:literal: $($rows:literal)*),*]
+    ) => {
         #[target_feature(enable = $features)]
         unsafe fn $name(job: &$crate::simd::Job, columns: &$crate::simd::Columns) {
-            use $crate::simd::{Columns, Line, PANEL, tile::{Dot, stream}};
+            use $crate::simd::{Line, PANEL, Piece, tile::{Dot, stream}};
             const LANES: usize = <$dot as Dot>::LANES;
-            let &Columns { stride, flip, .. } = columns;
             // SAFETY: the caller's promise; the instructions are enabled here.
-            let transpose = |from: *const u8, words, ahead, to: *mut Line| unsafe { $transpose(from, stride, words, flip, ahead, to) };
-            match job.rows {
+            let transpose = |piece: &Piece, panels, to: *mut Line| unsafe { $transpose(piece, panels, to) };
+            match (job.panels, job.rows) {
                 // SAFETY: as above.
-                $($rows => unsafe { stream::<$dot, $rows, { PANEL / LANES }>(job, columns, transpose) },)*
+                $($(($panels, $rows) => unsafe {
+                    stream::<$dot, $rows, { $panels * PANEL / LANES }>(job, columns, transpose)
+                },)*)*
                 _ => debug_assert!(false, "no stream for {job:?}"),
             }
         }
