@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::pack::{Activations, Direct, MAX_PANELS, Source, pack_panels};
-use crate::simd::{Columns, Job, Kernel, Line, PANEL, PIECE, STEPS};
+use crate::pack::{Activations, MAX_PANELS, Source, pack_panels};
+use crate::simd::{Job, Kernel, Line, PANEL, Panels, STEPS};
+use crate::stream::stream;
 use crate::view::MatMut;
 
 /// Rows of a part, at most.
@@ -27,10 +28,6 @@ const PACKING: usize = 4;
 const X_WORDS: usize = 96 * 1024;
 /// Rows of a product that are few: reading the weight takes longer than multiplying.
 const FEW_ROWS: usize = 4;
-/// Lines of the cache of each column that are fetched ahead of what is read.
-const LINES_AHEAD: usize = 4;
-/// Blocks of columns likewise.
-const PIECES_AHEAD: usize = 16;
 /// Words between rows of x, lest they fall on the same lines of the cache.
 const X_GAP: usize = 16;
 
@@ -160,9 +157,9 @@ impl Scratch {
         }
         // The panels that are done.
         let mut done = 0;
-        if at_once && ks.len().is_multiple_of(step) && w.lies().is_along_k() {
+        if at_once && ks.len().is_multiple_of(step) {
             let acc = &mut self.acc[..rows.len() * panels];
-            done = stream(kernel, w, (&self.x, x_stride), rows.len(), cols.clone(), &ks, acc);
+            done = stream(kernel, w, (&self.x, x_stride), rows.len(), &cols, &ks, (acc, &mut self.w));
         }
         // The first step of K, the first panel that is made.
         let (mut start, mut first) = (ks.start, done);
@@ -189,13 +186,13 @@ impl Scratch {
                 let width = if count - panel >= wide { wide } else { 1 };
                 for tile in 0..tiles {
                     let [row, end] = [tile, tile + 1].map(|tile| tile * rows.len() / tiles);
-                    let job = Job {
+                    let mut job = Job {
                         rows: end - row,
                         panels: width,
                         steps: block(start).len().div_ceil(step),
                         x: x[row * x_stride..].as_ptr(),
                         x_stride,
-                        w: self.w[panel * steps..].as_ptr(),
+                        w: Panels::Made(self.w[panel * steps..].as_ptr()),
                         w_stride: steps,
                         acc: self.acc[row * panels + first + panel..].as_mut_ptr(),
                         acc_stride: panels,
@@ -203,7 +200,7 @@ impl Scratch {
                     };
                     // SAFETY: the kernel is of instructions that the CPU has. The buffers have been made large enough for
                     // these rows and panels: x `x_stride` words a row, w `steps` lines a panel, acc `panels` lines a row.
-                    unsafe { (kernel.multiply)(&job) }
+                    unsafe { (kernel.multiply)(&mut job) }
                 }
                 panel += width;
             }
@@ -230,61 +227,8 @@ impl Scratch {
     }
 }
 
-/// Multiplies the first panels of columns, as many as the kernel reads where they lie; how many that are. x is there, `x_stride`
-/// words a row, and accumulators are a line for each row and panel.
-fn stream(
-    kernel: &Kernel,
-    w: &impl Source,
-    (x, x_stride): (&[u32], usize),
-    rows: usize,
-    cols: Range<usize>,
-    ks: &Range<usize>,
-    acc: &mut [Line],
-) -> usize {
-    let Some(stream) = kernel.stream.filter(|_| (1..=kernel.panels.len()).contains(&rows)) else { return 0 };
-    let panels = cols.len().div_ceil(PANEL);
-    let columns = |panel: usize| {
-        let from = cols.start + panel * PANEL;
-        match w.direct(ks, &(from..cols.end.min(from + PANEL))) {
-            Direct::Columns { from, stride, piece, next } => Some((from, stride, piece, next)),
-            _ => None,
-        }
-    };
-    let mut panel = 0;
-    while panel < panels {
-        let Some((from, stride, piece, next)) = columns(panel) else { return panel };
-        let wide = kernel.panels[rows - 1];
-        let along = |i: usize| {
-            columns(panel + i).is_some_and(|c| c == (from.wrapping_add(i * PANEL * stride), stride, piece, next))
-        };
-        let width = if panel + wide <= panels && (1..wide).all(along) { wide } else { 1 };
-        let words = piece / kernel.words.step();
-        let columns = match words <= PIECE {
-            true => Columns { from, stride, piece: words, next, ahead: PIECES_AHEAD },
-            false => Columns { from, stride, piece: PIECE, next: 4 * PIECE, ahead: LINES_AHEAD },
-        };
-        let job = Job {
-            rows,
-            panels: width,
-            steps: ks.len() / kernel.words.step(),
-            x: x.as_ptr(),
-            x_stride,
-            w: std::ptr::null(),
-            w_stride: 0,
-            acc: acc[panel..].as_mut_ptr(),
-            acc_stride: panels,
-            fresh: true,
-        };
-        // SAFETY: the kernel is of instructions that the CPU has. `direct` found the columns in the weight's memory; x and acc are
-        // as large as is said above.
-        unsafe { stream(&job, &columns) }
-        panel += width;
-    }
-    panels
-}
-
 /// At least `n` elements; what they hold does not matter.
-fn grow<T: bytemuck::Zeroable + Clone>(room: &mut Vec<T>, n: usize) {
+pub(crate) fn grow<T: bytemuck::Zeroable + Clone>(room: &mut Vec<T>, n: usize) {
     if room.len() < n {
         room.resize(n, T::zeroed());
     }

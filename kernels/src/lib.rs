@@ -46,6 +46,7 @@ pub mod scatter_rows;
 mod select;
 mod simd;
 pub mod softmax_gating;
+mod stream;
 pub mod swiglu_quant;
 mod trial;
 mod vectors;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::element::{Float, FloatType};
 use crate::nz::NzLayout;
-use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, Rows, STEPS, Weave, Words, fetch, per_line};
+use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, PIECE, Rows, STEPS, Turn, Weave, Words, fetch, per_line};
 use crate::view::Mat;
 
 /// Where element `i` of an axis lies: `i / block * far + i % block * near`, `block` being `1 << shift`. Offsets grow with `i`.
@@ -139,7 +139,7 @@ impl Lies {
 }
 
 /// A panel that can be read where it lies.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direct {
     /// Column i of the panel at `from + i * stride` bytes, in pieces of `piece` elements, `next` bytes from one to the next.
     Columns { from: *const u8, stride: usize, piece: usize, next: usize },
@@ -170,6 +170,17 @@ impl Direct {
         }
         let stride = bytes(place.k.near).filter(|_| place.n.near == 1 && whole);
         stride.map_or(Self::No, |stride| Self::Rows { from, stride })
+    }
+
+    /// Whether another panel lies as this one: of columns, `columns` columns further.
+    pub(crate) fn is_like(&self, other: &Self, columns: usize) -> bool {
+        match (*self, *other) {
+            (Self::Columns { from, stride, piece, next }, Self::Columns { .. }) => {
+                *other == Self::Columns { from: from.wrapping_add(columns * stride), stride, piece, next }
+            }
+            (Self::Rows { .. }, Self::Rows { .. }) => true,
+            _ => false,
+        }
     }
 
     /// Whether this panel's rows begin `bytes` after those of another, or neither can be read where it lies.
@@ -262,16 +273,14 @@ fn pack_columns(
 ) {
     let step = kernel.words.step();
     let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
-    if let Direct::Columns { mut from, stride, piece, next } = source.direct(&ks, &ns) {
+    if let Direct::Columns { from, stride, piece, next } = source.direct(&ks, &ns) {
         let ahead = match source.direct(next_ks, &(next_n..next_n + PANEL)) {
             Direct::Columns { from: ahead, .. } => ahead.addr().wrapping_sub(from.addr()),
             _ => 0,
         };
-        for to in to[..whole].chunks_mut(piece.div_ceil(step)) {
-            // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
-            unsafe { (kernel.transpose)(from, stride, to.len(), kernel.flip, ahead, to.as_mut_ptr()) }
-            from = from.wrapping_add(next);
-        }
+        let turn = Turn { piece: piece.div_ceil(step), next, ahead, ..turn(kernel, from, stride, &mut to[..whole]) };
+        // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
+        unsafe { (kernel.transpose)(&turn.in_lines()) }
         if whole < steps {
             let mut words = [0; PANEL];
             for (word, n) in words.iter_mut().zip(ns) {
@@ -285,11 +294,15 @@ fn pack_columns(
         column[steps - 1] = 0;
         source.read_column(n, ks.clone(), column);
     }
+    let to = &mut to[..steps];
     // SAFETY: the tile has room for 16 columns of `steps` words, `to` for as many lines.
-    unsafe {
-        let to = to[..steps].as_mut_ptr();
-        (kernel.transpose)(tile[..PANEL * steps].as_ptr().cast(), 4 * steps, steps, kernel.flip, 0, to);
-    }
+    unsafe { (kernel.transpose)(&turn(kernel, tile[..PANEL * steps].as_ptr().cast(), 4 * steps, to)) }
+}
+
+/// One panel of as many words of each column as there are lines.
+fn turn(kernel: &Kernel, from: *const u8, stride: usize, to: &mut [Line]) -> Turn {
+    let (words, flip, to) = (to.len(), kernel.flip, to.as_mut_ptr());
+    Turn { from, stride, panels: 1, words, piece: PIECE, next: LINE_BYTES, flip, ahead: 0, to, to_stride: 0 }
 }
 
 /// Makes panels of rows.
@@ -367,7 +380,7 @@ fn pack_rows(
 }
 
 /// Fetches `bytes` bytes of each of `rows` rows.
-fn fetch_rows(from: *const u8, stride: usize, rows: usize, bytes: usize) {
+pub(crate) fn fetch_rows(from: *const u8, stride: usize, rows: usize, bytes: usize) {
     for row in (0..rows).step_by(per_line(stride)) {
         // The end of a line's bytes: where they are not aligned, the rest is in the line before.
         let end = |at: usize| from.wrapping_add(row * stride + bytes.min(at + LINE_BYTES) - 1);

@@ -8,8 +8,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2_rows::vector_interleave;
-use super::tile::{Dot, LOW_HALVES, entry, stream_entry, transpose_from};
-use super::{Columns, Job, Kernel, LINE_BYTES, Line, PANEL, PIECE, Piece, Rows, Words, fetch, per_line};
+use super::tile::{Dot, LOW_HALVES, entry, transpose_words};
+use super::{Job, Kernel, LINE_BYTES, PIECE, Rows, Turn, Words, fetch};
 
 /// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
 const PANELS: &[usize] = &[4, 2, 1, 1, 1, 1];
@@ -21,15 +21,11 @@ pub(super) const NOT_NEGATIVE: u32 = 0x8888_8888;
 const INT4_PANELS: &[usize] = &[4, 1, 1, 1];
 
 pub(super) fn kernel(words: Words) -> &'static Kernel {
-    static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32, Some(stream_f32));
-    static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16, Some(stream_bf16));
-    static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8, Some(stream_int8));
-    static INT4: Kernel = Kernel {
-        flip: NOT_NEGATIVE,
-        excess: 8,
-        panels: INT4_PANELS,
-        ..of(Words::Int4, Rows::EvenOdd, multiply_int4, Some(stream_int4))
-    };
+    static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
+    static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
+    static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
+    static INT4: Kernel =
+        Kernel { flip: NOT_NEGATIVE, excess: 8, panels: INT4_PANELS, ..of(Words::Int4, Rows::EvenOdd, multiply_int4) };
     match words {
         Words::F32 => &F32,
         Words::Bf16 => &BF16,
@@ -40,8 +36,8 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
 
 /// For rows of f32.
 pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
-    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8, Some(stream_wide_int8));
-    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4, Some(stream_wide_int4));
+    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8);
+    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4);
     match words {
         Words::Int8 => &INT8,
         Words::Int4 => &INT4,
@@ -49,45 +45,34 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
     }
 }
 
-const fn of(words: Words, x: Rows, multiply: unsafe fn(&Job), stream: Option<unsafe fn(&Job, &Columns)>) -> Kernel {
-    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, stream, transpose, interleave: vector_interleave }
+const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
 
 entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-stream_entry!(stream_f32, "avx2,fma,f16c", transpose_piece::<0>, F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_bf16, "avx2,fma,f16c", Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-stream_entry!(stream_bf16, "avx2,fma,f16c", transpose_piece::<0>, Bf16, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int8, "avx2,fma,f16c", Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-stream_entry!(stream_int8, "avx2,fma,f16c", transpose_piece::<0>, Int8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_int4, "avx2,fma,f16c", Int4, [1: 1 2 3 4, 4: 1]);
-stream_entry!(stream_int4, "avx2,fma,f16c", transpose_piece::<NOT_NEGATIVE>, Int4, [1: 1 2 3 4, 4: 1]);
 entry!(multiply_wide_int8, "avx2,fma,f16c", WideInt8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-stream_entry!(stream_wide_int8, "avx2,fma,f16c", transpose_piece::<0>, WideInt8, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 entry!(multiply_wide_int4, "avx2,fma,f16c", WideInt4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
-stream_entry!(stream_wide_int4, "avx2,fma,f16c", transpose_piece::<0>, WideInt4, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);
 
-/// [`super::Transpose`].
+/// [`Turn`]. Of whole pieces a line of the cache of some columns at a time: as many as there is room for where the stride is a large
+/// power of 2.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line) {
-    // A line of the cache of 8 columns at a time: as many as there is room for where the stride is a large power of 2.
-    for start in (0..words).step_by(PIECE) {
-        let piece = Piece { from: from.wrapping_add(4 * start), stride, words: PIECE.min(words - start), ahead };
-        // SAFETY: the caller's promise.
-        unsafe { transpose_steps(&piece, 1, flip, to.add(start)) }
-    }
-}
-
-/// Lines of a piece of all columns of some panels, [`PIECE`] lines from one panel to the next.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn transpose_piece<const FLIP: u32>(piece: &Piece, panels: usize, to: *mut Line) {
-    // SAFETY: the caller's promise.
+pub(super) unsafe fn transpose(turn: &Turn) {
+    let whole = turn.words / turn.piece;
+    // SAFETY: the caller's promise, of parts of what it promised.
     unsafe {
-        match piece.words {
-            PIECE if piece.stride.is_multiple_of(L1_WAY) => transpose_fours(piece, panels, FLIP, to),
-            PIECE => transpose_steps(&Piece { words: PIECE, ..*piece }, panels, FLIP, to),
-            HALF_PIECE => transpose_steps(&Piece { words: HALF_PIECE, ..*piece }, panels, FLIP, to),
-            _ => transpose_steps(piece, panels, FLIP, to),
+        match turn.piece {
+            PIECE if turn.stride.is_multiple_of(L1_WAY) => transpose_fours(turn, whole),
+            PIECE => transpose_eights::<PIECE>(turn, whole),
+            HALF_PIECE => transpose_eights::<HALF_PIECE>(turn, whole),
+            _ => return transpose_words(turn),
         }
+        let rest = turn.after(whole * turn.piece);
+        let fours = Turn { piece: 4, next: 16, ahead: 0, ..rest };
+        transpose_eights::<4>(&fours, rest.words / 4);
+        transpose_words(&fours.after(rest.words & !3));
     }
 }
 
@@ -97,74 +82,73 @@ const L1_WAY: usize = 4096;
 /// Words of half a line of the cache: a block of FRACTAL_NZ.
 const HALF_PIECE: usize = PIECE / 2;
 
-/// The same, 4 words of 8 columns at a time.
-///
-/// # Safety
-/// As there; inlined where the instructions are enabled.
-#[inline(always)]
-unsafe fn transpose_steps(piece: &Piece, panels: usize, flip: u32, to: *mut Line) {
-    let &Piece { from, stride, words, ahead } = piece;
-    // SAFETY: the caller lets `words` words of 16 columns of each panel be read and as many lines be written.
-    unsafe {
-        let mask = _mm256_set1_epi32(flip.cast_signed());
+/// The first pieces, of `WORDS` words, a multiple of 4: 4 words of 8 columns at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)] // or else the addresses of all forms are worked out for each
+unsafe fn transpose_eights<const WORDS: usize>(turn: &Turn, pieces: usize) {
+    let &Turn { stride, panels, next, flip, ahead, to, to_stride, .. } = turn;
+    let mask = _mm256_set1_epi32(flip.cast_signed());
+    for piece in 0..pieces {
+        let mut from = turn.from.wrapping_add(piece * next);
         for half in 0..2 * panels {
-            let from = from.add(half * 8 * stride);
-            let to = to.add(half / 2 * PIECE).cast::<__m256i>().add(half % 2);
-            fetch_columns(8, from, stride, ahead);
-            for step in 0..words / 4 {
-                let column = |i: usize| from.add(i * stride).cast::<__m128i>().add(step);
-                // Columns 4 apart share a vector, which spares exchanging halves of vectors afterwards.
-                let load = |i: usize| _mm256_loadu2_m128i(column(i + 4), column(i));
-                for (i, line) in transpose_4x4([load(0), load(1), load(2), load(3)]).into_iter().enumerate() {
-                    _mm256_store_si256(to.add(2 * (4 * step + i)), _mm256_xor_si256(line, mask));
+            let to = to.wrapping_add(half / 2 * to_stride + piece * WORDS).cast::<__m256i>().wrapping_add(half % 2);
+            fetch_columns::<8>(from, stride, ahead);
+            for step in 0..WORDS / 4 {
+                // SAFETY: the caller lets all words of 16 columns of each panel be read and as many lines be written.
+                unsafe {
+                    let column = |i: usize| from.add(i * stride).cast::<__m128i>().add(step);
+                    // Columns 4 apart share a vector, which spares exchanging halves of vectors afterwards.
+                    let load = |i: usize| _mm256_loadu2_m128i(column(i + 4), column(i));
+                    for (i, line) in transpose_4x4([load(0), load(1), load(2), load(3)]).into_iter().enumerate() {
+                        _mm256_store_si256(to.add(2 * (4 * step + i)), _mm256_xor_si256(line, mask));
+                    }
                 }
             }
-        }
-        for panel in 0..panels {
-            transpose_from(words & !3, from.add(panel * PANEL * stride), stride, words, flip, to.add(panel * PIECE));
+            from = from.wrapping_add(8 * stride);
         }
     }
 }
 
-/// The same of [`PIECE`] words, 8 words of 4 columns at a time: fewer lines of the first cache are in use, and more is written.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-unsafe fn transpose_fours(piece: &Piece, panels: usize, flip: u32, to: *mut Line) {
-    let &Piece { from, stride, ahead, .. } = piece;
-    // SAFETY: the caller lets `PIECE` words of 16 columns of each panel be read and as many lines be written.
-    unsafe {
-        let mask = _mm256_set1_epi32(flip.cast_signed());
+/// The first pieces, of [`PIECE`] words: 8 words of 4 columns at a time. Fewer lines of the first cache are in use, and more is
+/// written.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)] // as above
+unsafe fn transpose_fours(turn: &Turn, pieces: usize) {
+    let &Turn { stride, panels, next, flip, ahead, to, to_stride, .. } = turn;
+    let mask = _mm256_set1_epi32(flip.cast_signed());
+    for piece in 0..pieces {
+        let mut from = turn.from.wrapping_add(piece * next);
         for quarter in 0..4 * panels {
-            let from = from.add(quarter * 4 * stride);
-            let to = to.add(quarter / 4 * PIECE).cast::<__m128i>().add(quarter % 4);
-            fetch_columns(4, from, stride, ahead);
-            for step in 0..2 {
-                let load = |i: usize| _mm256_loadu_si256(from.add(i * stride).cast::<__m256i>().add(step));
-                for (i, line) in transpose_4x4([load(0), load(1), load(2), load(3)]).into_iter().enumerate() {
-                    let line = _mm256_xor_si256(line, mask);
-                    let to = to.add(4 * (8 * step + i));
-                    _mm_store_si128(to, _mm256_castsi256_si128(line));
-                    _mm_store_si128(to.add(16), _mm256_extracti128_si256::<1>(line));
+            let to =
+                to.wrapping_add(quarter / 4 * to_stride + piece * PIECE).cast::<__m128i>().wrapping_add(quarter % 4);
+            fetch_columns::<4>(from, stride, ahead);
+            for step in 0..PIECE / 8 {
+                // SAFETY: the caller lets all words of 16 columns of each panel be read and as many lines be written.
+                unsafe {
+                    let load = |i: usize| _mm256_loadu_si256(from.add(i * stride).cast::<__m256i>().add(step));
+                    for (i, line) in transpose_4x4([load(0), load(1), load(2), load(3)]).into_iter().enumerate() {
+                        let line = _mm256_xor_si256(line, mask);
+                        let to = to.add(4 * (8 * step + i));
+                        _mm_store_si128(to, _mm256_castsi256_si128(line));
+                        _mm_store_si128(to.add(4 * 4), _mm256_extracti128_si256::<1>(line));
+                    }
                 }
             }
+            from = from.wrapping_add(4 * stride);
         }
     }
 }
 
 /// Fetches a line of the cache of some columns, `ahead` bytes from what is read, unless that is 0.
 #[inline(always)]
-fn fetch_columns(columns: usize, from: *const u8, stride: usize, ahead: usize) {
-    if ahead != 0 {
-        // The end of a line's bytes: where they are not aligned, the rest is in the line before.
-        let end = from.wrapping_add(LINE_BYTES - 1).wrapping_add(ahead);
-        let per_line = per_line(stride);
-        let mut i = 0;
-        while i < columns {
-            fetch(end.wrapping_add(i * stride));
-            i += per_line;
-        }
+fn fetch_columns<const COLUMNS: usize>(from: *const u8, stride: usize, ahead: usize) {
+    // The end of a line's bytes: where they are not aligned, the rest is in the line before.
+    let end = from.wrapping_add(LINE_BYTES - 1).wrapping_add(ahead);
+    if ahead == 0 {
+    } else if stride > LINE_BYTES / 2 {
+        (0..COLUMNS).for_each(|i| fetch(end.wrapping_add(i * stride)));
+    } else {
+        (0..COLUMNS / 2).for_each(|i| fetch(end.wrapping_add(2 * i * stride)));
     }
 }
 

@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 use super::avx2::{NOT_NEGATIVE, transpose};
 use super::avx2_rows::vector_interleave;
 use super::tile::{Dot, LOW_HALVES, entry};
-use super::{Kernel, Rows, Words};
+use super::{Job, Kernel, Rows, Words};
 
 /// For 1 to 12 rows, panels of a register tile: at most 24 of the 32 registers are accumulators.
 const PANELS: &[usize] = &[4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2];
@@ -56,18 +56,8 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
     }
 }
 
-const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
-    Kernel {
-        words,
-        x,
-        flip: 0,
-        excess: 0,
-        panels: PANELS,
-        multiply,
-        stream: None,
-        transpose,
-        interleave: vector_interleave,
-    }
+const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
 
 entry!(multiply_f32, "avx512f,avx512bw", F32, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);

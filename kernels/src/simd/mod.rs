@@ -19,6 +19,8 @@ mod portable;
 
 use crate::isa::Isa;
 
+/// Panels of a job, at most.
+pub(crate) const MAX_WIDTH: usize = 4;
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 16;
 /// Words along K that are multiplied at a time, at most: a panel of them, 16 KiB, stays in the first cache.
@@ -57,6 +59,11 @@ impl Words {
     pub(crate) const fn bits(self) -> usize {
         32 / self.step()
     }
+
+    /// Bytes of a row of a panel.
+    pub(crate) const fn panel_bytes(self) -> usize {
+        PANEL * self.bits() / 8
+    }
 }
 
 /// What a row of x is turned into.
@@ -84,10 +91,17 @@ impl Rows {
     }
 }
 
+/// Where a job finds its panels.
+pub(crate) enum Panels<'a> {
+    /// The first one, `steps` lines and more.
+    Made(*const Line),
+    /// `make` is asked for the next lines of all panels, at most `most` at a time, and says where the first are.
+    Fed { most: usize, make: &'a mut dyn FnMut(usize) -> *const Line },
+}
+
 /// One call of a micro-kernel: `acc (+)= x @ w` over `steps` words of K.
-#[derive(Debug)]
-pub(crate) struct Job {
-    /// Rows of x, 1 to [`Kernel::rows`].
+pub(crate) struct Job<'a> {
+    /// Rows of x, 1 to as many as [`Kernel::panels`] has.
     pub(crate) rows: usize,
     /// Panels, 1 or [`Kernel::panels`] of the rows.
     pub(crate) panels: usize,
@@ -97,8 +111,8 @@ pub(crate) struct Job {
     pub(crate) x: *const u32,
     /// Words from one row to the next.
     pub(crate) x_stride: usize,
-    /// The first panel, `steps` lines and more.
-    pub(crate) w: *const Line,
+    /// The panels.
+    pub(crate) w: Panels<'a>,
     /// Lines from one panel to the next.
     pub(crate) w_stride: usize,
     /// Accumulators of the first row, a line for each panel.
@@ -109,38 +123,41 @@ pub(crate) struct Job {
     pub(crate) fresh: bool,
 }
 
-/// The columns of a job's panels where they lie: column i begins at `from + i * stride` bytes, and its words come in pieces of
-/// `piece` words, [`PIECE`] at most, `next` bytes from one to the next.
-#[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86-64 alone streams"))]
-pub(crate) struct Columns {
-    pub(crate) from: *const u8,
-    pub(crate) stride: usize,
-    pub(crate) piece: usize,
-    pub(crate) next: usize,
-    /// How many pieces ahead of what is read to fetch.
-    pub(crate) ahead: usize,
-}
-
-/// Words of a piece, at most: a line of the cache.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86-64 alone streams"))]
+/// Words of a piece of a column, at most: those of a line of the cache.
 pub(crate) const PIECE: usize = LINE_BYTES / 4;
 
-/// A piece of each column: that of column i is `words` words at `from + i * stride` bytes. What lies `ahead` bytes from what is read
-/// is fetched, wherever that is, unless that is 0.
+/// Columns of a weight to panels: column i of panel p begins at `from + (16 * p + i) * stride` bytes. Its `words` words come in
+/// pieces of `piece` words, the last of what is left, `next` bytes from one to the next, and `flip` is XORed with each word. What
+/// lies `ahead` bytes from what is read is fetched, wherever that is, unless that is 0.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "x86-64 alone streams"))]
-pub(crate) struct Piece {
+pub(crate) struct Turn {
     pub(crate) from: *const u8,
     pub(crate) stride: usize,
+    pub(crate) panels: usize,
     pub(crate) words: usize,
+    /// 1 to [`PIECE`].
+    pub(crate) piece: usize,
+    pub(crate) next: usize,
+    pub(crate) flip: u32,
     pub(crate) ahead: usize,
+    /// The first panel.
+    pub(crate) to: *mut Line,
+    /// Lines from one panel to the next.
+    pub(crate) to_stride: usize,
 }
 
-/// 16 columns to a panel: column i is `words` words at `from + i * stride` bytes, and `flip` is XORed with each. The lines are
-/// written to `to`. What lies `ahead` bytes from what is read is fetched, wherever that is, unless that is 0.
-pub(crate) type Transpose =
-    unsafe fn(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line);
+impl Turn {
+    /// With pieces of a line of the cache where they are longer.
+    pub(crate) fn in_lines(self) -> Self {
+        if self.piece <= PIECE { self } else { Self { piece: PIECE, next: LINE_BYTES, ..self } }
+    }
+
+    /// From word `word` on, which begins a piece.
+    pub(crate) fn after(self, word: usize) -> Self {
+        let from = self.from.wrapping_add(word / self.piece * self.next);
+        Self { from, words: self.words - word, to: self.to.wrapping_add(word), ..self }
+    }
+}
 
 /// Rows of a weight to panels: row i of panel p is 16 elements, `words.bits()` bits each, at `from + i * stride` bytes and
 /// `2 * p * words.bits()` further; there are `steps * words.step()` of them. `flip` is XORed with each word.
@@ -169,21 +186,17 @@ pub(crate) struct Kernel {
     pub(crate) flip: u32,
     /// What accumulators are too great by, in sums of their row of x.
     pub(crate) excess: i32,
-    /// For 1, 2, ... rows, how many panels it takes at a time besides single ones; as many rows as it takes at most.
+    /// For 1, 2, ... rows, how many panels it takes at a time besides single ones; as many rows as it takes at most. None is more than
+    /// [`MAX_WIDTH`].
     pub(crate) panels: &'static [usize],
     /// The loop.
     ///
     /// # Safety
     /// The CPU has the instructions, all that the job names can be read or written, `rows` and `panels` are as [`Job`] says.
-    pub(crate) multiply: unsafe fn(&Job),
-    /// The same of columns where they lie, which spares making panels; `w` and `w_stride` of the job are not looked at.
-    ///
-    /// # Safety
-    /// As of `multiply`, and all words of the columns can be read.
-    pub(crate) stream: Option<unsafe fn(&Job, &Columns)>,
+    pub(crate) multiply: unsafe fn(&mut Job<'_>),
     /// # Safety
     /// The CPU has the instructions; all words can be read, all lines written.
-    pub(crate) transpose: Transpose,
+    pub(crate) transpose: unsafe fn(&Turn),
     /// # Safety
     /// The CPU has the instructions; all elements can be read, all lines written.
     pub(crate) interleave: unsafe fn(&Weave),

@@ -7,8 +7,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::tile::{Dot, entry, interleave, transpose_from};
-use super::{Kernel, LINE_BYTES, Line, Rows, Weave, Words, fetch};
+use super::tile::{Dot, entry, interleave, transpose_words};
+use super::{Job, Kernel, LINE_BYTES, Rows, Turn, Weave, Words, fetch, per_line};
 
 /// For 1 to 6 rows, panels of a register tile: at most 24 of the 32 registers are accumulators.
 const PANELS: &[usize] = &[2, 2, 1, 1, 1, 1];
@@ -59,18 +59,8 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
     }
 }
 
-const fn of(words: Words, x: Rows, multiply: unsafe fn(&super::Job)) -> Kernel {
-    Kernel {
-        words,
-        x,
-        flip: 0,
-        excess: 0,
-        panels: PANELS,
-        multiply,
-        stream: None,
-        transpose,
-        interleave: vector_interleave,
-    }
+const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
 }
 
 entry!(multiply_f32, "neon", F32, [1: 1 2 3 4 5 6, 2: 1 2]);
@@ -89,37 +79,48 @@ unsafe fn vector_interleave(weave: &Weave) {
     unsafe { interleave(weave) }
 }
 
-/// [`super::Transpose`], 4 words of 4 columns at a time.
+/// [`Turn`], 4 words of 4 columns at a time.
 #[target_feature(enable = "neon")]
-unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, ahead: usize, to: *mut Line) {
+unsafe fn transpose(turn: &Turn) {
+    let &Turn { stride, panels, piece, flip, ahead, to_stride, .. } = turn;
     let mask = vdupq_n_u32(flip);
-    // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written.
-    unsafe {
-        for step in (0..words & !3).step_by(4) {
-            for quarter in 0..4 {
-                let column = |i: usize| from.add((4 * quarter + i) * stride).cast::<u32>().add(step);
-                if ahead != 0 && step % 16 == 0 {
-                    // The end of a line's bytes: where they are not aligned, the rest is in the line before.
-                    for i in 0..4 {
-                        fetch(column(i).cast::<u8>().wrapping_add(LINE_BYTES - 1).wrapping_add(ahead));
+    let per_line = per_line(stride);
+    for start in (0..turn.words).step_by(piece) {
+        let turn = turn.after(start);
+        let words = piece.min(turn.words) & !3;
+        for quarter in 0..4 * panels {
+            let from = turn.from.wrapping_add(4 * quarter * stride);
+            let to = turn.to.wrapping_add(quarter / 4 * to_stride);
+            if ahead != 0 {
+                // The end of a line's bytes: where they are not aligned, the rest is in the line before.
+                let end = from.wrapping_add(LINE_BYTES - 1).wrapping_add(ahead);
+                (0..4).step_by(per_line).for_each(|i| fetch(end.wrapping_add(i * stride)));
+            }
+            for step in (0..words).step_by(4) {
+                // SAFETY: the caller lets all words of 16 columns of each panel be read and as many lines be written.
+                unsafe {
+                    let load = |i: usize| vreinterpretq_u32_u8(vld1q_u8(from.add(i * stride + 4 * step)));
+                    let (a, b, c, d) = (load(0), load(1), load(2), load(3));
+                    let (ac_low, ac_high) = (vzip1q_u32(a, c), vzip2q_u32(a, c));
+                    let (bd_low, bd_high) = (vzip1q_u32(b, d), vzip2q_u32(b, d));
+                    let lines = [
+                        vzip1q_u32(ac_low, bd_low),
+                        vzip2q_u32(ac_low, bd_low),
+                        vzip1q_u32(ac_high, bd_high),
+                        vzip2q_u32(ac_high, bd_high),
+                    ];
+                    for (i, line) in lines.into_iter().enumerate() {
+                        vst1q_u32(to.add(step + i).cast::<u32>().add(quarter % 4 * 4), veorq_u32(line, mask));
                     }
-                }
-                let load = |i: usize| vreinterpretq_u32_u8(vld1q_u8(column(i).cast()));
-                let (a, b, c, d) = (load(0), load(1), load(2), load(3));
-                let (ac_low, ac_high) = (vzip1q_u32(a, c), vzip2q_u32(a, c));
-                let (bd_low, bd_high) = (vzip1q_u32(b, d), vzip2q_u32(b, d));
-                let lines = [
-                    vzip1q_u32(ac_low, bd_low),
-                    vzip2q_u32(ac_low, bd_low),
-                    vzip1q_u32(ac_high, bd_high),
-                    vzip2q_u32(ac_high, bd_high),
-                ];
-                for (i, line) in lines.into_iter().enumerate() {
-                    vst1q_u32(to.add(step + i).cast::<u32>().add(4 * quarter), veorq_u32(line, mask));
                 }
             }
         }
-        transpose_from(words & !3, from, stride, words, flip, to);
+        if words < piece.min(turn.words) {
+            let rest = piece.min(turn.words) - words;
+            let (from, to) = (turn.from.wrapping_add(4 * words), turn.to.wrapping_add(words));
+            // SAFETY: the caller's promise, of a part of what it promised.
+            unsafe { transpose_words(&Turn { from, to, words: rest, ..turn }) }
+        }
     }
 }
 

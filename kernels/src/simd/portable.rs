@@ -1,7 +1,7 @@
 //! Micro-kernels for every CPU, in plain Rust: product first, then sum, for ascending k.
 
-use super::tile::{Dot, entry, interleave, transpose_from};
-use super::{Job, Kernel, Line, PANEL, Rows, Weave, Words};
+use super::tile::{Dot, entry, interleave, transpose_words};
+use super::{Job, Kernel, PANEL, Rows, Turn, Weave, Words};
 
 /// Rows of a register tile and, for each number, panels.
 const PANELS: &[usize] = &[1, 1, 1];
@@ -30,18 +30,8 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
     }
 }
 
-const fn of(words: Words, x: Rows, multiply: unsafe fn(&Job)) -> Kernel {
-    Kernel {
-        words,
-        x,
-        flip: 0,
-        excess: 0,
-        panels: PANELS,
-        multiply,
-        stream: None,
-        transpose,
-        interleave: plain_interleave,
-    }
+const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {
+    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: plain_interleave }
 }
 
 entry!(multiply_f32, F32, [1: 1 2 3]);
@@ -51,9 +41,9 @@ entry!(multiply_int4, Int4, [1: 1 2 3]);
 entry!(multiply_wide_int8, WideInt8, [1: 1 2 3]);
 entry!(multiply_wide_int4, WideInt4, [1: 1 2 3]);
 
-unsafe fn transpose(from: *const u8, stride: usize, words: usize, flip: u32, _ahead: usize, to: *mut Line) {
+unsafe fn transpose(turn: &Turn) {
     // SAFETY: the caller's promise.
-    unsafe { transpose_from(0, from, stride, words, flip, to) }
+    unsafe { transpose_words(turn) }
 }
 
 unsafe fn plain_interleave(weave: &Weave) {

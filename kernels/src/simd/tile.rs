@@ -1,9 +1,7 @@
 //! The loop that all micro-kernels are, over the few vector operations in which they differ ([`Dot`]), and the packing that
 //! compilers vectorise by themselves.
 
-#[cfg(target_arch = "x86_64")]
-use super::{Columns, PIECE, Piece};
-use super::{Job, Line, PANEL, Weave, Words};
+use super::{Job, Line, PANEL, Panels, Turn, Weave, Words};
 
 /// The vector operations of a micro-kernel.
 ///
@@ -43,65 +41,15 @@ pub(super) trait Dot {
 /// As [`super::Kernel::multiply`], for these rows and as many panels as the vectors make; inlined where the instructions are
 /// enabled.
 #[inline(always)]
-pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &Job) {
-    // SAFETY: the caller's promise.
-    unsafe { run::<D, R, V>(job, job.steps, job.w_stride, |_, _| job.w) }
-}
-
-/// A job of `R` rows and the columns of panels where they lie: lines are made of one piece of them at a time by `transpose`, which
-/// gets the number of panels and where to write, [`PIECE`] lines from one panel to the next.
-///
-/// # Safety
-/// As [`super::Kernel::stream`]; inlined where the instructions are enabled.
-#[inline(always)]
-#[cfg(target_arch = "x86_64")]
-pub(super) unsafe fn stream<D: Dot, const R: usize, const V: usize>(
-    job: &Job,
-    columns: &Columns,
-    transpose: impl Fn(&Piece, usize, *mut Line),
-) {
-    const { assert!(V * D::LANES <= MOST_PANELS * PANEL) };
-    let mut room = [[Line([0; PANEL]); PIECE]; MOST_PANELS];
-    let &Columns { mut from, stride, piece, next, ahead } = columns;
-    let panels = V * D::LANES / PANEL;
-    // What follows the last piece is the first of the panels after these.
-    let pieces = job.steps.div_ceil(piece);
-    let wrap = (panels * PANEL * stride).wrapping_sub(pieces.wrapping_mul(next));
-    let mut at = 0;
-    let lines = |_, count: usize| {
-        at += 1;
-        let fetched = (ahead * next).wrapping_add(if at + ahead > pieces { wrap } else { 0 });
-        transpose(&Piece { from, stride, words: count, ahead: fetched }, panels, room.as_mut_ptr().cast());
-        from = from.wrapping_add(next);
-        room.as_ptr().cast()
-    };
-    // SAFETY: the caller's promise; there is room for as many lines as are asked for.
-    unsafe { run::<D, R, V>(job, piece.min(PIECE), PIECE, lines) }
-}
-
-/// Panels of a streamed job, at most.
-#[cfg(target_arch = "x86_64")]
-const MOST_PANELS: usize = 4;
-
-/// A job of which `panels` gives `lines` lines at a time, `stride` lines from one panel to the next: those from a step on, and how
-/// many at most.
-///
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-unsafe fn run<D: Dot, const R: usize, const V: usize>(
-    job: &Job,
-    lines: usize,
-    stride: usize,
-    mut panels: impl FnMut(usize, usize) -> *const Line,
-) {
+pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &mut Job<'_>) {
     let per_panel = const { PANEL / D::LANES };
     let column = |v: usize| (v / per_panel, v % per_panel * D::LANES);
+    let &mut Job { x_stride, w_stride, acc: first, acc_stride, .. } = job;
     // SAFETY: the caller lets every word of the job be read and every accumulator be written.
     unsafe {
         let acc_at = |r: usize, v: usize| {
             let (panel, lane) = column(v);
-            job.acc.add(r * job.acc_stride + panel).cast::<u32>().add(lane)
+            first.add(r * acc_stride + panel).cast::<u32>().add(lane)
         };
         let mut acc = [[D::zero(); V]; R];
         if !job.fresh {
@@ -111,44 +59,47 @@ unsafe fn run<D: Dot, const R: usize, const V: usize>(
                 }
             }
         }
-        let mut x = job.x;
-        let mut w = job.w;
-        let mut left = 0;
-        for step in 0..job.steps {
-            if left == 0 {
-                left = lines.min(job.steps - step);
-                w = panels(step, left);
-            }
-            left -= 1;
-            for phase in 0..D::PHASES {
-                let words = |v: usize| {
-                    let (panel, lane) = column(v);
-                    D::words(w.add(panel * stride).cast::<u32>().add(lane), phase)
-                };
-                let row = |r: usize| D::x(x.add(r * job.x_stride + phase * D::X_WORDS));
-                // The fewer are held, the others come one by one.
-                if V <= R {
-                    let mut held = [words(0); V];
-                    (1..V).for_each(|v| held[v] = words(v));
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let x = row(r);
-                        for (acc, words) in acc.iter_mut().zip(held) {
-                            *acc = D::dot(*acc, words, x);
+        let (mut x, mut steps) = (job.x, job.steps);
+        while steps > 0 {
+            let (mut w, made) = match &mut job.w {
+                Panels::Made(w) => (*w, steps),
+                Panels::Fed { most, make } => {
+                    let made = steps.min(*most);
+                    (make(made), made)
+                }
+            };
+            for _ in 0..made {
+                for phase in 0..D::PHASES {
+                    let words = |v: usize| {
+                        let (panel, lane) = column(v);
+                        D::words(w.add(panel * w_stride).cast::<u32>().add(lane), phase)
+                    };
+                    let row = |r: usize| D::x(x.add(r * x_stride + phase * D::X_WORDS));
+                    // The fewer are held, the others come one by one.
+                    if V <= R {
+                        let mut held = [words(0); V];
+                        (1..V).for_each(|v| held[v] = words(v));
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            let x = row(r);
+                            for (acc, words) in acc.iter_mut().zip(held) {
+                                *acc = D::dot(*acc, words, x);
+                            }
                         }
-                    }
-                } else {
-                    let mut held = [row(0); R];
-                    (1..R).for_each(|r| held[r] = row(r));
-                    for v in 0..V {
-                        let words = words(v);
-                        for (acc, x) in acc.iter_mut().zip(held) {
-                            acc[v] = D::dot(acc[v], words, x);
+                    } else {
+                        let mut held = [row(0); R];
+                        (1..R).for_each(|r| held[r] = row(r));
+                        for v in 0..V {
+                            let words = words(v);
+                            for (acc, x) in acc.iter_mut().zip(held) {
+                                acc[v] = D::dot(acc[v], words, x);
+                            }
                         }
                     }
                 }
+                x = x.add(D::PHASES * D::X_WORDS);
+                w = w.add(1);
             }
-            x = x.add(D::PHASES * D::X_WORDS);
-            w = w.add(1);
+            steps -= made;
         }
         for (r, acc) in acc.iter().enumerate() {
             for (v, acc) in acc.iter().enumerate() {
@@ -162,45 +113,18 @@ unsafe fn run<D: Dot, const R: usize, const V: usize>(
 macro_rules! entry {
     ($name:ident, $($features:literal,)? $dot:ty, [$($panels:literal: $($rows:literal)*),*]) => {
         $(#[target_feature(enable = $features)])?
-        unsafe fn $name(job: &$crate::simd::Job) {
+        unsafe fn $name(job: &mut $crate::simd::Job<'_>) {
             use $crate::simd::{PANEL, tile::{Dot, tile}};
             const LANES: usize = <$dot as Dot>::LANES;
             match (job.panels, job.rows) {
                 // SAFETY: the caller's promise; the instructions are enabled here.
                 $($(($panels, $rows) => unsafe { tile::<$dot, $rows, { $panels * PANEL / LANES }>(job) },)*)*
-                _ => debug_assert!(false, "no tile for {job:?}"),
+                tile => debug_assert!(false, "no tile of {tile:?} panels and rows"),
             }
         }
     };
 }
 pub(super) use entry;
-
-/// A function of this name that runs a job with the instance of [`stream`] for its rows and panels; `transpose` makes
-/// lines of a piece of the columns of some panels, [`PIECE`] lines a panel.
-#[cfg(target_arch = "x86_64")]
-macro_rules! stream_entry {
-    (
-        $name:ident, $features:literal, $transpose:expr, $dot:ty,
-        [$($panels:literal: $($rows:literal)*),*]
-    ) => {
-        #[target_feature(enable = $features)]
-        unsafe fn $name(job: &$crate::simd::Job, columns: &$crate::simd::Columns) {
-            use $crate::simd::{Line, PANEL, Piece, tile::{Dot, stream}};
-            const LANES: usize = <$dot as Dot>::LANES;
-            // SAFETY: the caller's promise; the instructions are enabled here.
-            let transpose = |piece: &Piece, panels, to: *mut Line| unsafe { $transpose(piece, panels, to) };
-            match (job.panels, job.rows) {
-                // SAFETY: as above.
-                $($(($panels, $rows) => unsafe {
-                    stream::<$dot, $rows, { $panels * PANEL / LANES }>(job, columns, transpose)
-                },)*)*
-                _ => debug_assert!(false, "no stream for {job:?}"),
-            }
-        }
-    };
-}
-#[cfg(target_arch = "x86_64")]
-pub(super) use stream_entry;
 
 /// The lower half of each byte.
 pub(super) const LOW_HALVES: u32 = 0x0f0f_0f0f;
@@ -259,23 +183,23 @@ unsafe fn lines(weave: &Weave, line: impl Fn(*const u8) -> [u32; PANEL]) {
     }
 }
 
-/// [`super::Transpose`] word by word, from word `start` on.
+/// [`Turn`] word by word.
 ///
 /// # Safety
-/// As there.
+/// All words can be read, all lines written.
 #[inline(always)]
-pub(super) unsafe fn transpose_from(
-    start: usize,
-    from: *const u8,
-    stride: usize,
-    words: usize,
-    flip: u32,
-    to: *mut Line,
-) {
-    for step in start..words {
-        for n in 0..PANEL {
-            // SAFETY: the caller lets `words` words of 16 columns be read and as many lines be written.
-            unsafe { (*to.add(step)).0[n] = from.add(n * stride).cast::<u32>().add(step).read_unaligned() ^ flip }
+pub(super) unsafe fn transpose_words(turn: &Turn) {
+    let &Turn { from, stride, piece, next, .. } = turn;
+    for panel in 0..turn.panels {
+        for word in 0..turn.words {
+            let from = from.wrapping_add(panel * PANEL * stride + word / piece * next + word % piece * 4);
+            for n in 0..PANEL {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    (*turn.to.add(panel * turn.to_stride + word)).0[n] =
+                        from.add(n * stride).cast::<u32>().read_unaligned() ^ turn.flip;
+                }
+            }
         }
     }
 }

@@ -1,0 +1,170 @@
+//! Few rows times a weight that is read where it lies: sums of some panels stay in registers over all of K, and no more of a panel
+//! is made at a time than stays in the first cache.
+
+use std::ops::Range;
+
+use crate::driver::grow;
+use crate::pack::{Direct, Lies, Source, fetch_rows};
+use crate::simd::{Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, Turn, Weave};
+
+/// Lines of the cache of each column that are fetched ahead of what is read.
+const LINES_AHEAD: usize = 4;
+/// Blocks of columns likewise.
+const BLOCKS_AHEAD: usize = 16;
+/// Rows likewise, in those that are made at a time.
+const ROWS_AHEAD: usize = 1;
+/// Lines of all panels that are made at a time, at most; a multiple of [`PIECE`] for each.
+const LINES: usize = 128;
+
+/// Multiplies the first panels of columns, as many as can be read where they lie; how many that are.
+///
+/// - x is there, `x_stride` words a row, `rows` of them; it is of whole words.
+/// - `acc` are accumulators, a line for each row and panel; `room` is for a piece of some panels.
+pub(crate) fn stream(
+    kernel: &Kernel,
+    w: &impl Source,
+    (x, x_stride): (&[u32], usize),
+    rows: usize,
+    cols: &Range<usize>,
+    ks: &Range<usize>,
+    (acc, room): (&mut [Line], &mut Vec<Line>),
+) -> usize {
+    let Some(&wide) = rows.checked_sub(1).and_then(|row| kernel.panels.get(row)) else { return 0 };
+    let is_fast = match w.lies() {
+        Lies::AlongK | Lies::BlocksOfK => true,
+        // Panels of short elements are made two at a time.
+        Lies::BlocksOfN => wide > 1 || kernel.words.bits() >= 16,
+        // Most of a line of the cache would be of other panels.
+        Lies::AlongN => false,
+    };
+    if !is_fast {
+        return 0;
+    }
+    let panels = cols.len().div_ceil(PANEL);
+    let direct = |panel: usize| {
+        let from = cols.start + panel * PANEL;
+        if from < cols.end { w.direct(ks, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
+    };
+    grow(room, LINES);
+    let mut panel = 0;
+    while panel < panels {
+        let lies: [Direct; MAX_WIDTH] = std::array::from_fn(|i| if i < wide { direct(panel + i) } else { Direct::No });
+        let width =
+            if lies[..wide].iter().enumerate().all(|(i, lie)| lies[0].is_like(lie, i * PANEL)) { wide } else { 1 };
+        let Some(mut feed) = Feed::new(kernel, &lies[..width], ks, room) else { return panel };
+        let (most, lines) = (feed.most, room.as_ptr());
+        let mut make = |steps| {
+            // SAFETY: `direct` found all words of these panels in the weight's memory, and the room is for a piece of each.
+            unsafe { feed.make(steps) }
+            lines
+        };
+        let mut job = Job {
+            rows,
+            panels: width,
+            steps: ks.len() / kernel.words.step(),
+            x: x.as_ptr(),
+            x_stride,
+            w: Panels::Fed { most, make: &mut make },
+            w_stride: most,
+            acc: acc[panel..].as_mut_ptr(),
+            acc_stride: panels,
+            fresh: true,
+        };
+        // SAFETY: the kernel is of instructions that the CPU has. x and acc are as large as is said above; the feed makes as many
+        // lines as it is asked for.
+        unsafe { (kernel.multiply)(&mut job) }
+        panel += width;
+    }
+    panels
+}
+
+/// What makes lines of some panels, piece after piece along K.
+struct Feed<'a> {
+    kernel: &'a Kernel,
+    pieces: Pieces,
+    /// Lines of each panel that are made at a time, at most, and from one panel to the next.
+    most: usize,
+}
+
+enum Pieces {
+    /// Columns from the next word on. After `left` pieces those `far` bytes ahead are fetched, of the panels after these.
+    Columns { turn: Turn, far: usize, left: usize },
+    /// Rows from the next one on, of each panel or several panels whose rows follow each other.
+    Rows { weaves: [Option<Weave>; MAX_WIDTH] },
+}
+
+impl<'a> Feed<'a> {
+    /// Of panels that lie alike; lines go to `room`. `None` where they cannot be read where they lie.
+    fn new(kernel: &'a Kernel, lies: &[Direct], ks: &Range<usize>, room: &mut [Line]) -> Option<Self> {
+        let (words, flip, to, panels) = (kernel.words, kernel.flip, room.as_mut_ptr(), lies.len());
+        let most = LINES / panels;
+        let pieces = match *lies.first()? {
+            Direct::Columns { from, stride, piece, next } => {
+                let (steps, piece) = (ks.len() / words.step(), piece / words.step());
+                let turn =
+                    Turn { from, stride, panels, words: steps, piece, next, flip, ahead: 0, to, to_stride: most };
+                let Turn { piece, next, .. } = turn.in_lines();
+                let ahead = if piece == PIECE { LINES_AHEAD } else { BLOCKS_AHEAD };
+                let pieces = steps.div_ceil(piece);
+                let near = ahead.wrapping_mul(next);
+                let far = near.wrapping_add(panels * PANEL * stride).wrapping_sub(pieces.wrapping_mul(next));
+                let turn = Turn { piece, next, ahead: near, ..turn };
+                Pieces::Columns { turn, far, left: pieces.saturating_sub(ahead) }
+            }
+            Direct::Rows { .. } => {
+                let mut weaves = [None; MAX_WIDTH];
+                let mut last = 0;
+                for (panel, lie) in lies.iter().enumerate() {
+                    let Direct::Rows { from, stride } = *lie else { return None };
+                    match &mut weaves[last] {
+                        Some(Weave { from: first, stride: its, panels, .. })
+                            if *its == stride && from == first.wrapping_add(*panels * words.panel_bytes()) =>
+                        {
+                            *panels += 1;
+                        }
+                        _ => {
+                            last = panel;
+                            let to = room[panel * most..].as_mut_ptr();
+                            let weave = Weave { words, from, stride, panels: 1, steps: 0, flip, to, to_stride: most };
+                            weaves[panel] = Some(weave);
+                        }
+                    }
+                }
+                Pieces::Rows { weaves }
+            }
+            Direct::No => return None,
+        };
+        Some(Self { kernel, pieces, most })
+    }
+
+    /// Makes the next `steps` lines of each panel.
+    ///
+    /// # Safety
+    /// `direct` found that many words of the panels in the weight's memory, and there is room for the lines.
+    unsafe fn make(&mut self, steps: usize) {
+        match &mut self.pieces {
+            Pieces::Columns { turn, far, left } => {
+                if *left == 0 {
+                    turn.ahead = *far;
+                }
+                let pieces = steps.div_ceil(turn.piece);
+                *left = left.saturating_sub(pieces);
+                // SAFETY: the caller's promise, of parts of what it promised.
+                unsafe { (self.kernel.transpose)(&Turn { words: steps, ..*turn }) }
+                turn.from = turn.from.wrapping_add(pieces * turn.next);
+            }
+            Pieces::Rows { weaves } => {
+                for weave in weaves.iter_mut().flatten() {
+                    weave.steps = steps;
+                    let rows = steps * weave.words.step();
+                    let ahead = weave.from.wrapping_add(ROWS_AHEAD * rows * weave.stride);
+                    let bytes = weave.panels * weave.words.panel_bytes();
+                    fetch_rows(ahead, weave.stride, rows, bytes);
+                    // SAFETY: the caller's promise.
+                    unsafe { (self.kernel.interleave)(weave) }
+                    weave.from = weave.from.wrapping_add(rows * weave.stride);
+                }
+            }
+        }
+    }
+}
