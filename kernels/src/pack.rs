@@ -128,12 +128,10 @@ impl Lies {
     pub(crate) const fn narrow(self, wide: usize, few: bool) -> Option<usize> {
         match self {
             Self::AlongN => None,
-            Self::AlongK | Self::BlocksOfN if few => Some(4),
+            Self::AlongK if !few => Some(wide),
             // A block has columns for two and more, but for those of 16 bits and more.
-            Self::BlocksOfN => Some(2),
-            Self::AlongK => Some(wide),
-            Self::BlocksOfK if few => None,
-            Self::BlocksOfK => Some(wide),
+            Self::BlocksOfN if !few => Some(2),
+            _ => Some(4),
         }
     }
 }
