@@ -191,6 +191,13 @@ impl StoredMatrix<'_> {
             widen(self.slice(row, &cols, dtype.bytes()), dtype, out);
             return Ok(());
         }
+        if self.codes == Codes::E4m3 {
+            let bytes = self.slice(row, &cols, 1);
+            // Where, only if there is one.
+            if any_nan_e4m3(bytes) {
+                return Err(self.not_a_number(row, cols.start, bytes, is_nan_e4m3));
+            }
+        }
         let step = self.block()[1].max(1);
         let mut start = cols.start;
         let mut codes = [0; 256];
@@ -201,12 +208,7 @@ impl StoredMatrix<'_> {
             let out = out.get_mut(start - cols.start..end - cols.start).unwrap_or_default();
             match self.codes {
                 Codes::E4m3 => {
-                    let bytes = self.slice(row, &(start..end), 1);
-                    // Where, only if there is one.
-                    if any_nan_e4m3(bytes) {
-                        return Err(self.not_a_number(row, start, bytes, is_nan_e4m3));
-                    }
-                    expand_e4m3(bytes, scale, out);
+                    expand_e4m3(self.slice(row, &(start..end), 1), scale, out);
                 }
                 Codes::E2m1 => {
                     // A range may begin or end inside a byte.

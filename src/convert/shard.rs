@@ -37,11 +37,14 @@ pub(super) fn on_disk(path: &Path) -> io::Result<Box<dyn Output>> {
 /// Whole pieces that wait for the disk.
 const WAITING: usize = 2;
 
+/// Words of 8 bytes that a checksum takes at a time, each in a chain of its own: one chain alone is slower than a disk.
+const CHAINS: usize = 4;
+
 /// A checksum over a stream: a multiplication and a rotation for each 8 bytes, whatever pieces they come in. It tells whether a file
 /// is what was written; it is no protection against intent.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Checksum {
-    state: u64,
+    chains: [u64; CHAINS],
     bytes: u64,
     rest: Vec<u8>,
 }
@@ -50,35 +53,42 @@ impl Checksum {
     pub(super) fn add(&mut self, mut bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
         if !self.rest.is_empty() {
-            let (head, tail) = bytes.split_at(bytes.len().min(8 - self.rest.len()));
+            let (head, tail) = bytes.split_at(bytes.len().min(8 * CHAINS - self.rest.len()));
             self.rest.extend_from_slice(head);
             bytes = tail;
-            if self.rest.len() < 8 {
+            if self.rest.len() < 8 * CHAINS {
                 return;
             }
             let rest = std::mem::take(&mut self.rest);
-            self.mix(rest.as_chunks().0);
+            self.mix(rest.as_chunks().0.as_chunks().0);
         }
-        let (words, rest) = bytes.as_chunks();
-        self.mix(words);
-        self.rest.extend_from_slice(rest);
+        let (words, _) = bytes.as_chunks();
+        let (blocks, _) = words.as_chunks();
+        self.mix(blocks);
+        self.rest.extend(bytes.iter().skip(8 * CHAINS * blocks.len()));
     }
 
-    fn mix(&mut self, words: &[[u8; 8]]) {
-        const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
-        for word in words {
-            self.state = (self.state ^ u64::from_le_bytes(*word)).wrapping_mul(FACTOR).rotate_left(31);
+    fn mix(&mut self, blocks: &[[[u8; 8]; CHAINS]]) {
+        for block in blocks {
+            self.chains
+                .iter_mut()
+                .zip(block)
+                .for_each(|(chain, word)| *chain = mixed(*chain, u64::from_le_bytes(*word)));
         }
     }
 
     /// The checksum of everything so far.
     pub(super) fn finish(mut self) -> String {
-        let mut last = [0; 8];
-        last.iter_mut().zip(&self.rest).for_each(|(last, byte)| *last = *byte);
-        let bytes = self.bytes;
-        self.mix(&[last, bytes.to_le_bytes()]);
-        format!("{:016x}", self.state)
+        self.rest.resize(8 * CHAINS, 0);
+        let rest = std::mem::take(&mut self.rest);
+        self.mix(rest.as_chunks().0.as_chunks().0);
+        format!("{:016x}", self.chains.into_iter().fold(self.bytes, mixed))
     }
+}
+
+fn mixed(state: u64, word: u64) -> u64 {
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    (state ^ word).wrapping_mul(FACTOR).rotate_left(31)
 }
 
 /// What became of a file.
@@ -247,6 +257,28 @@ mod tests {
 
     fn small(path: &Path) -> io::Result<Box<dyn Output>> {
         Ok(Box::new(Small(File::create(path)?)))
+    }
+
+    #[test]
+    fn a_checksum_is_of_bytes_and_not_of_pieces() {
+        let bytes: Vec<u8> = (0..1000_u32).map(|i| ((i * i) >> 3) as u8).collect();
+        let sum = |bytes: &[u8], piece: usize| {
+            let mut checksum = Checksum::default();
+            bytes.chunks(piece).for_each(|piece| checksum.add(piece));
+            checksum.finish()
+        };
+        for end in [0, 1, 7, 8, 31, 32, 33, 64, 999, 1000] {
+            let bytes = &bytes[..end];
+            let whole = sum(bytes, 1000);
+            assert!([1, 3, 8, 31, 32, 33, 100].iter().all(|piece| sum(bytes, *piece) == whole), "{end} bytes");
+            // With a byte more, even a zero, and with any byte changed, it is another.
+            assert_ne!(sum(&[bytes, &[0]].concat(), 1000), whole);
+            for at in 0..end {
+                let mut changed = bytes.to_vec();
+                changed[at] ^= 1 << (at % 8);
+                assert_ne!(sum(&changed, 1000), whole, "byte {at} of {end}");
+            }
+        }
     }
 
     /// A disk that is full at any point of a conversion: no output, no file that is not whole, and with more room it goes on.

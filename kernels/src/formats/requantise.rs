@@ -4,6 +4,7 @@
 //! of f32, so that values near 0 and rows of zeros are no special case. Codes are quotients by it, rounded to the nearest even.
 
 use super::nibbles::{E2M1_DOUBLED, MXFP4_BLOCK};
+use crate::vectors::{Vectors, vectorised};
 
 /// The largest int8 code of a symmetric scale.
 pub const INT8_LIMIT: i8 = 127;
@@ -48,22 +49,39 @@ impl QuantError {
 
     /// Of values and what they became, over the shorter of the two.
     pub fn between(values: &[f32], became: &[f32]) -> Self {
-        const LANES: usize = 8;
-        let mut sums = [[0.0_f64; LANES]; 4];
-        for (values, became) in values.chunks(LANES).zip(became.chunks(LANES)) {
-            for (lane, (value, became)) in values.iter().zip(became).enumerate() {
-                let (value, error) = (f64::from(*value), f64::from(*value) - f64::from(*became));
-                sums[0][lane] += error * error;
-                sums[1][lane] += value * value;
-                sums[2][lane] = sums[2][lane].max(error.abs());
-                sums[3][lane] = sums[3][lane].max(value.abs());
+        let mut error = Self::default();
+        between(Vectors::widest(), values, became, &mut error);
+        error
+    }
+}
+
+vectorised! {
+    fn between(values: &[f32], became: &[f32], error: &mut QuantError) = between_plain;
+}
+
+#[inline(always)]
+fn between_plain(values: &[f32], became: &[f32], error: &mut QuantError) {
+    const LANES: usize = 8;
+    let mut sums = [[0.0_f64; LANES]; 4];
+    let mut add = |values: &[f32; LANES], became: &[f32; LANES]| {
+        for lane in 0..LANES {
+            let (value, error) = (f64::from(values[lane]), f64::from(values[lane]) - f64::from(became[lane]));
+            sums[0][lane] += error * error;
+            sums[1][lane] += value * value;
+            // A NaN counts for nothing, as with `max`.
+            for (most, next) in [(2, error.abs()), (3, value.abs())] {
+                sums[most][lane] = if next > sums[most][lane] { next } else { sums[most][lane] };
             }
         }
-        let [squares_of_errors, squares] = [0, 1].map(|sum| sums[sum].iter().sum());
-        let [largest_error, largest] =
-            [2, 3].map(|most| sums[most].iter().fold(0.0, |most: f64, lane| most.max(*lane)));
-        Self { squares_of_errors, squares, largest_error, largest }
-    }
+    };
+    let both = values.len().min(became.len());
+    let ((values, last), (became, last_became)) = (values[..both].as_chunks(), became[..both].as_chunks());
+    values.iter().zip(became).for_each(|(values, became)| add(values, became));
+    let filled = |rest: &[f32]| std::array::from_fn(|lane| rest.get(lane).copied().unwrap_or_default());
+    add(&filled(last), &filled(last_became));
+    let [squares_of_errors, squares] = [0, 1].map(|sum| sums[sum].iter().sum());
+    let [largest_error, largest] = [2, 3].map(|most| sums[most].iter().fold(0.0, |most: f64, lane| most.max(*lane)));
+    *error = QuantError { squares_of_errors, squares, largest_error, largest };
 }
 
 fn ratio(part: f64, whole: f64) -> f64 {

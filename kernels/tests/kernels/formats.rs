@@ -174,6 +174,21 @@ proptest! {
     }
 
     #[test]
+    fn an_error_is_its_formula(pairs in prop::collection::vec((-1e3..1e3f32, -1.0..1.0f32), 0..70)) {
+        let (values, became): (Vec<f32>, Vec<f32>) = pairs.iter().map(|(value, off)| (*value, value + off)).unzip();
+        let found = QuantError::between(&values, &became);
+        let error = |(value, became): (&f32, &f32)| f64::from(*value) - f64::from(*became);
+        let errors: Vec<f64> = values.iter().zip(&became).map(error).collect();
+        let squares = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>();
+        let most = |values: &[f64]| values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+        let values: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+        let near = |found: f64, due: f64| found == due || (found - due).abs() <= 1e-12 * due;
+        prop_assert!(errors.iter().all(|error| *error == 0.0) || near(found.rms(), (squares(&errors) / squares(&values)).sqrt()));
+        prop_assert!(errors.iter().all(|error| *error == 0.0) || near(found.max(), most(&errors) / most(&values)));
+        prop_assert_eq!(found.is_exact(), errors.iter().all(|error| *error == 0.0));
+    }
+
+    #[test]
     fn near_exponents_merge_without_loss(
         codes in prop::collection::vec(any::<u8>(), 16 * 4),
         lowest in 0u8..250,
