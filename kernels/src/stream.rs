@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::driver::grow;
 use crate::pack::{Direct, Lies, Source, fetch_rows};
-use crate::simd::{Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, Turn, Weave};
+use crate::simd::{InPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, Turn, Weave};
 
 /// Lines of the cache of each column that are fetched ahead of what is read.
 const LINES_AHEAD: usize = 4;
@@ -13,6 +13,8 @@ const LINES_AHEAD: usize = 4;
 const BLOCKS_AHEAD: usize = 16;
 /// Rows likewise, in those that are made at a time.
 const ROWS_AHEAD: usize = 1;
+/// Rows of x, at most, for which rows of a weight in blocks are read once for each two of them, rather than made panels.
+const MOST_IN_PLACE: usize = 4;
 /// Lines of all panels that are made at a time, at most; a multiple of [`PIECE`] for each.
 const LINES: usize = 128;
 
@@ -29,6 +31,43 @@ pub(crate) fn stream(
     ks: &Range<usize>,
     (acc, room): (&mut [Line], &mut Vec<Line>),
 ) -> usize {
+    let panels = cols.len().div_ceil(PANEL);
+    let direct = |panel: usize| {
+        let from = cols.start + panel * PANEL;
+        if from < cols.end { w.direct(ks, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
+    };
+    if let Some(run) = kernel.in_place.filter(|_| w.lies() == Lies::BlocksOfN && (1..=MOST_IN_PLACE).contains(&rows)) {
+        let mut panel = 0;
+        while panel < panels {
+            let lies: [Direct; InPlace::PANELS] = std::array::from_fn(|i| direct(panel + i));
+            let Direct::Rows { from, stride } = lies[0] else { break };
+            let bytes = kernel.words.panel_bytes();
+            if !lies
+                .iter()
+                .enumerate()
+                .all(|(i, lie)| *lie == Direct::Rows { from: from.wrapping_add(i * bytes), stride })
+            {
+                break;
+            }
+            for row in (0..rows).step_by(InPlace::ROWS) {
+                let job = InPlace {
+                    from,
+                    stride,
+                    steps: ks.len() / kernel.words.step(),
+                    rows: InPlace::ROWS.min(rows - row),
+                    x: x[row * x_stride..].as_ptr(),
+                    x_stride,
+                    acc: acc[row * panels + panel..].as_mut_ptr(),
+                    acc_stride: panels,
+                };
+                // SAFETY: the kernel is of instructions that the CPU has. `direct` found all rows in the weight's memory; x and acc
+                // are as large as is said above.
+                unsafe { run(&job) }
+            }
+            panel += InPlace::PANELS;
+        }
+        return panel;
+    }
     let Some(&wide) = rows.checked_sub(1).and_then(|row| kernel.panels.get(row)) else { return 0 };
     let is_fast = match w.lies() {
         Lies::AlongK | Lies::BlocksOfK => true,
@@ -40,11 +79,6 @@ pub(crate) fn stream(
     if !is_fast {
         return 0;
     }
-    let panels = cols.len().div_ceil(PANEL);
-    let direct = |panel: usize| {
-        let from = cols.start + panel * PANEL;
-        if from < cols.end { w.direct(ks, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
-    };
     grow(room, LINES);
     let mut panel = 0;
     while panel < panels {

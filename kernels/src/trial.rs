@@ -15,8 +15,8 @@ use crate::view::Mat;
 
 /// K: beyond whole words, and of whole ones, which are read where they lie.
 const DEPTHS: [usize; 2] = [70, 72];
-/// Beyond whole vectors and panels.
-const N: usize = 37;
+/// Beyond whole vectors and panels, of which four are taken at a time.
+const N: usize = 101;
 /// Each number of rows of a tile, and more than one tile.
 const ROWS: [usize; 7] = [1, 2, 3, 4, 5, 6, 13];
 

@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2_rows::vector_interleave;
+use super::avx2_rows::{int4_in_place, vector_interleave};
 use super::tile::{Dot, LOW_HALVES, entry, transpose_words};
 use super::{Job, Kernel, LINE_BYTES, PIECE, Rows, Turn, Words, fetch};
 
@@ -24,8 +24,13 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
     static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
     static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
     static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
-    static INT4: Kernel =
-        Kernel { flip: NOT_NEGATIVE, excess: 8, panels: INT4_PANELS, ..of(Words::Int4, Rows::EvenOdd, multiply_int4) };
+    static INT4: Kernel = Kernel {
+        flip: NOT_NEGATIVE,
+        excess: 8,
+        panels: INT4_PANELS,
+        in_place: Some(int4_in_place),
+        ..of(Words::Int4, Rows::EvenOdd, multiply_int4)
+    };
     match words {
         Words::F32 => &F32,
         Words::Bf16 => &BF16,
@@ -46,7 +51,17 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
 }
 
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {
-    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
+    Kernel {
+        words,
+        x,
+        flip: 0,
+        excess: 0,
+        panels: PANELS,
+        multiply,
+        in_place: None,
+        transpose,
+        interleave: vector_interleave,
+    }
 }
 
 entry!(multiply_f32, "avx2,fma,f16c", F32, [1: 1 2 3 4 5 6, 2: 2, 4: 1]);

@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::NOT_NEGATIVE;
 use super::tile::{LOW_HALVES, interleave};
-use super::{Line, PANEL, Weave, Words};
+use super::{InPlace, Line, PANEL, Weave, Words, fetch};
 
 /// What [`Weave`] says, two panels at a time where their elements are short.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -109,6 +110,79 @@ unsafe fn int4_pairs(weave: &Weave) {
                 let (first, second) = (to.add(panel), to.add(panel + 1));
                 write_halves(_mm256_unpacklo_epi32(low, high), quarter, first, second);
                 write_halves(_mm256_unpackhi_epi32(low, high), quarter + 1, first, second);
+            }
+        }
+    }
+}
+
+/// int4 with rows of x as [`super::Rows::EvenOdd`]; sums are too great by 8 for each of x.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn int4_in_place(job: &InPlace) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match job.rows {
+            1 => int4_rows::<1>(job),
+            InPlace::ROWS => int4_rows::<{ InPlace::ROWS }>(job),
+            rows => debug_assert!(false, "no form for {rows} rows"),
+        }
+    }
+}
+
+/// Words along K whose products are summed in int16: each is 4 sums of two products, of 15 and 128 at most.
+const SHORT_STEPS: usize = 2;
+/// Rows of a weight ahead of what is read that are fetched.
+const ROWS_AHEAD: usize = 256;
+
+/// Bytes of two rows next to each other, of which the halves belong to an even and an odd column: each pair of rows gives int16 of
+/// all 64 columns.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int4_rows<const R: usize>(job: &InPlace) {
+    let &InPlace { from, stride, steps, x, x_stride, acc, acc_stride, .. } = job;
+    let (flip, halves) = (_mm256_set1_epi32(NOT_NEGATIVE.cast_signed()), _mm256_set1_epi32(LOW_HALVES.cast_signed()));
+    // SAFETY: the caller lets 32 bytes of every row of the weight and all words of x be read, and four accumulators of each row of x
+    // be written.
+    unsafe {
+        for start in (0..steps).step_by(SHORT_STEPS) {
+            let mut sums = [[_mm256_setzero_si256(); 4]; R];
+            for step in start..steps.min(start + SHORT_STEPS) {
+                let rows = from.add(8 * step * stride);
+                for row in (0..8).step_by(if stride <= 32 { 2 } else { 1 }) {
+                    fetch(rows.wrapping_add((ROWS_AHEAD + row) * stride));
+                }
+                // Two rows whose numbers of x are next to each other.
+                for (pair, [first, second]) in [[0, 2], [4, 6], [1, 3], [5, 7]].into_iter().enumerate() {
+                    let row = |row: usize| _mm256_loadu_si256(rows.add(row * stride).cast());
+                    let (a, b) = (row(first), row(second));
+                    let both = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
+                    for (half, both) in both.into_iter().enumerate() {
+                        let both = _mm256_xor_si256(both, flip);
+                        let even = _mm256_and_si256(both, halves);
+                        let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(both), halves);
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let x = x.add(row * x_stride + 2 * step).cast::<i16>().add(pair);
+                            let x = _mm256_set1_epi16(x.read());
+                            sums[2 * half] = _mm256_add_epi16(sums[2 * half], _mm256_maddubs_epi16(even, x));
+                            sums[2 * half + 1] = _mm256_add_epi16(sums[2 * half + 1], _mm256_maddubs_epi16(odd, x));
+                        }
+                    }
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                // Of each half, 8 columns of the first two panels and the same of the other two.
+                let columns = [
+                    _mm256_unpacklo_epi16(sums[0], sums[1]),
+                    _mm256_unpackhi_epi16(sums[0], sums[1]),
+                    _mm256_unpacklo_epi16(sums[2], sums[3]),
+                    _mm256_unpackhi_epi16(sums[2], sums[3]),
+                ];
+                for (eight, columns) in columns.into_iter().enumerate() {
+                    let short = [_mm256_castsi256_si128(columns), _mm256_extracti128_si256::<1>(columns)];
+                    for (panels, short) in short.into_iter().enumerate() {
+                        let to = acc.add(row * acc_stride + 2 * panels).cast::<__m256i>().add(eight);
+                        let sum = _mm256_cvtepi16_epi32(short);
+                        to.write(if start == 0 { sum } else { _mm256_add_epi32(to.read(), sum) });
+                    }
+                }
             }
         }
     }

@@ -57,7 +57,17 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
 }
 
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {
-    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: vector_interleave }
+    Kernel {
+        words,
+        x,
+        flip: 0,
+        excess: 0,
+        panels: PANELS,
+        multiply,
+        in_place: None,
+        transpose,
+        interleave: vector_interleave,
+    }
 }
 
 entry!(multiply_f32, "avx512f,avx512bw", F32, [1: 1 2 3 4 5 6 7 8 9 10 11 12, 2: 6 7 8 9 10 11 12, 4: 1 2 3 4 5 6]);

@@ -175,6 +175,30 @@ pub(crate) struct Weave {
     pub(crate) to_stride: usize,
 }
 
+/// Some rows of x times four panels of a weight whose rows are read where they lie: `acc = x @ w`.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86-64 alone does this"))]
+pub(crate) struct InPlace {
+    /// Row i of the panels at `from + i * stride` bytes, `steps` words of them.
+    pub(crate) from: *const u8,
+    pub(crate) stride: usize,
+    pub(crate) steps: usize,
+    /// 1 or [`Self::ROWS`] rows of x.
+    pub(crate) rows: usize,
+    /// As of a [`Job`].
+    pub(crate) x: *const u32,
+    pub(crate) x_stride: usize,
+    pub(crate) acc: *mut Line,
+    pub(crate) acc_stride: usize,
+}
+
+impl InPlace {
+    /// Rows of x that are taken at a time, at most.
+    pub(crate) const ROWS: usize = 2;
+    /// Panels.
+    pub(crate) const PANELS: usize = 4;
+}
+
 /// A micro-kernel and what it wants.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -194,6 +218,11 @@ pub(crate) struct Kernel {
     /// # Safety
     /// The CPU has the instructions, all that the job names can be read or written, `rows` and `panels` are as [`Job`] says.
     pub(crate) multiply: unsafe fn(&mut Job<'_>),
+    /// The same without panels, of rows of a weight where they lie.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, all rows can be read and all accumulators written.
+    pub(crate) in_place: Option<unsafe fn(&InPlace)>,
     /// # Safety
     /// The CPU has the instructions; all words can be read, all lines written.
     pub(crate) transpose: unsafe fn(&Turn),

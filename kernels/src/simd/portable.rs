@@ -31,7 +31,17 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
 }
 
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {
-    Kernel { words, x, flip: 0, excess: 0, panels: PANELS, multiply, transpose, interleave: plain_interleave }
+    Kernel {
+        words,
+        x,
+        flip: 0,
+        excess: 0,
+        panels: PANELS,
+        multiply,
+        in_place: None,
+        transpose,
+        interleave: plain_interleave,
+    }
 }
 
 entry!(multiply_f32, F32, [1: 1 2 3]);

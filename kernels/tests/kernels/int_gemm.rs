@@ -69,7 +69,13 @@ proptest! {
     }
 
     #[test]
-    fn every_int4_layout_gives_the_exact_product(m in 1usize..20, k in 1usize..70, n in 1usize..140, seed: u64) {
+    fn every_int4_layout_gives_the_exact_product(
+        m in 1usize..20,
+        // Of whole words too, which are read where they lie.
+        k in prop_oneof![1usize..70, (1usize..9).prop_map(|words| 8 * words)],
+        n in 1usize..210,
+        seed: u64,
+    ) {
         let x = numbers(m * k, -128, 127, seed);
         let w = numbers(k * n, -8, 7, !seed);
         let due = product(&x, &w, [m, k, n], 0..k);
@@ -129,6 +135,27 @@ fn the_greatest_products_are_exact() {
             let weight = IntWeight::Int8(Weight::Strided(Mat::row_major(&w, 40, k).unwrap().transposed()));
             for (isa, found) in accumulators(&x, weight, [m, k, 40]) {
                 assert_eq!(found, vec![k as i32 * i32::from(x[0]) * i32::from(w[0]); m * 40], "{}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_greatest_products_of_int4_are_exact() {
+    let (k, n) = (2504, 136);
+    let layout = NzLayout::int4(k, n).unwrap();
+    for m in 1..6 {
+        for (x, w) in [(-128, -8), (-128, 7), (127, -8), (127, 7)] {
+            let (xs, plain) = (vec![x; m * k], nibbles(&vec![w; k * n]));
+            let nz = nibbles(&vec![w; layout.storage_len()]);
+            for weight in [
+                Int4Weight::strided(&plain, [k, n], [n, 1]).unwrap(),
+                Int4Weight::strided(&plain, [k, n], [1, k]).unwrap(),
+                Int4Weight::nz(&nz, k, n).unwrap(),
+            ] {
+                for (isa, found) in accumulators(&xs, IntWeight::Int4(weight), [m, k, n]) {
+                    assert_eq!(found, vec![k as i32 * i32::from(x) * i32::from(w); m * n], "{}", isa.name());
+                }
             }
         }
     }
