@@ -1,7 +1,8 @@
 //! How fast checkpoints are converted, beside how fast the same bytes are read and written: for each way a checkpoint of
 //! `CONVERT_MIB` MiB (512 unless set) of random experts, in alternating rounds, medians.
 //!
-//! `cargo bench --bench convert`; the files lie in the folder for temporary files, so set `TMPDIR` to the disk in question.
+//! `cargo bench --bench convert`; the files lie in the folder for temporary files, so set `TMPDIR` to the disk in question. A word
+//! after `--` chooses ways by part of their name, like `fp8` or `bf16-to-w4a8`.
 #![allow(clippy::unwrap_used, reason = "a benchmark that meets the unexpected ends, and says so")]
 #![allow(missing_docs, reason = "nobody reads the documentation of a benchmark")]
 
@@ -127,15 +128,21 @@ fn median(mut times: Vec<Duration>) -> f64 {
 
 fn main() {
     let mib: usize = std::env::var("CONVERT_MIB").map_or(512, |text| text.parse().unwrap());
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     println!("{mib} MiB of experts, {ROUNDS} rounds, {} threads", rayon::current_num_threads());
     let mut missed = 0;
     for stored in [Stored::Bf16, Stored::Fp8] {
+        let chosen = |format: &Format| format!("{}-to-{}", stored.name(), format.name()).contains(&filter);
+        let formats: Vec<Format> = [Format::Bf16, Format::W8a8, Format::W4a8].into_iter().filter(chosen).collect();
+        if formats.is_empty() {
+            continue;
+        }
         let dir = tempfile::tempdir().unwrap();
         let from = dir.path().join("from");
         fs::create_dir(&from).unwrap();
         checkpoint(&from, stored, mib << 20);
         let input = fs::metadata(from.join("model.safetensors")).unwrap().len();
-        for format in [Format::Bf16, Format::W8a8, Format::W4a8] {
+        for format in formats {
             let to = dir.path().join("to");
             let (mut conversions, mut copies, mut output) = (Vec::new(), Vec::new(), 0);
             for _ in 0..ROUNDS {

@@ -44,6 +44,15 @@ pub(super) fn convert(src: &[u8], from: FloatType, dst: &mut [u8], to: FloatType
 
 /// The elements `src` in f32, over the shorter of the two.
 pub(super) fn widen(src: &[u8], from: FloatType, dst: &mut [f32]) {
+    // Without a copy where they lie as the type wants them, which is almost always; memory is little-endian on every host of ours.
+    if let (FloatType::Bf16, true, Ok(values)) = (from, cfg!(target_endian = "little"), bytemuck::try_cast_slice(src)) {
+        let count = values.len().min(dst.len());
+        let (values, dst): (&[bf16], _) = (values, dst);
+        if let (Some(values), Some(dst)) = (values.get(..count), dst.get_mut(..count)) {
+            Float::widen(values, dst);
+        }
+        return;
+    }
     let blocks = dst.chunks_mut(BLOCK).zip(src.chunks(BLOCK * from.bytes()));
     blocks.for_each(|(dst, src)| decode(src, from, dst));
 }

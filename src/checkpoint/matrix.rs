@@ -263,21 +263,26 @@ impl<'a> Matrix<'a> {
         codes: &mut [i8],
         scales: &mut [f32],
     ) -> Result<QuantError, CheckpointError> {
-        let count = rows.len() * self.cols;
+        // A row at a time stays in the nearest cache; columns of what is stored are only worth their reading together.
+        let together = if self.turned { rows.len() } else { 1 };
+        let count = together * self.cols;
         let mut room = VALUES.take();
         room.resize(room.len().max(count), 0.0);
-        let values = room.get_mut(..count).unwrap_or_default();
-        self.read(rows.clone(), values)?;
-        let groups = values.chunks(group.max(1)).zip(codes.chunks_mut(group.max(1))).zip(scales);
+        let (mut scales, mut codes) = (scales.iter_mut(), codes.chunks_mut(group.max(1)));
         let mut error = QuantError::default();
-        for (index, ((values, codes), scale)) in groups.enumerate() {
-            let Some((found, of_group)) = symmetric(values, limit, codes) else {
-                let (file, tensor) = (self.stored.file.to_path_buf(), self.stored.name.to_owned());
-                let row = rows.start + index * group / self.cols.max(1);
-                return Err(CheckpointError::NotFinite { file, tensor, row: self.first + row * self.step });
-            };
-            *scale = found;
-            error = error.and(of_group);
+        for first in rows.clone().step_by(together.max(1)) {
+            let values = room.get_mut(..count).unwrap_or_default();
+            self.read(first..first + together, values)?;
+            let groups = values.chunks(group.max(1)).zip(codes.by_ref()).zip(scales.by_ref());
+            for (index, ((values, codes), scale)) in groups.enumerate() {
+                let Some((found, of_group)) = symmetric(values, limit, codes) else {
+                    let (file, tensor) = (self.stored.file.to_path_buf(), self.stored.name.to_owned());
+                    let row = first + index * group / self.cols.max(1);
+                    return Err(CheckpointError::NotFinite { file, tensor, row: self.first + row * self.step });
+                };
+                *scale = found;
+                error = error.and(of_group);
+            }
         }
         VALUES.set(room);
         Ok(error)

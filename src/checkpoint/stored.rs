@@ -300,8 +300,11 @@ impl StoredMatrix<'_> {
 }
 
 fn float_at(bytes: &[u8], dtype: FloatType, at: usize) -> f32 {
-    let mut value = [f32::NAN];
     let size = dtype.bytes();
-    widen(bytes.get(at * size..(at + 1) * size).unwrap_or_default(), dtype, &mut value);
-    value[0]
+    match (dtype, bytes.get(at * size..(at + 1) * size)) {
+        (FloatType::F32, Some(&[a, b, c, d])) => f32::from_le_bytes([a, b, c, d]),
+        (FloatType::F16, Some(&[a, b])) => half::f16::from_le_bytes([a, b]).to_f32(),
+        (FloatType::Bf16, Some(&[a, b])) => half::bf16::from_le_bytes([a, b]).to_f32(),
+        _ => f32::NAN,
+    }
 }

@@ -4,6 +4,9 @@
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::Range;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 
@@ -16,11 +19,24 @@ use crate::checkpoint::Checkpoint;
 
 /// A file that is being written.
 pub(super) trait Output: Write + Send {
+    /// Begins to bring these bytes, which were written, to the disk, without waiting for it: the disk works while the next pieces
+    /// are worked out.
+    fn begin(&mut self, _written: Range<u64>) {}
+
     /// Waits until everything is on the disk.
     fn sync(&mut self) -> io::Result<()>;
 }
 
 impl Output for File {
+    #[cfg(target_os = "linux")]
+    fn begin(&mut self, written: Range<u64>) {
+        if let (Ok(start), Ok(bytes)) = (i64::try_from(written.start), i64::try_from(written.end - written.start)) {
+            // A file system that does not take the hint writes at the end, and what fails is told there.
+            // SAFETY: the file is open, and no memory is passed.
+            unsafe { libc::sync_file_range(self.as_raw_fd(), start, bytes, libc::SYNC_FILE_RANGE_WRITE) };
+        }
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
     }
@@ -156,9 +172,13 @@ fn stream(
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || -> io::Result<String> {
             let mut checksum = Checksum::default();
+            let mut at = 0;
             for piece in waiting {
                 checksum.add(&piece);
                 out.write_all(&piece)?;
+                let start = at;
+                at += piece.len() as u64;
+                out.begin(start..at);
                 let _ = lengths.send(piece.len() as u64);
                 if let Cow::Owned(buffer) = piece {
                     encode::give_back(pool, buffer);

@@ -90,26 +90,19 @@ fn ratio(part: f64, whole: f64) -> f64 {
 
 /// The largest magnitude, or `None` where a value is infinite or NaN.
 pub fn largest_magnitude(values: &[f32]) -> Option<f32> {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the machine has what the function is compiled for.
-        return unsafe { largest_avx2(values) };
-    }
-    largest_lanes(values)
-}
-
-/// The same instructions in wider registers.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn largest_avx2(values: &[f32]) -> Option<f32> {
-    largest_lanes(values)
-}
-
-#[inline(always)]
-fn largest_lanes(values: &[f32]) -> Option<f32> {
-    // Magnitudes compare as their bits do; those of infinities and NaN are above all others.
-    let bits = values.iter().fold(0, |most: u32, value| most.max(value.to_bits() & (u32::MAX >> 1)));
+    let mut bits = 0;
+    largest(Vectors::widest(), values, &mut bits);
     Some(f32::from_bits(bits)).filter(|most| most.is_finite())
+}
+
+vectorised! {
+    fn largest(values: &[f32], bits: &mut u32) = largest_plain;
+}
+
+/// Magnitudes compare as their bits do; those of infinities and NaN are above all others.
+#[inline(always)]
+fn largest_plain(values: &[f32], bits: &mut u32) {
+    *bits = values.iter().fold(0, |most: u32, value| most.max(value.to_bits() & (u32::MAX >> 1)));
 }
 
 /// The scale of values of which this is the largest magnitude.
@@ -122,25 +115,15 @@ pub fn symmetric_scale(largest: f32, limit: i8) -> f32 {
 ///
 /// - `values` host f32, `codes` host int8, of the same length.
 pub fn symmetric(values: &[f32], limit: i8, codes: &mut [i8]) -> Option<(f32, QuantError)> {
-    let scale = symmetric_scale(largest_magnitude(values)?, limit);
-    Some((scale, quantise(values, scale, codes)))
+    let largest = largest_magnitude(values)?;
+    let scale = symmetric_scale(largest, limit);
+    let mut error = QuantError { largest: f64::from(largest), ..QuantError::default() };
+    quantise(Vectors::widest(), values, scale, codes, &mut error);
+    Some((scale, error))
 }
 
-/// Codes of `values` at a scale that [`symmetric_scale`] gave for them; the error.
-pub fn quantise(values: &[f32], scale: f32, codes: &mut [i8]) -> QuantError {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the machine has what the function is compiled for.
-        return unsafe { quantise_avx2(values, scale, codes) };
-    }
-    quantise_lanes(values, scale, codes)
-}
-
-/// The same instructions in wider registers: the same bits.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn quantise_avx2(values: &[f32], scale: f32, codes: &mut [i8]) -> QuantError {
-    quantise_lanes(values, scale, codes)
+vectorised! {
+    fn quantise(values: &[f32], scale: f32, codes: &mut [i8], error: &mut QuantError) = quantise_plain;
 }
 
 /// Sums of squares in progress, in steps of a code.
@@ -149,12 +132,10 @@ struct Sums<const LANES: usize> {
     errors: [f32; LANES],
     values: [f32; LANES],
     largest_error: [f32; LANES],
-    largest: [f32; LANES],
 }
 
 impl<const LANES: usize> Sums<LANES> {
-    const ZERO: Self =
-        Self { errors: [0.0; LANES], values: [0.0; LANES], largest_error: [0.0; LANES], largest: [0.0; LANES] };
+    const ZERO: Self = Self { errors: [0.0; LANES], values: [0.0; LANES], largest_error: [0.0; LANES] };
 
     #[inline(always)]
     fn add(&mut self, values: &[f32; LANES], scale: f32, codes: &mut [i8; LANES]) {
@@ -168,10 +149,10 @@ impl<const LANES: usize> Sums<LANES> {
             self.errors[lane] += error * error;
             self.values[lane] += quotient * quotient;
             self.largest_error[lane] = self.largest_error[lane].max(error.abs());
-            self.largest[lane] = self.largest[lane].max(quotient.abs());
         }
     }
 
+    #[inline(always)]
     fn whole(&self, scale: f32) -> QuantError {
         let scale = f64::from(scale);
         let sum = |lanes: &[f32; LANES]| lanes.iter().fold(0.0, |sum, lane| sum + f64::from(*lane));
@@ -180,17 +161,17 @@ impl<const LANES: usize> Sums<LANES> {
             squares_of_errors: sum(&self.errors) * scale * scale,
             squares: sum(&self.values) * scale * scale,
             largest_error: most(&self.largest_error) * scale,
-            largest: most(&self.largest) * scale,
+            largest: 0.0,
         }
     }
 }
 
+/// Codes of values at a scale that [`symmetric_scale`] gave for them; adds to their error, but for the largest value.
 #[inline(always)]
-fn quantise_lanes(values: &[f32], scale: f32, codes: &mut [i8]) -> QuantError {
+fn quantise_plain(values: &[f32], scale: f32, codes: &mut [i8], error: &mut QuantError) {
     const LANES: usize = 16;
     /// Values that are summed up in f32.
     const BLOCK: usize = 4096;
-    let mut error = QuantError::default();
     for (values, codes) in values.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)) {
         let mut sums = Sums::<LANES>::ZERO;
         let (whole, rest) = values.as_chunks();
@@ -202,9 +183,8 @@ fn quantise_lanes(values: &[f32], scale: f32, codes: &mut [i8]) -> QuantError {
             sums.add(&last, scale, &mut last_codes);
             rest_codes.iter_mut().zip(last_codes).for_each(|(code, last)| *code = last);
         }
-        error = error.and(sums.whole(scale));
+        *error = error.and(sums.whole(scale));
     }
-    error
 }
 
 /// int8 codes of a row of MXFP4 that stand for exactly its values, and their scale, a power of two; `None` where there are none, or

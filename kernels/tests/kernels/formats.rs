@@ -169,6 +169,7 @@ proptest! {
             found.push(f32::from(*code) * scale);
         }
         let due = QuantError::between(&values, &found);
+        prop_assert!((error.max() - due.max()).abs() <= 1e-5 * due.max() + 1e-6);
         prop_assert!((error.rms() - due.rms()).abs() <= 1e-5 * due.rms() + 1e-6);
         prop_assert!((error.max() - due.max()).abs() <= 1e-5 * due.max() + 1e-6);
     }
