@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::element::{Float, FloatType};
 use crate::nz::NzLayout;
-use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, PIECE, Rows, STEPS, Turn, Weave, Words, fetch, per_line};
+use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, PIECE, Rows, STEPS, Turn, Weave, Words, fetch, in_lines, per_line};
 use crate::view::Mat;
 
 /// Where element `i` of an axis lies: `i / block * far + i % block * near`, `block` being `1 << shift`. Offsets grow with `i`.
@@ -276,9 +276,10 @@ fn pack_columns(
             Direct::Columns { from: ahead, .. } => ahead.addr().wrapping_sub(from.addr()),
             _ => 0,
         };
-        let turn = Turn { piece: piece.div_ceil(step), next, ahead, ..turn(kernel, from, stride, &mut to[..whole]) };
+        let (piece, next) = in_lines(piece.div_ceil(step), next);
+        let turn = Turn { piece, next, ahead, ..turn(kernel, from, stride, &mut to[..whole]) };
         // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
-        unsafe { (kernel.transpose)(&turn.in_lines()) }
+        unsafe { (kernel.transpose)(&turn) }
         if whole < steps {
             let mut words = [0; PANEL];
             for (word, n) in words.iter_mut().zip(ns) {

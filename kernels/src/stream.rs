@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use crate::driver::grow;
 use crate::pack::{Direct, Lies, Source, fetch_rows};
-use crate::simd::{InPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, Turn, Weave};
+use crate::simd::{
+    ColumnsInPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, RowsInPlace, Turn, Weave, in_lines,
+};
 
 /// Lines of the cache of each column that are fetched ahead of what is read.
 const LINES_AHEAD: usize = 4;
@@ -13,8 +15,9 @@ const LINES_AHEAD: usize = 4;
 const BLOCKS_AHEAD: usize = 16;
 /// Rows likewise, in those that are made at a time.
 const ROWS_AHEAD: usize = 1;
-/// Rows of x, at most, for which rows of a weight in blocks are read once for each two of them, rather than made panels.
-const MOST_IN_PLACE: usize = 4;
+/// Lines and blocks ahead where a few columns are read alone.
+const FEW_LINES_AHEAD: usize = 32;
+const FEW_BLOCKS_AHEAD: usize = 64;
 /// Lines of all panels that are made at a time, at most; a multiple of [`PIECE`] for each.
 const LINES: usize = 128;
 
@@ -36,37 +39,10 @@ pub(crate) fn stream(
         let from = cols.start + panel * PANEL;
         if from < cols.end { w.direct(ks, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
     };
-    if let Some(run) = kernel.in_place.filter(|_| w.lies() == Lies::BlocksOfN && (1..=MOST_IN_PLACE).contains(&rows)) {
-        let mut panel = 0;
-        while panel < panels {
-            let lies: [Direct; InPlace::PANELS] = std::array::from_fn(|i| direct(panel + i));
-            let Direct::Rows { from, stride } = lies[0] else { break };
-            let bytes = kernel.words.panel_bytes();
-            if !lies
-                .iter()
-                .enumerate()
-                .all(|(i, lie)| *lie == Direct::Rows { from: from.wrapping_add(i * bytes), stride })
-            {
-                break;
-            }
-            for row in (0..rows).step_by(InPlace::ROWS) {
-                let job = InPlace {
-                    from,
-                    stride,
-                    steps: ks.len() / kernel.words.step(),
-                    rows: InPlace::ROWS.min(rows - row),
-                    x: x[row * x_stride..].as_ptr(),
-                    x_stride,
-                    acc: acc[row * panels + panel..].as_mut_ptr(),
-                    acc_stride: panels,
-                };
-                // SAFETY: the kernel is of instructions that the CPU has. `direct` found all rows in the weight's memory; x and acc
-                // are as large as is said above.
-                unsafe { run(&job) }
-            }
-            panel += InPlace::PANELS;
-        }
-        return panel;
+    if (1..=most_in_place(w.lies())).contains(&rows)
+        && let Some(done) = in_place(kernel, w.lies(), (x, x_stride), rows, ks.len(), (acc, panels), direct)
+    {
+        return done;
     }
     let Some(&wide) = rows.checked_sub(1).and_then(|row| kernel.panels.get(row)) else { return 0 };
     let is_fast = match w.lies() {
@@ -112,6 +88,88 @@ pub(crate) fn stream(
     panels
 }
 
+/// Rows of x, at most, for which a weight that lies so is read once for each two of them, rather than made panels.
+const fn most_in_place(lies: Lies) -> usize {
+    match lies {
+        Lies::BlocksOfN => 8,
+        Lies::AlongK => 4,
+        Lies::BlocksOfK => 2,
+        Lies::AlongN => 0,
+    }
+}
+
+/// The same without panels, where the kernel does that for weights that lie so; how many of the first panels that could be done.
+fn in_place(
+    kernel: &Kernel,
+    lies: Lies,
+    (x, x_stride): (&[u32], usize),
+    rows: usize,
+    ks: usize,
+    (acc, panels): (&mut [Line], usize),
+    direct: impl Fn(usize) -> Direct,
+) -> Option<usize> {
+    let (words, steps) = (kernel.words, ks / kernel.words.step());
+    let mut panel = 0;
+    match lies {
+        Lies::BlocksOfN => {
+            let (run, bytes) = (kernel.rows_in_place?, words.panel_bytes());
+            let wide = RowsInPlace::BYTES / bytes;
+            while panel < panels {
+                let Direct::Rows { from, stride } = direct(panel) else { break };
+                let follows = |i| direct(panel + i) == Direct::Rows { from: from.wrapping_add(i * bytes), stride };
+                if !(1..wide).all(follows) {
+                    break;
+                }
+                for row in (0..rows).step_by(RowsInPlace::ROWS) {
+                    let job = RowsInPlace {
+                        from,
+                        stride,
+                        steps,
+                        rows: RowsInPlace::ROWS.min(rows - row),
+                        x: x[row * x_stride..].as_ptr(),
+                        x_stride,
+                        acc: acc[row * panels + panel..].as_mut_ptr(),
+                        acc_stride: panels,
+                    };
+                    // SAFETY: the kernel is of instructions that the CPU has. `direct` found all rows in the weight's memory; x and
+                    // acc are as large as `stream` says.
+                    unsafe { run(&job) }
+                }
+                panel += wide;
+            }
+        }
+        Lies::AlongK | Lies::BlocksOfK => {
+            let run = kernel.columns_in_place?;
+            while panel < panels {
+                let Direct::Columns { from, stride, piece, next } = direct(panel) else { break };
+                let (piece, next) = in_lines(piece / words.step(), next);
+                let ahead = if piece == PIECE { FEW_LINES_AHEAD } else { FEW_BLOCKS_AHEAD };
+                let (acc, acc_stride) = (acc[panel..].as_mut_ptr(), panels);
+                let (x, flip) = (x.as_ptr(), kernel.flip);
+                let job = ColumnsInPlace {
+                    from,
+                    stride,
+                    words: steps,
+                    piece,
+                    next,
+                    ahead,
+                    flip,
+                    rows,
+                    x,
+                    x_stride,
+                    acc,
+                    acc_stride,
+                };
+                // SAFETY: as above, of columns.
+                unsafe { run(&job) }
+                panel += 1;
+            }
+        }
+        Lies::AlongN => return None,
+    }
+    Some(panel)
+}
+
 /// What makes lines of some panels, piece after piece along K.
 struct Feed<'a> {
     kernel: &'a Kernel,
@@ -135,14 +193,13 @@ impl<'a> Feed<'a> {
         let pieces = match *lies.first()? {
             Direct::Columns { from, stride, piece, next } => {
                 let (steps, piece) = (ks.len() / words.step(), piece / words.step());
-                let turn =
-                    Turn { from, stride, panels, words: steps, piece, next, flip, ahead: 0, to, to_stride: most };
-                let Turn { piece, next, .. } = turn.in_lines();
+                let (piece, next) = in_lines(piece, next);
                 let ahead = if piece == PIECE { LINES_AHEAD } else { BLOCKS_AHEAD };
                 let pieces = steps.div_ceil(piece);
                 let near = ahead.wrapping_mul(next);
                 let far = near.wrapping_add(panels * PANEL * stride).wrapping_sub(pieces.wrapping_mul(next));
-                let turn = Turn { piece, next, ahead: near, ..turn };
+                let turn =
+                    Turn { from, stride, panels, words: steps, piece, next, flip, ahead: near, to, to_stride: most };
                 Pieces::Columns { turn, far, left: pieces.saturating_sub(ahead) }
             }
             Direct::Rows { .. } => {

@@ -7,7 +7,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2_rows::{int4_in_place, vector_interleave};
+use super::avx2_columns::{int4_columns, int8_columns};
+use super::avx2_rows::{int4_in_place, int8_in_place, vector_interleave};
 use super::tile::{Dot, LOW_HALVES, entry, transpose_words};
 use super::{Job, Kernel, LINE_BYTES, PIECE, Rows, Turn, Words, fetch};
 
@@ -23,12 +24,17 @@ const INT4_PANELS: &[usize] = &[4, 1, 1, 1];
 pub(super) fn kernel(words: Words) -> &'static Kernel {
     static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
     static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
-    static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
+    static INT8: Kernel = Kernel {
+        rows_in_place: Some(int8_in_place),
+        columns_in_place: Some(int8_columns),
+        ..of(Words::Int8, Rows::Int16, multiply_int8)
+    };
     static INT4: Kernel = Kernel {
         flip: NOT_NEGATIVE,
         excess: 8,
         panels: INT4_PANELS,
-        in_place: Some(int4_in_place),
+        rows_in_place: Some(int4_in_place),
+        columns_in_place: Some(int4_columns),
         ..of(Words::Int4, Rows::EvenOdd, multiply_int4)
     };
     match words {
@@ -58,7 +64,8 @@ const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel 
         excess: 0,
         panels: PANELS,
         multiply,
-        in_place: None,
+        rows_in_place: None,
+        columns_in_place: None,
         transpose,
         interleave: vector_interleave,
     }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::avx2::NOT_NEGATIVE;
 use super::tile::{LOW_HALVES, interleave};
-use super::{InPlace, Line, PANEL, Weave, Words, fetch};
+use super::{Line, PANEL, RowsInPlace, Weave, Words, fetch};
 
 /// What [`Weave`] says, two panels at a time where their elements are short.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -117,13 +117,64 @@ unsafe fn int4_pairs(weave: &Weave) {
 
 /// int4 with rows of x as [`super::Rows::EvenOdd`]; sums are too great by 8 for each of x.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn int4_in_place(job: &InPlace) {
+pub(super) unsafe fn int4_in_place(job: &RowsInPlace) {
     // SAFETY: the caller's promise.
     unsafe {
         match job.rows {
             1 => int4_rows::<1>(job),
-            InPlace::ROWS => int4_rows::<{ InPlace::ROWS }>(job),
+            RowsInPlace::ROWS => int4_rows::<{ RowsInPlace::ROWS }>(job),
             rows => debug_assert!(false, "no form for {rows} rows"),
+        }
+    }
+}
+
+/// int8 with rows of x as [`super::Rows::Int16`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn int8_in_place(job: &RowsInPlace) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match job.rows {
+            1 => int8_rows::<1>(job),
+            RowsInPlace::ROWS => int8_rows::<{ RowsInPlace::ROWS }>(job),
+            rows => debug_assert!(false, "no form for {rows} rows"),
+        }
+    }
+}
+
+/// Bytes of two rows next to each other, of 8 columns at a time: widened, they are what `vpmaddwd` multiplies.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int8_rows<const R: usize>(job: &RowsInPlace) {
+    let &RowsInPlace { from, stride, steps, x, x_stride, acc, acc_stride, .. } = job;
+    let mut sums = [[_mm256_setzero_si256(); 4]; R];
+    // SAFETY: the caller lets 32 bytes of every row of the weight and all words of x be read, and two accumulators of each row of x
+    // be written.
+    unsafe {
+        for step in 0..steps {
+            let rows = from.add(4 * step * stride);
+            for row in (0..4).step_by(if stride <= 32 { 2 } else { 1 }) {
+                fetch(rows.wrapping_add((ROWS_AHEAD + row) * stride));
+            }
+            // Two rows whose numbers of x are next to each other.
+            for (pair, [first, second]) in [[0, 2], [1, 3]].into_iter().enumerate() {
+                let row = |row: usize| _mm256_loadu_si256(rows.add(row * stride).cast());
+                let (a, b) = (row(first), row(second));
+                for (half, both) in [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)].into_iter().enumerate() {
+                    let panels = [_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both)];
+                    for (panel, both) in panels.into_iter().enumerate() {
+                        let both = _mm256_cvtepi8_epi16(both);
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let x = x.add(row * x_stride + 2 * step + pair).cast::<i32>();
+                            let product = _mm256_madd_epi16(both, _mm256_set1_epi32(x.read()));
+                            sums[2 * panel + half] = _mm256_add_epi32(sums[2 * panel + half], product);
+                        }
+                    }
+                }
+            }
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            for (eight, sum) in sums.iter().enumerate() {
+                acc.add(row * acc_stride + eight / 2).cast::<__m256i>().add(eight % 2).write(*sum);
+            }
         }
     }
 }
@@ -136,8 +187,8 @@ const ROWS_AHEAD: usize = 256;
 /// Bytes of two rows next to each other, of which the halves belong to an even and an odd column: each pair of rows gives int16 of
 /// all 64 columns.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int4_rows<const R: usize>(job: &InPlace) {
-    let &InPlace { from, stride, steps, x, x_stride, acc, acc_stride, .. } = job;
+unsafe fn int4_rows<const R: usize>(job: &RowsInPlace) {
+    let &RowsInPlace { from, stride, steps, x, x_stride, acc, acc_stride, .. } = job;
     let (flip, halves) = (_mm256_set1_epi32(NOT_NEGATIVE.cast_signed()), _mm256_set1_epi32(LOW_HALVES.cast_signed()));
     // SAFETY: the caller lets 32 bytes of every row of the weight and all words of x be read, and four accumulators of each row of x
     // be written.

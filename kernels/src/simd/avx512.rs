@@ -64,7 +64,8 @@ const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel 
         excess: 0,
         panels: PANELS,
         multiply,
-        in_place: None,
+        rows_in_place: None,
+        columns_in_place: None,
         transpose,
         interleave: vector_interleave,
     }

@@ -10,6 +10,8 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_columns;
+#[cfg(target_arch = "x86_64")]
 mod avx2_rows;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -126,6 +128,11 @@ pub(crate) struct Job<'a> {
 /// Words of a piece of a column, at most: those of a line of the cache.
 pub(crate) const PIECE: usize = LINE_BYTES / 4;
 
+/// Words of a piece and bytes from one to the next, with pieces of a line of the cache where they are longer.
+pub(crate) fn in_lines(piece: usize, next: usize) -> (usize, usize) {
+    if piece <= PIECE { (piece, next) } else { (PIECE, LINE_BYTES) }
+}
+
 /// Columns of a weight to panels: column i of panel p begins at `from + (16 * p + i) * stride` bytes. Its `words` words come in
 /// pieces of `piece` words, the last of what is left, `next` bytes from one to the next, and `flip` is XORed with each word. What
 /// lies `ahead` bytes from what is read is fetched, wherever that is, unless that is 0.
@@ -147,11 +154,6 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// With pieces of a line of the cache where they are longer.
-    pub(crate) fn in_lines(self) -> Self {
-        if self.piece <= PIECE { self } else { Self { piece: PIECE, next: LINE_BYTES, ..self } }
-    }
-
     /// From word `word` on, which begins a piece.
     pub(crate) fn after(self, word: usize) -> Self {
         let from = self.from.wrapping_add(word / self.piece * self.next);
@@ -175,11 +177,11 @@ pub(crate) struct Weave {
     pub(crate) to_stride: usize,
 }
 
-/// Some rows of x times four panels of a weight whose rows are read where they lie: `acc = x @ w`.
+/// Some rows of x times the panels that 32 bytes of each row of a weight belong to, read where they lie: `acc = x @ w`.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86-64 alone does this"))]
-pub(crate) struct InPlace {
-    /// Row i of the panels at `from + i * stride` bytes, `steps` words of them.
+pub(crate) struct RowsInPlace {
+    /// Row i of the panels is [`Self::BYTES`] at `from + i * stride` bytes; there are `steps` words of them.
     pub(crate) from: *const u8,
     pub(crate) stride: usize,
     pub(crate) steps: usize,
@@ -192,11 +194,34 @@ pub(crate) struct InPlace {
     pub(crate) acc_stride: usize,
 }
 
-impl InPlace {
+impl RowsInPlace {
     /// Rows of x that are taken at a time, at most.
     pub(crate) const ROWS: usize = 2;
-    /// Panels.
-    pub(crate) const PANELS: usize = 4;
+    /// Bytes of each row of a weight.
+    pub(crate) const BYTES: usize = 32;
+}
+
+/// Some rows of x times a panel whose columns are read where they lie: `acc = x @ w`. Sums are of whole numbers, so their order does
+/// not matter.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86-64 alone does this"))]
+pub(crate) struct ColumnsInPlace {
+    /// Column i at `from + i * stride` bytes: `words` words in pieces of `piece`, `next` bytes from one to the next.
+    pub(crate) from: *const u8,
+    pub(crate) stride: usize,
+    pub(crate) words: usize,
+    pub(crate) piece: usize,
+    pub(crate) next: usize,
+    /// Pieces ahead that are fetched; after the last one, of the columns that come next.
+    pub(crate) ahead: usize,
+    /// XORed with each word.
+    pub(crate) flip: u32,
+    pub(crate) rows: usize,
+    /// As of a [`Job`].
+    pub(crate) x: *const u32,
+    pub(crate) x_stride: usize,
+    pub(crate) acc: *mut Line,
+    pub(crate) acc_stride: usize,
 }
 
 /// A micro-kernel and what it wants.
@@ -221,8 +246,13 @@ pub(crate) struct Kernel {
     /// The same without panels, of rows of a weight where they lie.
     ///
     /// # Safety
-    /// The CPU has the instructions, all rows can be read and all accumulators written.
-    pub(crate) in_place: Option<unsafe fn(&InPlace)>,
+    /// The CPU has the instructions, all that the job names can be read or written, `rows` is as [`RowsInPlace`] says.
+    pub(crate) rows_in_place: Option<unsafe fn(&RowsInPlace)>,
+    /// Of columns where they lie.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, and all that the job names can be read or written.
+    pub(crate) columns_in_place: Option<unsafe fn(&ColumnsInPlace)>,
     /// # Safety
     /// The CPU has the instructions; all words can be read, all lines written.
     pub(crate) transpose: unsafe fn(&Turn),
