@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::driver::grow;
 use crate::pack::{Direct, Lies, Source, fetch_rows};
 use crate::simd::{
-    ColumnsInPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, RowsInPlace, Turn, Weave, in_lines,
+    ColumnsInPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, RowsInPlace, RowsKernel, Turn, Weave, in_lines,
 };
 
 /// Lines of the cache of each column that are fetched ahead of what is read.
@@ -39,7 +39,7 @@ pub(crate) fn stream(
         let from = cols.start + panel * PANEL;
         if from < cols.end { w.direct(ks, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
     };
-    if (1..=most_in_place(w.lies())).contains(&rows)
+    if rows > 0
         && let Some(done) = in_place(kernel, w.lies(), (x, x_stride), rows, ks.len(), (acc, panels), direct)
     {
         return done;
@@ -88,15 +88,9 @@ pub(crate) fn stream(
     panels
 }
 
-/// Rows of x, at most, for which a weight that lies so is read once for each two of them, rather than made panels.
-const fn most_in_place(lies: Lies) -> usize {
-    match lies {
-        Lies::BlocksOfN => 8,
-        Lies::AlongK => 4,
-        Lies::BlocksOfK => 2,
-        Lies::AlongN => 0,
-    }
-}
+/// Rows of x, at most, for which columns are read once for each two of them, rather than made panels: of whole ones, and of blocks.
+const MOST_OF_COLUMNS: usize = 4;
+const MOST_OF_BLOCKS: usize = 2;
 
 /// The same without panels, where the kernel does that for weights that lie so; how many of the first panels that could be done.
 fn in_place(
@@ -111,21 +105,33 @@ fn in_place(
     let (words, steps) = (kernel.words, ks / kernel.words.step());
     let mut panel = 0;
     match lies {
-        Lies::BlocksOfN => {
-            let (run, bytes) = (kernel.rows_in_place?, words.panel_bytes());
-            let wide = RowsInPlace::BYTES / bytes;
-            while panel < panels {
-                let Direct::Rows { from, stride } = direct(panel) else { break };
+        Lies::BlocksOfN | Lies::AlongN => {
+            let RowsKernel { run, wide, most_of_blocks, most_of_lines } = kernel.rows_in_place?;
+            if rows > if lies == Lies::BlocksOfN { most_of_blocks } else { most_of_lines } {
+                return None;
+            }
+            let bytes = words.panel_bytes();
+            let per_part = RowsInPlace::BYTES / bytes;
+            let most = rows.div_ceil(rows.div_ceil(wide.len()));
+            // The parts from this panel on, as far as they lie alike.
+            let part = |panel: usize| {
+                let Direct::Rows { from, stride } = direct(panel) else { return None };
                 let follows = |i| direct(panel + i) == Direct::Rows { from: from.wrapping_add(i * bytes), stride };
-                if !(1..wide).all(follows) {
-                    break;
-                }
-                for row in (0..rows).step_by(RowsInPlace::ROWS) {
+                (1..per_part).all(follows).then_some((from, stride))
+            };
+            while let Some((from, stride)) = part(panel) {
+                let many = wide[most - 1];
+                let part_stride = part(panel + per_part).map_or(0, |(next, _)| next.addr().wrapping_sub(from.addr()));
+                let follows = |i| part(panel + i * per_part) == Some((from.wrapping_add(i * part_stride), stride));
+                let parts = if (1..many).all(follows) { many } else { 1 };
+                for row in (0..rows).step_by(most) {
                     let job = RowsInPlace {
                         from,
                         stride,
                         steps,
-                        rows: RowsInPlace::ROWS.min(rows - row),
+                        parts,
+                        part_stride,
+                        rows: most.min(rows - row),
                         x: x[row * x_stride..].as_ptr(),
                         x_stride,
                         acc: acc[row * panels + panel..].as_mut_ptr(),
@@ -135,11 +141,14 @@ fn in_place(
                     // acc are as large as `stream` says.
                     unsafe { run(&job) }
                 }
-                panel += wide;
+                panel += parts * per_part;
             }
         }
         Lies::AlongK | Lies::BlocksOfK => {
             let run = kernel.columns_in_place?;
+            if rows > if lies == Lies::BlocksOfK { MOST_OF_BLOCKS } else { MOST_OF_COLUMNS } {
+                return None;
+            }
             while panel < panels {
                 let Direct::Columns { from, stride, piece, next } = direct(panel) else { break };
                 let (piece, next) = in_lines(piece / words.step(), next);
@@ -165,7 +174,6 @@ fn in_place(
                 panel += 1;
             }
         }
-        Lies::AlongN => return None,
     }
     Some(panel)
 }

@@ -7,10 +7,11 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::avx2_bf16::bf16_in_place;
 use super::avx2_columns::{int4_columns, int8_columns};
 use super::avx2_rows::{int4_in_place, int8_in_place, vector_interleave};
 use super::tile::{Dot, LOW_HALVES, entry, transpose_words};
-use super::{Job, Kernel, LINE_BYTES, PIECE, Rows, Turn, Words, fetch};
+use super::{Job, Kernel, LINE_BYTES, PIECE, Rows, RowsKernel, Turn, Words, fetch};
 
 /// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
 const PANELS: &[usize] = &[4, 2, 1, 1, 1, 1];
@@ -23,9 +24,17 @@ const INT4_PANELS: &[usize] = &[4, 1, 1, 1];
 
 pub(super) fn kernel(words: Words) -> &'static Kernel {
     static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
-    static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
+    static BF16: Kernel = Kernel {
+        rows_in_place: Some(RowsKernel {
+            run: bf16_in_place,
+            wide: &[4, 2, 1, 1, 1, 1],
+            most_of_blocks: 8,
+            most_of_lines: 2,
+        }),
+        ..of(Words::Bf16, Rows::F32, multiply_bf16)
+    };
     static INT8: Kernel = Kernel {
-        rows_in_place: Some(int8_in_place),
+        rows_in_place: Some(RowsKernel { run: int8_in_place, wide: &[2, 1], most_of_blocks: 8, most_of_lines: 2 }),
         columns_in_place: Some(int8_columns),
         ..of(Words::Int8, Rows::Int16, multiply_int8)
     };
@@ -33,7 +42,7 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
         flip: NOT_NEGATIVE,
         excess: 8,
         panels: INT4_PANELS,
-        rows_in_place: Some(int4_in_place),
+        rows_in_place: Some(RowsKernel { run: int4_in_place, wide: &[2, 1], most_of_blocks: 8, most_of_lines: 2 }),
         columns_in_place: Some(int4_columns),
         ..of(Words::Int4, Rows::EvenOdd, multiply_int4)
     };
@@ -361,7 +370,7 @@ int_dot!(
 /// `acc + w * x` in the register of `acc`: compilers would take that of `w`, and run out of registers.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-fn add_product(mut acc: __m256, w: __m256, x: __m256) -> __m256 {
+pub(super) fn add_product(mut acc: __m256, w: __m256, x: __m256) -> __m256 {
     // SAFETY: the CPU has the instruction, which touches these registers alone.
     unsafe {
         asm!(

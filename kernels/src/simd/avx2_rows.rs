@@ -120,10 +120,11 @@ unsafe fn int4_pairs(weave: &Weave) {
 pub(super) unsafe fn int4_in_place(job: &RowsInPlace) {
     // SAFETY: the caller's promise.
     unsafe {
-        match job.rows {
-            1 => int4_rows::<1>(job),
-            RowsInPlace::ROWS => int4_rows::<{ RowsInPlace::ROWS }>(job),
-            rows => debug_assert!(false, "no form for {rows} rows"),
+        match (job.rows, job.parts) {
+            (1, 2) => int4_rows::<1, 2>(job),
+            (1, 1) => int4_rows::<1, 1>(job),
+            (2, 1) => int4_rows::<2, 1>(job),
+            size => debug_assert!(false, "no form for {size:?} rows and parts"),
         }
     }
 }
@@ -133,45 +134,62 @@ pub(super) unsafe fn int4_in_place(job: &RowsInPlace) {
 pub(super) unsafe fn int8_in_place(job: &RowsInPlace) {
     // SAFETY: the caller's promise.
     unsafe {
-        match job.rows {
-            1 => int8_rows::<1>(job),
-            RowsInPlace::ROWS => int8_rows::<{ RowsInPlace::ROWS }>(job),
-            rows => debug_assert!(false, "no form for {rows} rows"),
+        match (job.rows, job.parts) {
+            (1, 2) => int8_rows::<1, 2>(job),
+            (1, 1) => int8_rows::<1, 1>(job),
+            (2, 1) => int8_rows::<2, 1>(job),
+            size => debug_assert!(false, "no form for {size:?} rows and parts"),
+        }
+    }
+}
+
+/// Fetches of each part the lines of the cache that some rows ahead of these are in.
+#[inline(always)]
+pub(super) fn fetch_rows<const ROWS: usize, const P: usize>(job: &RowsInPlace, rows: *const u8) {
+    let together = job.stride <= RowsInPlace::BYTES;
+    let ahead = if together { BLOCK_ROWS_AHEAD / P } else { ROWS_AHEAD };
+    let lines = if job.part_stride <= RowsInPlace::BYTES { P.div_ceil(2) } else { P };
+    for row in (0..ROWS).step_by(if together { 2 } else { 1 }) {
+        for line in 0..lines {
+            fetch(rows.wrapping_add((ahead + row) * job.stride + line * (P / lines) * job.part_stride));
         }
     }
 }
 
 /// Bytes of two rows next to each other, of 8 columns at a time: widened, they are what `vpmaddwd` multiplies.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int8_rows<const R: usize>(job: &RowsInPlace) {
-    let &RowsInPlace { from, stride, steps, x, x_stride, acc, acc_stride, .. } = job;
-    let mut sums = [[_mm256_setzero_si256(); 4]; R];
-    // SAFETY: the caller lets 32 bytes of every row of the weight and all words of x be read, and two accumulators of each row of x
-    // be written.
+unsafe fn int8_rows<const R: usize, const P: usize>(job: &RowsInPlace) {
+    let &RowsInPlace { from, stride, steps, part_stride, x, x_stride, acc, acc_stride, .. } = job;
+    let mut sums = [[[_mm256_setzero_si256(); 4]; P]; R];
+    // SAFETY: the caller lets 32 bytes of every row of each part and all words of x be read, and two accumulators of each row of x
+    // and each part be written.
     unsafe {
         for step in 0..steps {
             let rows = from.add(4 * step * stride);
-            for row in (0..4).step_by(if stride <= 32 { 2 } else { 1 }) {
-                fetch(rows.wrapping_add((ROWS_AHEAD + row) * stride));
-            }
+            fetch_rows::<4, P>(job, rows);
             // Two rows whose numbers of x are next to each other.
             for (pair, [first, second]) in [[0, 2], [1, 3]].into_iter().enumerate() {
-                let row = |row: usize| _mm256_loadu_si256(rows.add(row * stride).cast());
-                let (a, b) = (row(first), row(second));
-                for (half, both) in [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)].into_iter().enumerate() {
-                    let panels = [_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both)];
-                    for (panel, both) in panels.into_iter().enumerate() {
-                        let both = _mm256_cvtepi8_epi16(both);
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let x = x.add(row * x_stride + 2 * step + pair).cast::<i32>();
-                            let product = _mm256_madd_epi16(both, _mm256_set1_epi32(x.read()));
-                            sums[2 * panel + half] = _mm256_add_epi32(sums[2 * panel + half], product);
+                for part in 0..P {
+                    let row = |row: usize| _mm256_loadu_si256(rows.add(row * stride + part * part_stride).cast());
+                    let (a, b) = (row(first), row(second));
+                    let both = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
+                    for (half, both) in both.into_iter().enumerate() {
+                        let panels = [_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both)];
+                        for (panel, both) in panels.into_iter().enumerate() {
+                            let both = _mm256_cvtepi8_epi16(both);
+                            for (row, sums) in sums.iter_mut().enumerate() {
+                                let x = x.add(row * x_stride + 2 * step + pair).cast::<i32>();
+                                let product = _mm256_madd_epi16(both, _mm256_set1_epi32(x.read()));
+                                let sum = &mut sums[part][2 * panel + half];
+                                *sum = _mm256_add_epi32(*sum, product);
+                            }
                         }
                     }
                 }
             }
         }
         for (row, sums) in sums.iter().enumerate() {
+            let sums = sums.as_flattened();
             for (eight, sum) in sums.iter().enumerate() {
                 acc.add(row * acc_stride + eight / 2).cast::<__m256i>().add(eight % 2).write(*sum);
             }
@@ -181,60 +199,82 @@ unsafe fn int8_rows<const R: usize>(job: &RowsInPlace) {
 
 /// Words along K whose products are summed in int16: each is 4 sums of two products, of 15 and 128 at most.
 const SHORT_STEPS: usize = 2;
-/// Rows of a weight ahead of what is read that are fetched.
-const ROWS_AHEAD: usize = 256;
+/// Rows of a block ahead of what is read that are fetched.
+const BLOCK_ROWS_AHEAD: usize = 256;
+/// The same of rows that do not follow each other.
+const ROWS_AHEAD: usize = 64;
 
 /// Bytes of two rows next to each other, of which the halves belong to an even and an odd column: each pair of rows gives int16 of
 /// all 64 columns.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int4_rows<const R: usize>(job: &RowsInPlace) {
-    let &RowsInPlace { from, stride, steps, x, x_stride, acc, acc_stride, .. } = job;
-    let (flip, halves) = (_mm256_set1_epi32(NOT_NEGATIVE.cast_signed()), _mm256_set1_epi32(LOW_HALVES.cast_signed()));
-    // SAFETY: the caller lets 32 bytes of every row of the weight and all words of x be read, and four accumulators of each row of x
-    // be written.
+unsafe fn int4_rows<const R: usize, const P: usize>(job: &RowsInPlace) {
+    let &RowsInPlace { from, stride, steps, part_stride, x, x_stride, acc, acc_stride, .. } = job;
+    // SAFETY: the caller lets 32 bytes of every row of each part and all words of x be read, and four accumulators of each row of x
+    // and each part be written.
     unsafe {
         for start in (0..steps).step_by(SHORT_STEPS) {
-            let mut sums = [[_mm256_setzero_si256(); 4]; R];
+            let mut sums = [[[_mm256_setzero_si256(); 4]; R]; P];
             for step in start..steps.min(start + SHORT_STEPS) {
                 let rows = from.add(8 * step * stride);
-                for row in (0..8).step_by(if stride <= 32 { 2 } else { 1 }) {
-                    fetch(rows.wrapping_add((ROWS_AHEAD + row) * stride));
-                }
-                // Two rows whose numbers of x are next to each other.
-                for (pair, [first, second]) in [[0, 2], [4, 6], [1, 3], [5, 7]].into_iter().enumerate() {
-                    let row = |row: usize| _mm256_loadu_si256(rows.add(row * stride).cast());
-                    let (a, b) = (row(first), row(second));
-                    let both = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
-                    for (half, both) in both.into_iter().enumerate() {
-                        let both = _mm256_xor_si256(both, flip);
-                        let even = _mm256_and_si256(both, halves);
-                        let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(both), halves);
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let x = x.add(row * x_stride + 2 * step).cast::<i16>().add(pair);
-                            let x = _mm256_set1_epi16(x.read());
-                            sums[2 * half] = _mm256_add_epi16(sums[2 * half], _mm256_maddubs_epi16(even, x));
-                            sums[2 * half + 1] = _mm256_add_epi16(sums[2 * half + 1], _mm256_maddubs_epi16(odd, x));
-                        }
-                    }
+                fetch_rows::<8, P>(job, rows);
+                let x = x.add(2 * step);
+                for (part, sums) in sums.iter_mut().enumerate() {
+                    *sums = int4_step(*sums, rows.add(part * part_stride), stride, x, x_stride);
                 }
             }
-            for (row, sums) in sums.iter().enumerate() {
-                // Of each half, 8 columns of the first two panels and the same of the other two.
-                let columns = [
-                    _mm256_unpacklo_epi16(sums[0], sums[1]),
-                    _mm256_unpackhi_epi16(sums[0], sums[1]),
-                    _mm256_unpacklo_epi16(sums[2], sums[3]),
-                    _mm256_unpackhi_epi16(sums[2], sums[3]),
-                ];
-                for (eight, columns) in columns.into_iter().enumerate() {
-                    let short = [_mm256_castsi256_si128(columns), _mm256_extracti128_si256::<1>(columns)];
-                    for (panels, short) in short.into_iter().enumerate() {
-                        let to = acc.add(row * acc_stride + 2 * panels).cast::<__m256i>().add(eight);
-                        let sum = _mm256_cvtepi16_epi32(short);
-                        to.write(if start == 0 { sum } else { _mm256_add_epi32(to.read(), sum) });
+            for (part, sums) in sums.iter().enumerate() {
+                for (row, sums) in sums.iter().enumerate() {
+                    // Of each half, 8 columns of the first two panels and the same of the other two.
+                    let columns = [
+                        _mm256_unpacklo_epi16(sums[0], sums[1]),
+                        _mm256_unpackhi_epi16(sums[0], sums[1]),
+                        _mm256_unpacklo_epi16(sums[2], sums[3]),
+                        _mm256_unpackhi_epi16(sums[2], sums[3]),
+                    ];
+                    for (eight, columns) in columns.into_iter().enumerate() {
+                        let short = [_mm256_castsi256_si128(columns), _mm256_extracti128_si256::<1>(columns)];
+                        for (panels, short) in short.into_iter().enumerate() {
+                            let line = acc.add(row * acc_stride + 4 * part + 2 * panels);
+                            let to = line.cast::<__m256i>().add(eight);
+                            let sum = _mm256_cvtepi16_epi32(short);
+                            to.write(if start == 0 { sum } else { _mm256_add_epi32(to.read(), sum) });
+                        }
                     }
                 }
             }
         }
     }
+}
+
+/// Sums of 64 columns with 32 bytes of eight rows of the weight.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn int4_step<const R: usize>(
+    mut sums: [[__m256i; 4]; R],
+    rows: *const u8,
+    stride: usize,
+    x: *const u32,
+    x_stride: usize,
+) -> [[__m256i; 4]; R] {
+    let (flip, halves) = (_mm256_set1_epi32(NOT_NEGATIVE.cast_signed()), _mm256_set1_epi32(LOW_HALVES.cast_signed()));
+    // SAFETY: the caller lets them be read, and two words of each row of x.
+    unsafe {
+        // Two rows whose numbers of x are next to each other.
+        for (pair, [first, second]) in [[0, 2], [4, 6], [1, 3], [5, 7]].into_iter().enumerate() {
+            let row = |row: usize| _mm256_loadu_si256(rows.add(row * stride).cast());
+            let (a, b) = (row(first), row(second));
+            let both = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
+            for (half, both) in both.into_iter().enumerate() {
+                let both = _mm256_xor_si256(both, flip);
+                let even = _mm256_and_si256(both, halves);
+                let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(both), halves);
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm256_set1_epi16(x.add(row * x_stride).cast::<i16>().add(pair).read());
+                    sums[2 * half] = _mm256_add_epi16(sums[2 * half], _mm256_maddubs_epi16(even, x));
+                    sums[2 * half + 1] = _mm256_add_epi16(sums[2 * half + 1], _mm256_maddubs_epi16(odd, x));
+                }
+            }
+        }
+    }
+    sums
 }

@@ -10,6 +10,8 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_bf16;
+#[cfg(target_arch = "x86_64")]
 mod avx2_columns;
 #[cfg(target_arch = "x86_64")]
 mod avx2_rows;
@@ -177,15 +179,18 @@ pub(crate) struct Weave {
     pub(crate) to_stride: usize,
 }
 
-/// Some rows of x times the panels that 32 bytes of each row of a weight belong to, read where they lie: `acc = x @ w`.
+/// Some rows of x times the panels that some parts of each row of a weight belong to, read where they lie: `acc = x @ w`.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86-64 alone does this"))]
 pub(crate) struct RowsInPlace {
-    /// Row i of the panels is [`Self::BYTES`] at `from + i * stride` bytes; there are `steps` words of them.
+    /// Row i of part p is [`Self::BYTES`] at `from + i * stride + p * part_stride` bytes; there are `steps` words of them.
     pub(crate) from: *const u8,
     pub(crate) stride: usize,
     pub(crate) steps: usize,
-    /// 1 or [`Self::ROWS`] rows of x.
+    /// 1, or as many as [`RowsKernel::wide`] has for these rows of x.
+    pub(crate) parts: usize,
+    pub(crate) part_stride: usize,
+    /// 1 to as many as [`RowsKernel::wide`] is long.
     pub(crate) rows: usize,
     /// As of a [`Job`].
     pub(crate) x: *const u32,
@@ -195,9 +200,7 @@ pub(crate) struct RowsInPlace {
 }
 
 impl RowsInPlace {
-    /// Rows of x that are taken at a time, at most.
-    pub(crate) const ROWS: usize = 2;
-    /// Bytes of each row of a weight.
+    /// Bytes of each row of a weight that are a part.
     pub(crate) const BYTES: usize = 32;
 }
 
@@ -224,6 +227,19 @@ pub(crate) struct ColumnsInPlace {
     pub(crate) acc_stride: usize,
 }
 
+/// What multiplies few rows of x with rows of a weight where they lie, without panels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowsKernel {
+    /// # Safety
+    /// The CPU has the instructions, all that the job names can be read or written, and its sizes are as it says.
+    pub(crate) run: unsafe fn(&RowsInPlace),
+    /// For 1, 2, ... rows of x at a time, how many parts it takes besides single ones.
+    pub(crate) wide: &'static [usize],
+    /// Rows of x, at most, for which this is faster than panels: of a weight in blocks of columns, and of whole rows.
+    pub(crate) most_of_blocks: usize,
+    pub(crate) most_of_lines: usize,
+}
+
 /// A micro-kernel and what it wants.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -244,10 +260,7 @@ pub(crate) struct Kernel {
     /// The CPU has the instructions, all that the job names can be read or written, `rows` and `panels` are as [`Job`] says.
     pub(crate) multiply: unsafe fn(&mut Job<'_>),
     /// The same without panels, of rows of a weight where they lie.
-    ///
-    /// # Safety
-    /// The CPU has the instructions, all that the job names can be read or written, `rows` is as [`RowsInPlace`] says.
-    pub(crate) rows_in_place: Option<unsafe fn(&RowsInPlace)>,
+    pub(crate) rows_in_place: Option<RowsKernel>,
     /// Of columns where they lie.
     ///
     /// # Safety
