@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     println!("{machine}");
     let mut criterion = Criterion::default().configure_from_args();
     for job in [W1, W2, W3, W4] {
-        for format in [Format::Nd, Format::Nz] {
+        for format in [Format::Nd, Format::Nz, Format::NzTransposed] {
             floats::<bf16>(&mut criterion, &machine, machine.bf16, job, format)?;
         }
     }

@@ -16,10 +16,12 @@ use super::workload::{Device, Experts, values};
 /// How weights lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// Row-major `[N, K]`, as checkpoints have them.
+    /// Row-major `[N, K]`, as checkpoints have them; the operand is its transposed view.
     Nd,
-    /// The same `[N, K]` as FRACTAL_NZ.
+    /// `[K, N]` as FRACTAL_NZ.
     Nz,
+    /// `[N, K]` as FRACTAL_NZ, the operand being its transpose.
+    NzTransposed,
 }
 
 /// What multiplies rows by the experts that they belong to.
@@ -49,11 +51,8 @@ impl<T: Float> Weights<T> {
     pub(crate) fn of(row_major: Vec<T>, format: Format, experts: usize, rows: usize, cols: usize) -> Result<Self> {
         let one = match format {
             Format::Nd => row_major,
-            Format::Nz => {
-                let mut packed = vec![T::from_f32(0.0); NzLayout::new(rows, cols, T::BYTES)?.storage_len()];
-                pack(&NdView::contiguous(&row_major, &[rows, cols])?, &mut packed)?;
-                packed
-            }
+            Format::Nz => packed(&NdView::new(&row_major, &[cols, rows], &[1, cols])?)?,
+            Format::NzTransposed => packed(&NdView::contiguous(&row_major, &[rows, cols])?)?,
         };
         Ok(Self { format, rows, cols, each: (0..experts).map(|_| Device::new(&one)).collect() })
     }
@@ -63,12 +62,21 @@ impl<T: Float> Weights<T> {
         let expert = |storage| {
             let weight = match self.format {
                 Format::Nd => Weight::Strided(Mat::row_major(storage, rows, cols)?.transposed()),
-                Format::Nz => Weight::NzTransposed(NzMat::new(storage, rows, cols)?),
+                Format::Nz => Weight::Nz(NzMat::new(storage, cols, rows)?),
+                Format::NzTransposed => Weight::NzTransposed(NzMat::new(storage, rows, cols)?),
             };
             Ok(Expert { weight, bias: None })
         };
         self.each.iter().map(|storage| expert(storage)).collect()
     }
+}
+
+/// A matrix as FRACTAL_NZ.
+fn packed<T: Float>(matrix: &NdView<'_, T>) -> Result<Vec<T>> {
+    let &[rows, cols] = matrix.shape() else { anyhow::bail!("a matrix has two axes") };
+    let mut packed = vec![T::from_f32(0.0); NzLayout::new(rows, cols, T::BYTES)?.storage_len()];
+    pack(matrix, &mut packed)?;
+    Ok(packed)
 }
 
 impl<T: Float> Product<T> for Weights<T> {
