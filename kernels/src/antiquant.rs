@@ -9,14 +9,18 @@
 
 use std::ops::Range;
 
-use crate::element::Float;
+use half::{bf16, f16};
+
+use crate::element::{Float, FloatType};
 use crate::error::{self, KernelError};
 use crate::int_gemm::IntWeight;
-use crate::pack::{Lies, Source, put_floats};
+use crate::pack::{Lies, Source};
 use crate::vectors::{Vectors, vectorised};
 
 /// Numbers that are made at a time.
-const PIECE: usize = 64;
+const PIECE: usize = 128;
+/// Rows ahead of what is read that are fetched.
+const ROWS_AHEAD: usize = 16;
 
 /// A weight `[K, N]` of whole numbers with scales of type `T`.
 #[derive(Debug, Clone, Copy)]
@@ -71,34 +75,49 @@ impl<'a, T: Float> Antiquant<'a, T> {
     /// As [`Source::read_column`].
     pub(crate) fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]) {
         let vectors = Vectors::widest();
+        let mut numbers = [0; PIECE];
         let mut start = ks.start;
         while start < ks.end {
             let group = start / self.group;
             let end = ks.end.min(start + PIECE).min((group + 1).saturating_mul(self.group));
-            let mut numbers = [0; PIECE];
-            self.weight.column(n, start..end, &mut numbers[..end - start]);
+            let numbers = &mut numbers[..end - start];
+            self.weight.column(n, start..end, numbers);
             let at = group * self.weight.n() + n;
             let scale = self.scale[at].to_f32();
             let offset = self.offset.map_or(0.0, |offset| offset[at].to_f32());
-            let values = (&numbers[..end - start], &[scale; PIECE], &[offset; PIECE]);
-            put_values::<T>(vectors, values, to, start - ks.start);
+            put::<T>(to, start - ks.start, numbers.len(), |to| match to {
+                Room::Bf16(to) => of_column_to_bf16(vectors, numbers, scale, offset, to),
+                Room::F32(to) => of_column(vectors, numbers, scale, offset, to),
+            });
             start = end;
         }
     }
 
-    /// As [`Source::read_row`].
-    pub(crate) fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]) {
+    /// As [`Source::read_rows`].
+    pub(crate) fn read_rows(&self, ks: Range<usize>, ns: Range<usize>, to: &mut [u32], stride: usize) {
         let vectors = Vectors::widest();
-        let of_group = k / self.group * self.weight.n();
+        let (mut numbers, mut scale, mut offset) = ([0; PIECE], [0.0; PIECE], [0.0; PIECE]);
         for start in ns.clone().step_by(PIECE) {
             let piece = start..ns.end.min(start + PIECE);
-            let (mut numbers, mut scale, mut offset) = ([0; PIECE], [0.0; PIECE], [0.0; PIECE]);
-            self.weight.row(k, piece.clone(), &mut numbers[..piece.len()]);
-            T::widen(&self.scale[of_group + piece.start..of_group + piece.end], &mut scale);
-            if let Some(offsets) = self.offset {
-                T::widen(&offsets[of_group + piece.start..of_group + piece.end], &mut offset);
+            let numbers = &mut numbers[..piece.len()];
+            let mut last = None;
+            for (k, to) in ks.clone().zip(to.chunks_mut(stride)) {
+                let group = k / self.group;
+                if last != Some(group) {
+                    let at = group * self.weight.n() + piece.start..group * self.weight.n() + piece.end;
+                    T::widen(&self.scale[at.clone()], &mut scale);
+                    if let Some(offsets) = self.offset {
+                        T::widen(&offsets[at], &mut offset);
+                    }
+                    last = Some(group);
+                }
+                self.weight.fetch(k + ROWS_AHEAD, piece.start);
+                self.weight.row(k, piece.clone(), numbers);
+                put::<T>(to, start - ns.start, numbers.len(), |to| match to {
+                    Room::Bf16(to) => of_row_to_bf16(vectors, numbers, &scale, &offset, to),
+                    Room::F32(to) => of_row(vectors, numbers, &scale, &offset, to),
+                });
             }
-            put_values::<T>(vectors, (&numbers[..piece.len()], &scale, &offset), to, start - ns.start);
         }
     }
 
@@ -112,30 +131,70 @@ impl<'a, T: Float> Antiquant<'a, T> {
     }
 }
 
-/// Puts what numbers, scales and offsets stand for into `to`, from element `first` on.
-fn put_values<T: Float>(
-    vectors: Vectors,
-    (numbers, scale, offset): (&[i8], &[f32; PIECE], &[f32; PIECE]),
-    to: &mut [u32],
-    first: usize,
-) {
-    let (mut wide, mut values) = ([0f32; PIECE], [T::zeroed(); PIECE]);
-    let (wide, values) = (&mut wide[..numbers.len()], &mut values[..numbers.len()]);
-    dequantise(vectors, numbers, scale, offset, wide);
-    T::narrow(wide, values);
-    put_floats(values, to, first);
+/// Elements of words to be made.
+enum Room<'a> {
+    Bf16(&'a mut [bf16]),
+    F32(&'a mut [f32]),
+}
+
+/// Lets elements `first` and on of `to` be made, rounded to `T`.
+fn put<T: Float>(to: &mut [u32], first: usize, count: usize, make: impl FnOnce(Room<'_>)) {
+    match T::TYPE {
+        FloatType::Bf16 => make(Room::Bf16(&mut bytemuck::cast_slice_mut(to)[first..][..count])),
+        FloatType::F32 | FloatType::F16 => {
+            let to = &mut bytemuck::cast_slice_mut(to)[first..][..count];
+            make(Room::F32(to));
+            if T::TYPE == FloatType::F16 {
+                let mut rounded = [f16::ZERO; PIECE];
+                f16::narrow(to, &mut rounded);
+                f16::widen(&rounded, to);
+            }
+        }
+    }
 }
 
 vectorised! {
     /// `out[i] = (numbers[i] + offset[i]) * scale[i]`.
-    fn dequantise(numbers: &[i8], scale: &[f32], offset: &[f32], out: &mut [f32]) = dequantise_plain;
+    fn of_row(numbers: &[i8], scale: &[f32], offset: &[f32], out: &mut [f32]) = of_row_plain;
 }
 
 #[inline(always)]
-fn dequantise_plain(numbers: &[i8], scale: &[f32], offset: &[f32], out: &mut [f32]) {
+fn of_row_plain(numbers: &[i8], scale: &[f32], offset: &[f32], out: &mut [f32]) {
     for (((out, w), scale), offset) in out.iter_mut().zip(numbers).zip(scale).zip(offset) {
         *out = (f32::from(*w) + offset) * scale;
     }
+}
+
+vectorised! {
+    /// The same in bf16.
+    fn of_row_to_bf16(numbers: &[i8], scale: &[f32], offset: &[f32], out: &mut [bf16]) = of_row_to_bf16_plain;
+}
+
+#[inline(always)]
+fn of_row_to_bf16_plain(numbers: &[i8], scale: &[f32], offset: &[f32], out: &mut [bf16]) {
+    for (((out, w), scale), offset) in out.iter_mut().zip(numbers).zip(scale).zip(offset) {
+        *out = Float::from_f32((f32::from(*w) + offset) * scale);
+    }
+}
+
+vectorised! {
+    /// `out[i] = (numbers[i] + offset) * scale`.
+    fn of_column(numbers: &[i8], scale: f32, offset: f32, out: &mut [f32]) = of_column_plain;
+}
+
+#[inline(always)]
+fn of_column_plain(numbers: &[i8], scale: f32, offset: f32, out: &mut [f32]) {
+    out.iter_mut().zip(numbers).for_each(|(out, w)| *out = (f32::from(*w) + offset) * scale);
+}
+
+vectorised! {
+    /// The same in bf16.
+    fn of_column_to_bf16(numbers: &[i8], scale: f32, offset: f32, out: &mut [bf16]) = of_column_to_bf16_plain;
+}
+
+#[inline(always)]
+fn of_column_to_bf16_plain(numbers: &[i8], scale: f32, offset: f32, out: &mut [bf16]) {
+    out.iter_mut().zip(numbers).for_each(|(out, w)| *out = Float::from_f32((f32::from(*w) + offset) * scale));
 }
 
 impl<T> Antiquant<'_, T> {

@@ -117,13 +117,15 @@ impl<T: Float> Source for Weight<'_, T> {
         }
     }
 
-    fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]) {
+    fn read_rows(&self, ks: Range<usize>, ns: Range<usize>, to: &mut [u32], stride: usize) {
         match self.stored() {
             Stored::Plain(data, place) => {
-                let data = &data[place.k.at(k)..];
-                place.n.runs(ns, |offset, first, run| put_floats(&data[offset..][..run], to, first));
+                for (k, to) in ks.zip(to.chunks_mut(stride)) {
+                    let data = &data[place.k.at(k)..];
+                    place.n.runs(ns.clone(), |offset, first, run| put_floats(&data[offset..][..run], to, first));
+                }
             }
-            Stored::Antiquant(weight) => weight.read_row(k, ns, to),
+            Stored::Antiquant(weight) => weight.read_rows(ks, ns, to, stride),
         }
     }
 }

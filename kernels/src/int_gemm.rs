@@ -75,6 +75,20 @@ impl IntWeight<'_> {
     }
 }
 
+impl IntWeight<'_> {
+    /// Fetches the number at (k, n), if there is one, and those around it.
+    pub(crate) fn fetch(&self, k: usize, n: usize) {
+        let address = match self {
+            Self::Int8(weight) => match weight.stored() {
+                Stored::Plain(data, place) => data.as_ptr().cast::<u8>().wrapping_add(place.at(k, n)),
+                Stored::Antiquant(_) => return,
+            },
+            Self::Int4(Int4Weight { bytes, place, .. }) => bytes.as_ptr().wrapping_add(place.at(k, n) / 2),
+        };
+        simd::fetch(address);
+    }
+}
+
 /// Numbers `start` and on of int4, as int8.
 fn unpack(bytes: &[u8], start: usize, to: &mut [i8]) {
     let bytes = &bytes[start / 2..];
@@ -144,14 +158,15 @@ impl Source for IntWeight<'_> {
         }
     }
 
-    fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]) {
-        match self {
-            Self::Int8(_) => self.row(k, ns, bytemuck::cast_slice_mut(to)),
-            Self::Int4(Int4Weight { bytes, place, .. }) => {
-                let start = place.k.at(k);
-                place
-                    .n
-                    .runs(ns, |at, first, run| copy_int4(bytes, start + at, bytemuck::cast_slice_mut(to), first, run));
+    fn read_rows(&self, ks: Range<usize>, ns: Range<usize>, to: &mut [u32], stride: usize) {
+        for (k, to) in ks.zip(to.chunks_mut(stride)) {
+            let to = bytemuck::cast_slice_mut(to);
+            match self {
+                Self::Int8(_) => self.row(k, ns.clone(), bytemuck::cast_slice_mut(to)),
+                Self::Int4(Int4Weight { bytes, place, .. }) => {
+                    let start = place.k.at(k);
+                    place.n.runs(ns.clone(), |at, first, run| copy_int4(bytes, start + at, to, first, run));
+                }
             }
         }
     }

@@ -207,8 +207,8 @@ pub(crate) trait Source: Sync {
     /// Column `n`, rows `ks`, as elements of the words, from the first byte of `to` on.
     fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]);
 
-    /// Row `k`, columns `ns`, likewise.
-    fn read_row(&self, k: usize, ns: Range<usize>, to: &mut [u32]);
+    /// Rows `ks`, columns `ns`, likewise, each `stride` words after the one before.
+    fn read_rows(&self, ks: Range<usize>, ns: Range<usize>, to: &mut [u32], stride: usize);
 }
 
 /// What words a type's panels hold.
@@ -351,10 +351,10 @@ fn pack_rows(
                 }
                 _ => {
                     if !is_filled {
-                        let rows = tile.chunks_exact_mut(tile_bytes / 4);
-                        for (row, k) in rows.zip(ks.start + first * step..ks.start + last * step) {
-                            if k < ks.end { source.read_row(k, cols.clone(), row) } else { row.fill(0) }
-                        }
+                        let (of_words, stride) = (ks.start + first * step..ks.start + last * step, tile_bytes / 4);
+                        let read = of_words.start..of_words.end.min(ks.end);
+                        tile[read.len() * stride..of_words.len() * stride].fill(0);
+                        source.read_rows(read, cols.clone(), tile, stride);
                         is_filled = true;
                     }
                     (tile.as_ptr().cast::<u8>().wrapping_add(panel * bytes), tile_bytes)

@@ -2,6 +2,8 @@
 //!
 //! The source is the same for all of them and nothing in it depends on the width, so neither do the bits of the results.
 
+use std::sync::OnceLock;
+
 /// Vector instructions to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Vectors {
@@ -34,7 +36,8 @@ impl Vectors {
 
     /// The widest that this CPU has.
     pub(crate) fn widest() -> Self {
-        Self::available().next().unwrap_or(Self::Baseline)
+        static WIDEST: OnceLock<Vectors> = OnceLock::new();
+        *WIDEST.get_or_init(|| Self::available().next().unwrap_or(Self::Baseline))
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Source: OCP Microscaling Formats 1.0, sections 5.3.3 and 6.3; ops-nn 9.1.0, matmul/convert_weight_to_int4_pack.
 
+use crate::vectors::{Vectors, vectorised};
+
 /// Values that share a scale in MXFP4.
 pub const MXFP4_BLOCK: usize = 32;
 
@@ -43,8 +45,16 @@ pub const fn int4_byte(low: i8, high: i8) -> u8 {
 }
 
 /// Unpacks int4, two of `out` for a byte, over the shorter of the two.
-#[inline]
 pub fn unpack_int4(packed: &[u8], out: &mut [i8]) {
+    unpack_vectors(Vectors::widest(), packed, out);
+}
+
+vectorised! {
+    fn unpack_vectors(packed: &[u8], out: &mut [i8]) = unpack_plain;
+}
+
+#[inline(always)]
+fn unpack_plain(packed: &[u8], out: &mut [i8]) {
     out.as_chunks_mut().0.iter_mut().zip(packed).for_each(|(pair, byte)| *pair = int4_pair(*byte));
 }
 
