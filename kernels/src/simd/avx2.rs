@@ -7,8 +7,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2_bf16::bf16_in_place;
 use super::avx2_columns::{int4_columns, int8_columns};
+use super::avx2_floats::{bf16_in_place, wide_int4_in_place, wide_int8_in_place};
 use super::avx2_rows::{int4_in_place, int8_in_place, vector_interleave};
 use super::tile::{Dot, LOW_HALVES, entry, transpose_words};
 use super::{Job, Kernel, LINE_BYTES, PIECE, Rows, RowsKernel, Turn, Words, fetch};
@@ -56,8 +56,14 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
 
 /// For rows of f32.
 pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
-    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8);
-    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4);
+    static INT8: Kernel = Kernel {
+        rows_in_place: Some(RowsKernel { run: wide_int8_in_place, wide: &[2, 1], most_of_blocks: 6, most_of_lines: 3 }),
+        ..of(Words::Int8, Rows::F32, multiply_wide_int8)
+    };
+    static INT4: Kernel = Kernel {
+        rows_in_place: Some(RowsKernel { run: wide_int4_in_place, wide: &[2, 1], most_of_blocks: 6, most_of_lines: 3 }),
+        ..of(Words::Int4, Rows::F32, multiply_wide_int4)
+    };
     match words {
         Words::Int8 => &INT8,
         Words::Int4 => &INT4,

@@ -143,15 +143,16 @@ pub(super) unsafe fn int8_in_place(job: &RowsInPlace) {
     }
 }
 
-/// Fetches of each part the lines of the cache that some rows ahead of these are in.
+/// Fetches the lines of the cache that all parts of some rows ahead of these are in.
 #[inline(always)]
-pub(super) fn fetch_rows<const ROWS: usize, const P: usize>(job: &RowsInPlace, rows: *const u8) {
-    let together = job.stride <= RowsInPlace::BYTES;
-    let ahead = if together { BLOCK_ROWS_AHEAD / P } else { ROWS_AHEAD };
-    let lines = if job.part_stride <= RowsInPlace::BYTES { P.div_ceil(2) } else { P };
-    for row in (0..ROWS).step_by(if together { 2 } else { 1 }) {
-        for line in 0..lines {
-            fetch(rows.wrapping_add((ahead + row) * job.stride + line * (P / lines) * job.part_stride));
+pub(super) fn fetch_rows(job: &RowsInPlace, from: *const u8, rows: usize) {
+    let &RowsInPlace { stride, parts, part_stride, .. } = job;
+    let (ahead, rows_of_line) =
+        if stride <= RowsInPlace::BYTES { (BLOCK_ROWS_AHEAD / parts, 2) } else { (ROWS_AHEAD, 1) };
+    let parts_of_line = if part_stride <= RowsInPlace::BYTES { 2 } else { 1 };
+    for row in (0..rows).step_by(rows_of_line) {
+        for part in (0..parts).step_by(parts_of_line) {
+            fetch(from.wrapping_add((ahead + row) * stride + part * part_stride));
         }
     }
 }
@@ -166,7 +167,7 @@ unsafe fn int8_rows<const R: usize, const P: usize>(job: &RowsInPlace) {
     unsafe {
         for step in 0..steps {
             let rows = from.add(4 * step * stride);
-            fetch_rows::<4, P>(job, rows);
+            fetch_rows(job, rows, 4);
             // Two rows whose numbers of x are next to each other.
             for (pair, [first, second]) in [[0, 2], [1, 3]].into_iter().enumerate() {
                 for part in 0..P {
@@ -216,7 +217,7 @@ unsafe fn int4_rows<const R: usize, const P: usize>(job: &RowsInPlace) {
             let mut sums = [[[_mm256_setzero_si256(); 4]; R]; P];
             for step in start..steps.min(start + SHORT_STEPS) {
                 let rows = from.add(8 * step * stride);
-                fetch_rows::<8, P>(job, rows);
+                fetch_rows(job, rows, 8);
                 let x = x.add(2 * step);
                 for (part, sums) in sums.iter_mut().enumerate() {
                     *sums = int4_step(*sums, rows.add(part * part_stride), stride, x, x_stride);

@@ -10,9 +10,9 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx2_bf16;
-#[cfg(target_arch = "x86_64")]
 mod avx2_columns;
+#[cfg(target_arch = "x86_64")]
+mod avx2_floats;
 #[cfg(target_arch = "x86_64")]
 mod avx2_rows;
 #[cfg(target_arch = "x86_64")]
