@@ -15,8 +15,8 @@ use crate::view::Mat;
 
 /// K: beyond whole words, and of whole ones, which are read where they lie.
 const DEPTHS: [usize; 2] = [70, 72];
-/// Beyond whole vectors and panels, of which four are taken at a time.
-const N: usize = 101;
+/// Beyond whole vectors and panels, of which up to eight are taken at a time, and of parts of a row one more than that.
+const N: usize = 245;
 /// Each number of rows of a tile, and more than one tile.
 const ROWS: [usize; 7] = [1, 2, 3, 4, 5, 6, 13];
 
@@ -41,9 +41,15 @@ fn numbers(count: usize, range: i32, mut seed: u32) -> Vec<i32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// `x[row] @ w[.., n]`.
-fn product(x: &[i32], w: &[i32], depth: usize, [row, n]: [usize; 2]) -> i32 {
-    (0..depth).map(|k| x[row * depth + k] * w[k * N + n]).sum()
+/// `x @ w`, a row of N after the other.
+fn product(x: &[i32], w: &[i32], depth: usize) -> Vec<i32> {
+    let mut sums = vec![0; x.len() / depth * N];
+    for (sums, x) in sums.chunks_exact_mut(N).zip(x.chunks_exact(depth)) {
+        for (x, w) in x.iter().zip(w.chunks_exact(N)) {
+            sums.iter_mut().zip(w).for_each(|(sum, w)| *sum += x * w);
+        }
+    }
+    sums
 }
 
 fn transposed<T: Copy>(w: &[T]) -> Vec<T> {
@@ -57,16 +63,17 @@ fn floats<T: Float>(isa: Isa, depth: usize) -> bool {
     ROWS.into_iter().all(|m| {
         let (x, w) = (numbers(m * depth, 16, 1), numbers(depth * N, 16, 2));
         let (values, along_n) = (made(&x), made(&w));
-        let along_k = transposed(&along_n);
+        let (along_k, due) = (transposed(&along_n), product(&x, &w, depth));
         weights(&along_n, &along_k, depth).is_some_and(|weights| {
             weights.into_iter().all(|weight| {
                 let Ok(rows) = Mat::row_major(&values, m, depth) else { return false };
                 let mut scratch = Scratch::default();
                 scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..depth);
-                (0..m).all(|row| {
+                let right = |(row, due): (usize, &[i32])| {
                     let (found, _) = scratch.floats(row, N);
-                    found.iter().enumerate().all(|(n, found)| *found == product(&x, &w, depth, [row, n]) as f32 / 16.0)
-                })
+                    found.iter().zip(due).all(|(found, due)| *found == *due as f32 / 16.0)
+                };
+                due.chunks_exact(N).enumerate().all(right)
             })
         })
     })
@@ -89,25 +96,21 @@ fn whole(kernel: &Kernel, depth: usize) -> bool {
             false => weights(&along_n, &along_k, depth)
                 .map_or([None; 2], |weights| weights.map(|w| Some(IntWeight::Int8(w)))),
         };
+        let due = product(&x, &w, depth);
         weights.into_iter().all(|weight| {
             let (Some(weight), Ok(rows)) = (weight, Mat::row_major(&values, m, depth)) else { return false };
-            let mut scratch = Scratch::default();
-            let due = |row, n| product(&x, &w, depth, [row, n]);
+            let (mut scratch, mut due) = (Scratch::default(), due.chunks_exact(N).enumerate());
             if kernel.x == Rows::F32 {
                 let wide: Vec<f32> = x.iter().map(|x| *x as f32).collect();
                 let Ok(rows) = Mat::row_major(&wide, m, depth) else { return false };
                 scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..depth);
-                let right = |row| {
+                return due.all(|(row, due)| {
                     let (found, _) = scratch.floats(row, N);
-                    found.iter().enumerate().all(|(n, found)| *found == due(row, n) as f32)
-                };
-                return (0..m).all(right);
+                    found.iter().zip(due).all(|(found, due)| *found == *due as f32)
+                });
             }
             scratch.multiply(kernel, &rows, &weight, 0..m, 0..N, 0..depth);
-            (0..m).all(|row| {
-                let (found, _) = scratch.ints(row, N);
-                found.iter().enumerate().all(|(n, found)| *found == due(row, n))
-            })
+            due.all(|(row, due)| scratch.ints(row, N).0 == due)
         })
     })
 }

@@ -48,7 +48,10 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let counts = prop::collection::vec(0..6usize, 1..4);
-    (counts, 1..20usize, 1..40usize, 1..4usize, any::<[bool; 3]>(), any::<u64>()).prop_map(
+    // Of whole words and of several parts of a row too, which are read where they lie.
+    let depth = prop_oneof![1..20usize, (1..4usize).prop_map(|words| 8 * words)];
+    let n = prop_oneof![1..40usize, 64..150usize];
+    (counts, depth, n, 1..4usize, any::<[bool; 3]>(), any::<u64>()).prop_map(
         |(counts, depth, n, parts, [int4, offset, biased], seed)| Case {
             counts,
             k: depth * parts,
