@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use crate::element::{Float, FloatType};
 use crate::error::{self, KernelError};
 use crate::int_gemm::IntWeight;
-use crate::pack::{Lies, Source};
+use crate::pack::{Lies, Numbers, Source};
 use crate::vectors::{Vectors, vectorised};
 
 /// Numbers that are made at a time.
@@ -62,6 +62,16 @@ impl<'a, T: Float> Antiquant<'a, T> {
             Lies::AlongK | Lies::BlocksOfK => Lies::AlongK,
             Lies::AlongN | Lies::BlocksOfN => Lies::AlongN,
         }
+    }
+
+    /// As [`Source::numbers`].
+    pub(crate) fn numbers(&self) -> Option<Numbers<'_>> {
+        (T::TYPE == FloatType::Bf16).then(|| Numbers {
+            weight: &self.weight,
+            scale: bytemuck::cast_slice(self.scale),
+            offset: self.offset.map(bytemuck::cast_slice),
+            group: self.group,
+        })
     }
 
     /// What a number of column `n` in group `group` stands for.

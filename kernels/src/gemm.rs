@@ -26,7 +26,7 @@ use crate::element::{Float, widened};
 use crate::error::{self, KernelError};
 use crate::isa::Isa;
 use crate::nz::NzMat;
-use crate::pack::{Direct, Lies, Place, Source, float_words, put_floats};
+use crate::pack::{Direct, Lies, Numbers, Place, Source, float_words, put_floats};
 use crate::simd::{self, Words};
 use crate::view::{Mat, MatMut};
 
@@ -104,6 +104,13 @@ impl<T: Float> Source for Weight<'_, T> {
         match self.stored() {
             Stored::Plain(_, place) => place.lies(),
             Stored::Antiquant(weight) => weight.lies(),
+        }
+    }
+
+    fn numbers(&self) -> Option<Numbers<'_>> {
+        match self {
+            Self::Antiquant(weight) => weight.numbers(),
+            _ => None,
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use crate::element::{Float, FloatType};
+use crate::int_gemm::IntWeight;
 use crate::nz::NzLayout;
 use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, PIECE, Rows, STEPS, Turn, Weave, Words, fetch, in_lines, per_line};
 use crate::view::Mat;
@@ -204,11 +207,25 @@ pub(crate) trait Source: Sync {
     /// What is near to what.
     fn lies(&self) -> Lies;
 
+    /// Where its elements are bf16 made of whole numbers, these.
+    fn numbers(&self) -> Option<Numbers<'_>> {
+        None
+    }
+
     /// Column `n`, rows `ks`, as elements of the words, from the first byte of `to` on.
     fn read_column(&self, n: usize, ks: Range<usize>, to: &mut [u32]);
 
     /// Rows `ks`, columns `ns`, likewise, each `stride` words after the one before.
     fn read_rows(&self, ks: Range<usize>, ns: Range<usize>, to: &mut [u32], stride: usize);
+}
+
+/// Whole numbers `[K, N]` and what makes bf16 of them: `(w + offset) * scale`, rounded once.
+pub(crate) struct Numbers<'a> {
+    pub(crate) weight: &'a IntWeight<'a>,
+    /// `[G, N]`, a row for each `group` of K.
+    pub(crate) scale: &'a [bf16],
+    pub(crate) offset: Option<&'a [bf16]>,
+    pub(crate) group: usize,
 }
 
 /// What words a type's panels hold.

@@ -2,9 +2,13 @@
 //! is made at a time than stays in the first cache.
 
 use std::ops::Range;
+use std::ptr;
+
+use half::bf16;
 
 use crate::driver::grow;
-use crate::pack::{Direct, Lies, Source, fetch_rows};
+use crate::element::Float;
+use crate::pack::{Direct, Lies, Numbers, Source, fetch_rows};
 use crate::simd::{
     ColumnsInPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, RowsInPlace, RowsKernel, Turn, Weave, in_lines,
 };
@@ -39,10 +43,17 @@ pub(crate) fn stream(
         let from = cols.start + panel * PANEL;
         if from < cols.end { w.direct(ks, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
     };
-    if rows > 0
-        && let Some(done) = in_place(kernel, w.lies(), (x, x_stride), rows, ks.len(), (acc, panels), direct)
-    {
-        return done;
+    if rows > 0 {
+        let few = FewRows { x, x_stride, rows };
+        if let (Some(kernels), Some(numbers)) = (kernel.of_numbers, w.numbers())
+            && let kernel = kernels(numbers.weight.words())
+            && let Some(done) = of_numbers(kernel, &numbers, few, (cols, ks), (acc, panels), room)
+        {
+            return done;
+        }
+        if let Some(done) = in_place(kernel, w.lies(), few, ks.len(), (acc, panels), direct) {
+            return done;
+        }
     }
     let Some(&wide) = rows.checked_sub(1).and_then(|row| kernel.panels.get(row)) else { return 0 };
     let is_fast = match w.lies() {
@@ -92,58 +103,130 @@ pub(crate) fn stream(
 const MOST_OF_COLUMNS: usize = 4;
 const MOST_OF_BLOCKS: usize = 2;
 
-/// The same without panels, where the kernel does that for weights that lie so; how many of the first panels that could be done.
+/// Rows of x, of whole words.
+#[derive(Clone, Copy)]
+struct FewRows<'a> {
+    x: &'a [u32],
+    x_stride: usize,
+    rows: usize,
+}
+
+/// The same of bf16 that are made of whole numbers, where the kernel does that; how many of the first panels that could be done.
+/// What is not done may have been begun.
+fn of_numbers(
+    kernel: &Kernel,
+    numbers: &Numbers<'_>,
+    few: FewRows<'_>,
+    (cols, ks): (&Range<usize>, &Range<usize>),
+    (acc, panels): (&mut [Line], usize),
+    room: &mut Vec<Line>,
+) -> Option<usize> {
+    let Numbers { weight, scale, offset, group } = *numbers;
+    grow(room, 2 * panels);
+    let (scales, offsets) = bytemuck::cast_slice_mut(room).split_at_mut(panels * PANEL);
+    let mut done = None;
+    let mut start = ks.start;
+    while start < ks.end {
+        let index = start / group;
+        let part = start..ks.end.min((index + 1).saturating_mul(group));
+        let of_cols = index * weight.n() + cols.start..index * weight.n() + cols.end;
+        let (scales, offsets) = (&mut scales[..cols.len()], &mut offsets[..cols.len()]);
+        bf16::widen(&scale[of_cols.clone()], scales);
+        offsets.fill(0.0);
+        if let Some(offset) = offset {
+            bf16::widen(&offset[of_cols], offsets);
+        }
+        let are_finite = scales.iter().chain(&*offsets).all(|value| value.is_finite());
+        if !are_finite || !part.len().is_multiple_of(kernel.words.step()) {
+            return None;
+        }
+        let values = (&*scales, &*offsets, start == ks.start);
+        let few = FewRows { x: &few.x[start - ks.start..], ..few };
+        let direct = |panel: usize| {
+            let from = cols.start + panel * PANEL;
+            if from < cols.end { weight.direct(&part, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
+        };
+        let count = rows_in_place(kernel, weight.lies(), few, part.len(), Some(values), (acc, panels), direct)?;
+        if *done.get_or_insert(count) != count {
+            return None;
+        }
+        start = part.end;
+    }
+    done
+}
+
+/// Without panels, of a weight whose rows lie together, where the kernel does that; how many of the first panels that could be done.
+/// `values` are scales and offsets of the columns, and whether the accumulators start at 0.
+fn rows_in_place(
+    kernel: &Kernel,
+    lies: Lies,
+    FewRows { x, x_stride, rows }: FewRows<'_>,
+    ks: usize,
+    values: Option<(&[f32], &[f32], bool)>,
+    (acc, panels): (&mut [Line], usize),
+    direct: impl Fn(usize) -> Direct,
+) -> Option<usize> {
+    let RowsKernel { run, wide, most_of_blocks, most_of_lines } = kernel.rows_in_place?;
+    if rows > if lies == Lies::BlocksOfN { most_of_blocks } else { most_of_lines } {
+        return None;
+    }
+    let bytes = kernel.words.panel_bytes();
+    let per_part = RowsInPlace::BYTES / bytes;
+    let most = rows.div_ceil(rows.div_ceil(wide.len()));
+    // The parts from this panel on, as far as they lie alike.
+    let part = |panel: usize| {
+        let Direct::Rows { from, stride } = direct(panel) else { return None };
+        let follows = |i| direct(panel + i) == Direct::Rows { from: from.wrapping_add(i * bytes), stride };
+        (1..per_part).all(follows).then_some((from, stride))
+    };
+    let mut panel = 0;
+    while let Some((from, stride)) = part(panel) {
+        let many = wide[most - 1];
+        let part_stride = part(panel + per_part).map_or(0, |(next, _)| next.addr().wrapping_sub(from.addr()));
+        let follows = |i| part(panel + i * per_part) == Some((from.wrapping_add(i * part_stride), stride));
+        let parts = if (1..many).all(follows) { many } else { 1 };
+        let (scale, offset, fresh) = values.map_or((ptr::null(), ptr::null(), true), |(scales, offsets, fresh)| {
+            (scales[panel * PANEL..].as_ptr(), offsets[panel * PANEL..].as_ptr(), fresh)
+        });
+        for row in (0..rows).step_by(most) {
+            let job = RowsInPlace {
+                from,
+                stride,
+                steps: ks / kernel.words.step(),
+                parts,
+                part_stride,
+                offset,
+                scale,
+                fresh,
+                rows: most.min(rows - row),
+                x: x[row * x_stride..].as_ptr(),
+                x_stride,
+                acc: acc[row * panels + panel..].as_mut_ptr(),
+                acc_stride: panels,
+            };
+            // SAFETY: the kernel is of instructions that the CPU has. `direct` found all rows in the weight's memory; x and acc are
+            // as large as `stream` says; there is a scale and an offset for each column of whole panels.
+            unsafe { run(&job) }
+        }
+        panel += parts * per_part;
+    }
+    Some(panel)
+}
+
+/// Without panels, where the kernel does that for weights that lie so; how many of the first panels that could be done.
 fn in_place(
     kernel: &Kernel,
     lies: Lies,
-    (x, x_stride): (&[u32], usize),
-    rows: usize,
+    few: FewRows<'_>,
     ks: usize,
     (acc, panels): (&mut [Line], usize),
     direct: impl Fn(usize) -> Direct,
 ) -> Option<usize> {
     let (words, steps) = (kernel.words, ks / kernel.words.step());
+    let FewRows { x, x_stride, rows } = few;
     let mut panel = 0;
     match lies {
-        Lies::BlocksOfN | Lies::AlongN => {
-            let RowsKernel { run, wide, most_of_blocks, most_of_lines } = kernel.rows_in_place?;
-            if rows > if lies == Lies::BlocksOfN { most_of_blocks } else { most_of_lines } {
-                return None;
-            }
-            let bytes = words.panel_bytes();
-            let per_part = RowsInPlace::BYTES / bytes;
-            let most = rows.div_ceil(rows.div_ceil(wide.len()));
-            // The parts from this panel on, as far as they lie alike.
-            let part = |panel: usize| {
-                let Direct::Rows { from, stride } = direct(panel) else { return None };
-                let follows = |i| direct(panel + i) == Direct::Rows { from: from.wrapping_add(i * bytes), stride };
-                (1..per_part).all(follows).then_some((from, stride))
-            };
-            while let Some((from, stride)) = part(panel) {
-                let many = wide[most - 1];
-                let part_stride = part(panel + per_part).map_or(0, |(next, _)| next.addr().wrapping_sub(from.addr()));
-                let follows = |i| part(panel + i * per_part) == Some((from.wrapping_add(i * part_stride), stride));
-                let parts = if (1..many).all(follows) { many } else { 1 };
-                for row in (0..rows).step_by(most) {
-                    let job = RowsInPlace {
-                        from,
-                        stride,
-                        steps,
-                        parts,
-                        part_stride,
-                        rows: most.min(rows - row),
-                        x: x[row * x_stride..].as_ptr(),
-                        x_stride,
-                        acc: acc[row * panels + panel..].as_mut_ptr(),
-                        acc_stride: panels,
-                    };
-                    // SAFETY: the kernel is of instructions that the CPU has. `direct` found all rows in the weight's memory; x and
-                    // acc are as large as `stream` says.
-                    unsafe { run(&job) }
-                }
-                panel += parts * per_part;
-            }
-        }
+        Lies::BlocksOfN | Lies::AlongN => rows_in_place(kernel, lies, few, ks, None, (acc, panels), direct),
         Lies::AlongK | Lies::BlocksOfK => {
             let run = kernel.columns_in_place?;
             if rows > if lies == Lies::BlocksOfK { MOST_OF_BLOCKS } else { MOST_OF_COLUMNS } {
@@ -173,9 +256,9 @@ fn in_place(
                 unsafe { run(&job) }
                 panel += 1;
             }
+            Some(panel)
         }
     }
-    Some(panel)
 }
 
 /// What makes lines of some panels, piece after piece along K.

@@ -31,6 +31,7 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
             most_of_blocks: 8,
             most_of_lines: 2,
         }),
+        of_numbers: Some(mixed_kernel),
         ..of(Words::Bf16, Rows::F32, multiply_bf16)
     };
     static INT8: Kernel = Kernel {
@@ -80,6 +81,7 @@ const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel 
         panels: PANELS,
         multiply,
         rows_in_place: None,
+        of_numbers: None,
         columns_in_place: None,
         transpose,
         interleave: vector_interleave,

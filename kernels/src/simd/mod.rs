@@ -190,6 +190,12 @@ pub(crate) struct RowsInPlace {
     /// 1, or as many as [`RowsKernel::wide`] has for these rows of x.
     pub(crate) parts: usize,
     pub(crate) part_stride: usize,
+    /// Of each column what numbers are added to and multiplied with, to be rounded to bf16 before they are multiplied with x, or null;
+    /// finite, and of kernels for whole numbers and rows of f32 alone.
+    pub(crate) offset: *const f32,
+    pub(crate) scale: *const f32,
+    /// Whether the accumulators start at 0 whatever they hold; of other kernels they do.
+    pub(crate) fresh: bool,
     /// 1 to as many as [`RowsKernel::wide`] is long.
     pub(crate) rows: usize,
     /// As of a [`Job`].
@@ -261,6 +267,8 @@ pub(crate) struct Kernel {
     pub(crate) multiply: unsafe fn(&mut Job<'_>),
     /// The same without panels, of rows of a weight where they lie.
     pub(crate) rows_in_place: Option<RowsKernel>,
+    /// Those for whole numbers and rows of f32 that take scales, of which there is one for rows that lie in place.
+    pub(crate) of_numbers: Option<fn(Words) -> &'static Kernel>,
     /// Of columns where they lie.
     ///
     /// # Safety

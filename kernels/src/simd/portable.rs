@@ -39,6 +39,7 @@ const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel 
         panels: PANELS,
         multiply,
         rows_in_place: None,
+        of_numbers: None,
         columns_in_place: None,
         transpose,
         interleave: plain_interleave,

@@ -124,6 +124,14 @@ proptest! {
     }
 }
 
+/// So many columns that a thread has several parts of a row, of few rows of x, whose weights are read where they lie.
+#[test]
+fn a_number_is_its_value_in_wide_weights() {
+    for (m, has_offset) in [(1, false), (1, true), (2, true), (3, false), (6, true)] {
+        check::<half::bf16>(&Case { m, k: 48, n: 2112, group: 16, has_offset, seed: 3 });
+    }
+}
+
 /// Two groups of two, by hand: (1 + 1) * 2, (2 + 1) * 2 and (3 - 1) * 0.5, (4 - 1) * 0.5.
 #[test]
 fn by_hand() {
