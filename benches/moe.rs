@@ -54,19 +54,17 @@ fn main() -> Result<()> {
 
 /// Weights as devices hold them, and both roundings where they differ.
 fn ways_to_decode() -> Vec<Way> {
-    let both = [Rounding::Fast, Rounding::Faithful];
     let [of_w4a8, of_w4a16] = GROUPS.map(|group| [None, Some(group)]);
-    let kinds: [(_, _, &[Option<usize>], &[Rounding]); 3] = [
-        (Numbers::W8A8, Held::Transposed, &[None], &both),
-        (Numbers::W4A8, Held::Plain, &of_w4a8, &both),
-        (Numbers::W4A16, Held::Transposed, &of_w4a16, &both[..1]),
+    let kinds: [(_, &[Held], &[Option<usize>]); 3] = [
+        (Numbers::W8A8, &[Held::Transposed, Held::Nz], &[None]),
+        (Numbers::W4A8, &[Held::Plain, Held::Nz], &of_w4a8),
+        (Numbers::W4A16, &[Held::Plain, Held::Transposed, Held::Nz], &of_w4a16),
     ];
     let mut ways = Vec::new();
-    for (numbers, nd, groups, roundings) in kinds {
-        for held in [nd, Held::Nz] {
-            for group in groups {
-                ways.extend(roundings.iter().map(|rounding| Way { numbers, group: *group, held, rounding: *rounding }));
-            }
+    for (numbers, held, groups) in kinds {
+        for (held, group) in held.iter().flat_map(|held| groups.iter().map(move |group| (*held, *group))) {
+            let both = [Rounding::Fast, Rounding::Faithful];
+            ways.extend(both.map(|rounding| Way { numbers, group, held, rounding }));
         }
     }
     ways

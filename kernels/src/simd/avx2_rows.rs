@@ -210,37 +210,45 @@ const ROWS_AHEAD: usize = 64;
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn int4_rows<const R: usize, const P: usize>(job: &RowsInPlace) {
     let &RowsInPlace { from, stride, steps, part_stride, x, x_stride, acc, acc_stride, .. } = job;
+    let (zero, ones) = (_mm256_setzero_si256(), _mm256_set1_epi16(1));
+    let mut wide = [[[zero; 8]; R]; P];
     // SAFETY: the caller lets 32 bytes of every row of each part and all words of x be read, and four accumulators of each row of x
     // and each part be written.
     unsafe {
-        for start in (0..steps).step_by(SHORT_STEPS) {
-            let mut sums = [[[_mm256_setzero_si256(); 4]; R]; P];
-            for step in start..steps.min(start + SHORT_STEPS) {
-                let rows = from.add(8 * step * stride);
-                fetch_rows(job, rows, 8);
-                let x = x.add(2 * step);
-                for (part, sums) in sums.iter_mut().enumerate() {
-                    *sums = int4_step(*sums, rows.add(part * part_stride), stride, x, x_stride);
+        for start in (0..steps).step_by(2 * SHORT_STEPS) {
+            let mut short = [[[[zero; 4]; R]; P]; 2];
+            for (half, sums) in short.iter_mut().enumerate() {
+                let start = start + half * SHORT_STEPS;
+                for step in start..steps.min(start + SHORT_STEPS) {
+                    let rows = from.add(8 * step * stride);
+                    fetch_rows(job, rows, 8);
+                    let x = x.add(2 * step);
+                    for (part, sums) in sums.iter_mut().enumerate() {
+                        *sums = int4_step(*sums, rows.add(part * part_stride), stride, x, x_stride);
+                    }
                 }
             }
-            for (part, sums) in sums.iter().enumerate() {
-                for (row, sums) in sums.iter().enumerate() {
-                    // Of each half, 8 columns of the first two panels and the same of the other two.
-                    let columns = [
-                        _mm256_unpacklo_epi16(sums[0], sums[1]),
-                        _mm256_unpackhi_epi16(sums[0], sums[1]),
-                        _mm256_unpacklo_epi16(sums[2], sums[3]),
-                        _mm256_unpackhi_epi16(sums[2], sums[3]),
-                    ];
-                    for (eight, columns) in columns.into_iter().enumerate() {
-                        let short = [_mm256_castsi256_si128(columns), _mm256_extracti128_si256::<1>(columns)];
-                        for (panels, short) in short.into_iter().enumerate() {
-                            let line = acc.add(row * acc_stride + 4 * part + 2 * panels);
-                            let to = line.cast::<__m256i>().add(eight);
-                            let sum = _mm256_cvtepi16_epi32(short);
-                            to.write(if start == 0 { sum } else { _mm256_add_epi32(to.read(), sum) });
+            let [first, second] = &short;
+            for (wide, (first, second)) in wide.iter_mut().zip(first.iter().zip(second)) {
+                for (wide, (first, second)) in wide.iter_mut().zip(first.iter().zip(second)) {
+                    for (i, (first, second)) in first.iter().zip(second).enumerate() {
+                        let both = [_mm256_unpacklo_epi16(*first, *second), _mm256_unpackhi_epi16(*first, *second)];
+                        for (wide, both) in wide[2 * i..].iter_mut().zip(both) {
+                            *wide = _mm256_add_epi32(*wide, _mm256_madd_epi16(both, ones));
                         }
                     }
+                }
+            }
+        }
+        for (part, wide) in wide.iter().enumerate() {
+            for (row, wide) in wide.iter().enumerate() {
+                // Even columns and odd ones, 4 of the first two panels and the same of the other two.
+                for (eight, [even, odd]) in [[0, 2], [1, 3], [4, 6], [5, 7]].into_iter().enumerate() {
+                    let low = _mm256_unpacklo_epi32(wide[even], wide[odd]);
+                    let high = _mm256_unpackhi_epi32(wide[even], wide[odd]);
+                    let to = acc.add(row * acc_stride + 4 * part).cast::<__m256i>().add(eight);
+                    to.write(_mm256_permute2x128_si256::<0x20>(low, high));
+                    to.add(4).write(_mm256_permute2x128_si256::<0x31>(low, high));
                 }
             }
         }
@@ -262,11 +270,10 @@ unsafe fn int4_step<const R: usize>(
     unsafe {
         // Two rows whose numbers of x are next to each other.
         for (pair, [first, second]) in [[0, 2], [4, 6], [1, 3], [5, 7]].into_iter().enumerate() {
-            let row = |row: usize| _mm256_loadu_si256(rows.add(row * stride).cast());
+            let row = |row: usize| _mm256_xor_si256(flip, _mm256_loadu_si256(rows.add(row * stride).cast()));
             let (a, b) = (row(first), row(second));
             let both = [_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)];
             for (half, both) in both.into_iter().enumerate() {
-                let both = _mm256_xor_si256(both, flip);
                 let even = _mm256_and_si256(both, halves);
                 let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(both), halves);
                 for (row, sums) in sums.iter_mut().enumerate() {
