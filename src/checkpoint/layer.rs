@@ -58,7 +58,9 @@ impl Checkpoint {
             return Err(CheckpointError::NotAMoeLayer { layer, moe_layers: self.moe_layers().to_vec() });
         };
         let mut layer = Finder::new(self, layer, spec).layer(layer)?;
-        let said = |matrix: &Matrix<'_>| self.quantisation().int8_activations(matrix.stored.name, matrix.stored_as());
+        let said = |matrix: &Matrix<'_>| {
+            self.quantisation().int8_activations(matrix.stored.name, matrix.stored_as(), matrix.cols)
+        };
         layer.int8_activations = layer.experts.first().is_some_and(|mlp| said(&mlp.up) && said(&mlp.down));
         Ok(layer)
     }

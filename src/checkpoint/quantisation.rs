@@ -159,17 +159,19 @@ impl Quantisation {
         }
     }
 
-    /// Whether what the tensor `name`, stored in this way, is multiplied with was int8 for whoever quantised it.
-    pub(super) fn int8_activations(&self, name: &str, stored: Stored) -> bool {
+    /// Whether what the tensor `name` of so many inputs, stored in this way, is multiplied with was int8 for whoever quantised it.
+    pub(super) fn int8_activations(&self, name: &str, stored: Stored, inputs: usize) -> bool {
         match self {
             Self::Ascend { types, .. } => types.get(name).is_some_and(|kind| kind.contains("A8")),
-            Self::Compressed { schemes } => schemes.iter().any(|scheme| scheme.int8_activations && scheme.fits(stored)),
+            Self::Compressed { schemes } => {
+                schemes.iter().any(|scheme| scheme.int8_activations && scheme.fits(stored, inputs))
+            }
             _ => false,
         }
     }
 
-    /// Why the tensor `name` may not be stored as it is: what would be legal.
-    pub(super) fn refuses(&self, name: &str, stored: Stored) -> Option<String> {
+    /// Why the tensor `name` of so many inputs may not be stored as it is: what would be legal.
+    pub(super) fn refuses(&self, name: &str, stored: Stored, inputs: usize) -> Option<String> {
         let legal = |legal: bool, what: &str| (!legal).then(|| what.to_owned());
         match (self, stored) {
             (Self::None, _) | (_, Stored::Float(_)) => None,
@@ -186,7 +188,7 @@ impl Quantisation {
                 )
             }
             (Self::Compressed { schemes }, stored) => {
-                let fits = schemes.iter().any(|scheme| scheme.fits(stored));
+                let fits = schemes.iter().any(|scheme| scheme.fits(stored, inputs));
                 (!fits).then(|| {
                     let all: Vec<String> = schemes.iter().map(Scheme::describe).collect();
                     all.join(" or ")
@@ -197,10 +199,15 @@ impl Quantisation {
 }
 
 impl Scheme {
-    fn fits(&self, stored: Stored) -> bool {
+    fn fits(&self, stored: Stored, inputs: usize) -> bool {
+        // A group of all inputs is a scale per output.
+        let integer = |bits, group| {
+            let groups = self.group == group || self.group == Some(group.unwrap_or(inputs));
+            self.kind == Kind::Int && self.bits == bits && groups
+        };
         match stored {
-            Stored::Int8 { group } => self.kind == Kind::Int && self.bits == 8 && self.group == group,
-            Stored::Int4 { group } => self.kind == Kind::Int && self.bits == 4 && self.group == group,
+            Stored::Int8 { group } => integer(8, group),
+            Stored::Int4 { group } => integer(4, group),
             Stored::Fp8Block { block } => {
                 self.kind == Kind::Float && self.bits == 8 && self.block.is_none_or(|legal| legal == block)
             }

@@ -333,7 +333,7 @@ impl<'a> Parts<'a, '_> {
         let codes = if codes == Codes::Int8 && said.int4_in_bytes(self.name) { Codes::Int4Bytes } else { codes };
         let group = (turned == Some(false) && block[1] < cols).then_some(block[1]);
         let stored = codes.stored(block, group);
-        if let Some(legal) = said.refuses(self.name, stored) {
+        if let Some(legal) = said.refuses(self.name, stored, cols) {
             return Err(refused(stored, legal));
         }
         Ok(Weight {

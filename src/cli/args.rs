@@ -234,6 +234,8 @@ pub(crate) enum QuantArg {
     W8a8,
     /// int4 weights, int8 activations
     W4a8,
+    /// int4 weights with a scale for each 256 inputs, int8 activations
+    W4a8Groups,
 }
 
 impl From<QuantArg> for ExpertFormat {
@@ -241,7 +243,8 @@ impl From<QuantArg> for ExpertFormat {
         match arg {
             QuantArg::None => Self::Float,
             QuantArg::W8a8 => Self::W8A8,
-            QuantArg::W4a8 => Self::W4A8,
+            QuantArg::W4a8 => Self::W4A8 { group: None },
+            QuantArg::W4a8Groups => Self::W4A8 { group: Some(256) },
         }
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|
 //! | float | the layer's type | the layer's type | `GroupedMatmul*` | `Mm` |
 //! | W8A8 | int8, a scale per output | int8, a scale per token | `GroupedMatmulSwigluQuant*` or in steps, `GroupedMatmul*` | `QuantMatmul*` |
-//! | W4A8 | int4, a scale per output | int8, a scale per token | the same with int4 | as W8A8 |
+//! | W4A8 | int4, a scale per output, or per 256 along K | int8, a scale per token | the same with int4 | as W8A8 |
 //! | W8A16 | int8, a scale per output | the layer's type | `GroupedMatmul*` that expands weights | `WeightQuantBatchMatmul*` |
 //! | W4A16 | int4, a scale per output, or per group along K | the layer's type | the same | the same |
 //!
@@ -35,8 +35,11 @@ pub enum ExpertFormat {
     Float,
     /// int8 with a scale per output channel; activations are quantised to int8 per token.
     W8A8,
-    /// int4 with a scale per output channel; activations are quantised to int8 per token. The shared expert is W8A8.
-    W4A8,
+    /// int4; activations are quantised to int8 per token. The shared expert is W8A8.
+    W4A8 {
+        /// Inputs that share a scale: 256, of which there is a whole number, up to 18432. `None` for a scale per output channel.
+        group: Option<usize>,
+    },
     /// int8 with a scale per output channel, expanded to the layer's type for each product.
     W8A16,
     /// int4, expanded to the layer's type for each product.
@@ -49,15 +52,18 @@ pub enum ExpertFormat {
 impl ExpertFormat {
     /// The format in which a layer's experts are stored, where a device multiplies with their codes: int8 and int4 with scales
     /// per output channel, for int8 activations or for others, and int4 in groups. Everything else is expanded: FP8 and MXFP4,
-    /// which Atlas A3 does not multiply with, and int4 in groups for int8 activations becomes W4A16.
+    /// which Atlas A3 does not multiply with, and int4 for int8 activations in groups other than 256 becomes W4A16.
     pub fn stored(layer: &HostLayer<'_>) -> Self {
         let [first, second] = [Part::W13, Part::W2].map(|part| layer.stored(part));
         match (first, second, layer.int8_activations()) {
             (Some(Stored::Int8 { group: None }), Some(Stored::Int8 { group: None }), true) => Self::W8A8,
             (Some(Stored::Int8 { group: None }), Some(Stored::Int8 { group: None }), false) => Self::W8A16,
-            (Some(Stored::Int4 { group: None }), Some(Stored::Int4 { group: None }), true) => Self::W4A8,
-            (Some(Stored::Int4 { group }), Some(Stored::Int4 { group: other }), _) if group == other => {
-                Self::W4A16 { group }
+            (Some(Stored::Int4 { group }), Some(Stored::Int4 { group: other }), int8) if group == other => {
+                if int8 && w4a8_groups(layer.spec(), group).is_none() {
+                    Self::W4A8 { group }
+                } else {
+                    Self::W4A16 { group }
+                }
             }
             _ => Self::Float,
         }
@@ -65,14 +71,14 @@ impl ExpertFormat {
 
     /// Whether activations are quantised.
     pub const fn quantises_activations(self) -> bool {
-        matches!(self, Self::W8A8 | Self::W4A8)
+        matches!(self, Self::W8A8 | Self::W4A8 { .. })
     }
 
     /// That of a part: its own for the routed experts' projections, W8A8 for a shared expert of W4A8, float for all others.
     pub(super) const fn of(self, part: Part) -> Self {
         match (part, self) {
             (Part::W13 | Part::W2, format) => format,
-            (Part::SharedW13 | Part::SharedW2, Self::W4A8) => Self::W8A8,
+            (Part::SharedW13 | Part::SharedW2, Self::W4A8 { .. }) => Self::W8A8,
             (Part::SharedW13 | Part::SharedW2, format) => format,
             _ => Self::Float,
         }
@@ -83,8 +89,7 @@ impl ExpertFormat {
         match self {
             Self::Float => None,
             Self::W8A8 | Self::W8A16 => Some(Codes::Int8),
-            Self::W4A8 => Some(Codes::Int4 { group: None }),
-            Self::W4A16 { group } => Some(Codes::Int4 { group }),
+            Self::W4A8 { group } | Self::W4A16 { group } => Some(Codes::Int4 { group }),
         }
     }
 
@@ -93,7 +98,7 @@ impl ExpertFormat {
         match self {
             Self::Float => "float",
             Self::W8A8 => "w8a8",
-            Self::W4A8 => "w4a8",
+            Self::W4A8 { .. } => "w4a8",
             Self::W8A16 => "w8a16",
             Self::W4A16 { .. } => "w4a16",
         }
@@ -104,7 +109,9 @@ impl fmt::Display for ExpertFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Self::W4A16 { group: Some(group) } => write!(f, " in groups of {group}"),
+            Self::W4A8 { group: Some(group) } | Self::W4A16 { group: Some(group) } => {
+                write!(f, " in groups of {group}")
+            }
             _ => Ok(()),
         }
     }
@@ -120,6 +127,24 @@ pub struct ExpertPlan {
     pub fused: Option<OperatorId>,
     /// Why they are steps where activations are quantised.
     pub reason: Option<String>,
+}
+
+/// Inputs that share a scale where int4 is multiplied with int8, and the most inputs that may come in such groups (ops-transformer
+/// 9.1.0, gmm/grouped_matmul).
+const W4A8_GROUP: usize = 256;
+const W4A8_GROUPED_INPUTS: usize = 18432;
+
+/// What of these groups the product of int8 with int4 does not take; `None` if it does.
+fn w4a8_groups(spec: &MoeSpec, group: Option<usize>) -> Option<String> {
+    let group = group?;
+    let inputs =
+        [Part::W13, Part::W2].map(|part| spec.shape(part).and_then(|shape| shape.last().copied()).unwrap_or(0));
+    let wrong = inputs.into_iter().find(|inputs| !inputs.is_multiple_of(group.max(1)) || *inputs > W4A8_GROUPED_INPUTS);
+    match wrong {
+        _ if group != W4A8_GROUP => Some(format!("groups of {group}")),
+        Some(inputs) => Some(format!("{inputs} inputs in groups of {group}")),
+        None => None,
+    }
 }
 
 /// The first release whose grouped product adds a bf16 bias to int8 products (ops-transformer 9.1.0, gmm/grouped_matmul).
@@ -147,8 +172,16 @@ impl ExpertPlan {
         if !format.quantises_activations() {
             return Ok(Self { format, fused: None, reason: None });
         }
+        if let ExpertFormat::W4A8 { group } = format
+            && let Some(what) = w4a8_groups(spec, group)
+        {
+            return refuse(
+                &what,
+                "groups of 256 that K divides into, K up to 18432, a scale per output channel, or w4a16",
+            );
+        }
         if experts.bias {
-            if format == ExpertFormat::W4A8 {
+            if matches!(format, ExpertFormat::W4A8 { .. }) {
                 return refuse("experts with biases", "float, w8a8, w8a16 or w4a16: the place of the bias is taken");
             }
             if options.dtype != FloatType::Bf16 || device.cann().release() < BIAS_SINCE {

@@ -77,7 +77,8 @@ pub(super) fn grouped(
     let scale_of_groups;
     let (quant, bias) = match (&rows.scales, held.weight.dtype()) {
         (Some(per_token), DType::I4) => {
-            scale_of_groups = scale.reshape(&[size(scale.dim(0)), 1, size(scale.dim(1))])?;
+            let groups = if scale.desc().rank() > 2 { size(scale.dim(1)) } else { 1 };
+            scale_of_groups = scale.reshape(&[size(scale.dim(0)), groups, size(scale.dim(-1))])?;
             (Quant::Int8By4 { scale: &scale_of_groups, per_token, offset: None }, held.extra)
         }
         (Some(per_token), _) => {

@@ -124,9 +124,11 @@ impl<'a> Upload<'a> {
         let bytes = bytes_of(&tensors.weight);
         pack(&self.codes, [n, k], codes, tensors.packed.is_some(), staged(&mut self.staging, bytes))?;
         self.copy(bytes, &mut tensors.weight)?;
+        // [G, N]
+        let by_group = (0..groups).flat_map(|group| (0..n).map(move |n| n * groups + group));
+        let scales: Vec<f32> = by_group.filter_map(|index| self.scales.get(index).copied()).collect();
         if let Some(scale) = &mut tensors.scale {
-            let by_group = (0..groups).flat_map(|group| (0..n).map(move |n| n * groups + group));
-            let values = by_group.filter_map(|index| self.scales.get(index).copied());
+            let values = scales.iter().copied();
             let bytes = encode(values, scale.dtype(), staged(&mut self.staging, bytes_of(scale)))?;
             self.copy(bytes, scale)?;
         }
@@ -135,8 +137,8 @@ impl<'a> Upload<'a> {
             if let Codes::Int4 { .. } = codes {
                 let weight = Mat::row_major(&self.codes, n, k).map(|codes| Weight::Strided(codes.transposed()));
                 weight
-                    .and_then(|weight| msd_bias(&IntWeight::Int8(weight), &self.scales, &mut values))
-                    .map_err(|error| Error::shape("quantised weight", error, "codes [N, K] and scales [N]"))?;
+                    .and_then(|weight| msd_bias(&IntWeight::Int8(weight), &scales, &mut values))
+                    .map_err(|error| Error::shape("quantised weight", error, "codes [N, K] and scales [G, N]"))?;
             }
             let bytes = encode(values.into_iter(), extra.dtype(), staged(&mut self.staging, bytes_of(extra)))?;
             self.copy(bytes, extra)?;

@@ -200,7 +200,7 @@ fn quantised(
     let (logical, per_output) = (with(&[*k, *n])?, with(&[*n])?);
     let layer = DType::from(options.dtype);
     let scale = match format {
-        ExpertFormat::W4A8 => DType::U64,
+        ExpertFormat::W4A8 { .. } => DType::U64,
         // What the grouped product gives is of another type than f16 where its scale is bf16, and of f16 where it is f32.
         ExpertFormat::W8A8 if part == Part::W2 || (part == Part::W13 && plan.fused.is_none()) => match layer {
             DType::Bf16 => DType::Bf16,
@@ -214,7 +214,7 @@ fn quantised(
         None => per_output,
     };
     let extra = match format {
-        ExpertFormat::W4A8 => Some((DType::F32, per_output)),
+        ExpertFormat::W4A8 { .. } => Some((DType::F32, per_output)),
         ExpertFormat::W8A16 => Some((layer, per_output)),
         _ => None,
     };

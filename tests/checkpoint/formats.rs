@@ -1,6 +1,7 @@
 //! Quantised checkpoints: every layout expands to exactly the values it stands for, and gives the codes that it holds.
 
 use ascend_moe::checkpoint::{Checkpoint, HostLayer, QuantError, Stored};
+use ascend_moe::layer::ExpertFormat;
 use ascend_moe::spec::{FloatType, Part};
 use half::{bf16, f16};
 
@@ -89,6 +90,36 @@ fn every_layout_is_told() {
         assert_eq!(PARTS.map(|part| layer.stored(part)), [Some(due); 2], "{layout:?}");
         assert_eq!(layer.stored(Part::Router), Some(Stored::Float(FloatType::F32)));
         assert_eq!(layer.stored(Part::SharedW13), None);
+    }
+}
+
+/// int4 for int8 activations, in groups that CANN multiplies with int8 and in others.
+#[test]
+fn int4_in_groups_runs_as_cann_can() {
+    for (group, due) in [
+        (None, ExpertFormat::W4A8 { group: None }),
+        (Some(256), ExpertFormat::W4A8 { group: Some(256) }),
+        (Some(128), ExpertFormat::W4A16 { group: Some(128) }),
+        // One group of all inputs.
+        (Some(512), ExpertFormat::W4A8 { group: None }),
+    ] {
+        let (dir, layout, wide) = (copy("qwen3-moe"), Layout::Int4(group), 512);
+        edit_json(&dir.path().join("config.json"), |config| {
+            (config["hidden_size"], config["moe_intermediate_size"]) = (wide.into(), wide.into());
+        });
+        set_config(dir.path(), config(layout));
+        rewrite(&dir.path().join("model.safetensors"), |tensors| {
+            for tensor in std::mem::take(tensors).into_iter().filter(|tensor| tensor.name.contains(".mlp.")) {
+                let rows = if tensor.name.contains("experts") { wide } else { tensor.shape[0] };
+                let values: Vec<f32> = (0..rows * wide).map(|at| (at % 13) as f32 - 6.0).collect();
+                match tensor.name.strip_suffix("weight").filter(|_| rows == wide) {
+                    Some(stem) => tensors.extend(store(layout, stem, &values, rows, wide).0),
+                    None => tensors.push(Tensor::new(&tensor.name, "F32", &[rows, wide], bytes_of(&values))),
+                }
+            }
+        });
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        assert_eq!(ExpertFormat::stored(&checkpoint.layer_weights(0).unwrap()), due);
     }
 }
 

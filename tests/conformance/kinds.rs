@@ -26,8 +26,8 @@ const QUANTISED: [(&str, &str, ExpertFormat, FloatType); 7] = [
     ("w8a8_with_shared", "grouped_sigmoid_with_shared", ExpertFormat::W8A8, FloatType::Bf16),
     ("w8a8_with_biases", "softmax_of_chosen_logits_with_biases", ExpertFormat::W8A8, FloatType::Bf16),
     ("w8a8_weight_on_input", "weight_on_input", ExpertFormat::W8A8, FloatType::F16),
-    ("w4a8_clamped", "sqrt_softplus_clamped", ExpertFormat::W4A8, FloatType::F16),
-    ("w4a8_zero_and_copy_experts", "zero_and_copy_experts", ExpertFormat::W4A8, FloatType::Bf16),
+    ("w4a8_clamped", "sqrt_softplus_clamped", ExpertFormat::W4A8 { group: None }, FloatType::F16),
+    ("w4a8_zero_and_copy_experts", "zero_and_copy_experts", ExpertFormat::W4A8 { group: None }, FloatType::Bf16),
     ("w8a16_shared_gate", "shared_gate", ExpertFormat::W8A16, FloatType::Bf16),
     ("w4a16_latent", "latent", ExpertFormat::W4A16 { group: None }, FloatType::F16),
 ];

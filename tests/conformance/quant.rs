@@ -16,9 +16,12 @@ const TOKENS: usize = 9;
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (width, hidden, inner) in [("blocks", 64, 64), ("no_blocks", 72, 24)] {
-        // Groups have to divide what is multiplied.
-        let fits = |format: ExpertFormat| format.codes().and_then(Codes::group).is_none_or(|group| hidden % group == 0);
+    for (width, hidden, inner) in [("blocks", 64, 64), ("no_blocks", 72, 24), ("wide", 512, 256)] {
+        // Groups have to divide what is multiplied; wide layers are for wide groups.
+        let fits = |format: ExpertFormat| match format.codes().and_then(Codes::group) {
+            Some(group) => hidden % group == 0 && (group > 64) == (width == "wide"),
+            None => width != "wide",
+        };
         for (name, format) in FORMATS.into_iter().filter(|(_, format)| fits(*format)) {
             for (what, change) in CHANGES {
                 let full = format!("quant::{name}_{what}_{width}");
@@ -36,9 +39,10 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-const FORMATS: [(&str, ExpertFormat); 5] = [
+const FORMATS: [(&str, ExpertFormat); 6] = [
     ("w8a8", ExpertFormat::W8A8),
-    ("w4a8", ExpertFormat::W4A8),
+    ("w4a8", ExpertFormat::W4A8 { group: None }),
+    ("w4a8_groups", ExpertFormat::W4A8 { group: Some(256) }),
     ("w8a16", ExpertFormat::W8A16),
     ("w4a16", ExpertFormat::W4A16 { group: None }),
     ("w4a16_groups", ExpertFormat::W4A16 { group: Some(32) }),
@@ -62,8 +66,25 @@ fn load(rig: &Rig, weights: &Synthetic, dtype: FloatType, format: ExpertFormat) 
     MoeLayer::load(&rig.stream, weights, options, &mut |_, _| {})
 }
 
+/// With sums of weights that are far from 0, and inputs whose weights grow from the first to the last.
+fn uneven(mut weights: Synthetic) -> Synthetic {
+    let spec = *weights.spec();
+    for (part, values) in weights.parts.iter_mut().filter(|(part, _)| matches!(part, Part::W13 | Part::W2)) {
+        let k = spec.shape(*part).and_then(|shape| shape.last().copied()).unwrap_or(1);
+        let lift = 0.5 / (k as f32).sqrt();
+        for (at, value) in values.iter_mut().enumerate() {
+            *value = (*value + lift) * (at % k + k / 8) as f32 / k as f32;
+        }
+    }
+    weights
+}
+
 fn agrees(rig: &Rig, spec: MoeSpec, format: ExpertFormat) {
-    let weights = Synthetic::new(spec, 11);
+    let weights = match format.codes().and_then(Codes::group) {
+        // Scales of groups that are far from each other.
+        Some(_) => uneven(Synthetic::new(spec, 11)),
+        None => Synthetic::new(spec, 11),
+    };
     for dtype in [FloatType::Bf16, FloatType::F16] {
         let layer = match load(rig, &weights, dtype, format) {
             Err(Error::Format { .. }) if spec.experts().bias => continue,
@@ -191,7 +212,8 @@ impl<'a> Plain<'a> {
     fn shared(&self, x: &[f32]) -> Vec<f32> {
         let activation = self.spec().shared().unwrap().activation;
         // There is no dense product of int8 with int4.
-        let codes = if self.format == ExpertFormat::W4A8 { Codes::Int8 } else { self.format.codes().unwrap() };
+        let codes =
+            if matches!(self.format, ExpertFormat::W4A8 { .. }) { Codes::Int8 } else { self.format.codes().unwrap() };
         let [first, second] = [Part::SharedW13, Part::SharedW2].map(|part| self.projection(part, 0, codes));
         let product = |projection: &Projection, x: &[f32]| -> Vec<f32> {
             if !self.format.quantises_activations() {
@@ -286,17 +308,25 @@ fn sums(projection: &Projection, rows: &[i8], scale: f32, order: Order, dtype: F
         .collect()
 }
 
-/// int8 by int4: `x = 16 * high + low + 8`, both parts in fp16.
+/// int8 by int4: `x = 16 * high + low + 8`, both parts in fp16, to which groups are added one after the other.
 fn halves(projection: &Projection, rows: &[i8], scale: f32) -> Vec<f32> {
-    let columns = projection.codes.chunks(projection.k).zip(&projection.scales);
+    let Projection { codes, scales, k } = projection;
+    let groups = scales.len() * k / codes.len();
+    let columns = codes.chunks(*k).zip(scales.chunks(groups));
     columns
-        .map(|(codes, &column)| {
+        .map(|(codes, scales)| {
+            let groups = || codes.chunks(k / groups).zip(rows.chunks(k / groups)).zip(scales);
             let part = |of: fn(i32) -> i32| {
-                let sum = dot(codes, rows.iter().map(|&row| of(i32::from(row)))) as f32;
-                f16::from_f32(sum * column).to_f32()
+                groups().fold(0f32, |total, ((codes, rows), scale)| {
+                    let sum = dot(codes, rows.iter().map(|&row| of(i32::from(row)))) as f32;
+                    let sum = f16::from_f32(sum * scale).to_f32();
+                    f16::from_f32(total + sum).to_f32()
+                })
             };
             let (high, low) = (part(|x| x.div_euclid(16)), part(|x| (x & 15) - 8));
-            let lacks = 8.0 * (codes.iter().map(|&code| i64::from(code)).sum::<i64>() as f32 * column);
+            let lacks = groups().fold(0f32, |lacks, ((codes, _), scale)| {
+                lacks + 8.0 * (codes.iter().map(|&code| i64::from(code)).sum::<i64>() as f32 * scale)
+            });
             ((16.0 * high + low) + lacks) * scale
         })
         .collect()
@@ -313,7 +343,9 @@ fn refusals(rig: &Rig) {
     };
     refused(experts, FloatType::F32, ExpertFormat::W8A8, ["w8a8", "f32"]);
     refused(experts, FloatType::F32, ExpertFormat::W4A16 { group: None }, ["w4a16", "bf16 or f16"]);
+    refused(experts, FloatType::Bf16, ExpertFormat::W4A8 { group: Some(64) }, ["groups of 64", "groups of 256"]);
+    refused(experts, FloatType::Bf16, ExpertFormat::W4A8 { group: Some(256) }, ["64 inputs", "w4a16"]);
     experts.bias = true;
-    refused(experts, FloatType::Bf16, ExpertFormat::W4A8, ["w4a8", "biases"]);
+    refused(experts, FloatType::Bf16, ExpertFormat::W4A8 { group: None }, ["w4a8", "biases"]);
     refused(experts, FloatType::F16, ExpertFormat::W8A8, ["w8a8", "biases"]);
 }

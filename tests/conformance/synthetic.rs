@@ -18,7 +18,7 @@ pub(crate) fn random(seed: u64, count: usize, scale: f32) -> Vec<f32> {
 /// Random weights, large enough that experts differ and small enough that nothing overflows in f16.
 pub(crate) struct Synthetic {
     spec: MoeSpec,
-    parts: BTreeMap<Part, Vec<f32>>,
+    pub(crate) parts: BTreeMap<Part, Vec<f32>>,
 }
 
 impl Synthetic {
