@@ -267,7 +267,8 @@ pub(crate) struct Kernel {
     pub(crate) multiply: unsafe fn(&mut Job<'_>),
     /// The same without panels, of rows of a weight where they lie.
     pub(crate) rows_in_place: Option<RowsKernel>,
-    /// Those for whole numbers and rows of f32 that take scales, of which there is one for rows that lie in place.
+    /// Where elements may be made of whole numbers and scales on their way into the product: the kernel for these numbers, whose
+    /// [`rows_in_place`](Self::rows_in_place) does that.
     pub(crate) of_numbers: Option<fn(Words) -> &'static Kernel>,
     /// Of columns where they lie.
     ///
