@@ -122,6 +122,9 @@ fn of_numbers(
     room: &mut Vec<Line>,
 ) -> Option<usize> {
     let Numbers { weight, scale, offset, group } = *numbers;
+    if weight.lies().is_along_k() {
+        return None;
+    }
     grow(room, 2 * panels);
     let (scales, offsets) = bytemuck::cast_slice_mut(room).split_at_mut(panels * PANEL);
     let mut done = None;

@@ -177,7 +177,7 @@ impl ExpertPlan {
         {
             return refuse(
                 &what,
-                "groups of 256 that K divides into, K up to 18432, a scale per output channel, or w4a16",
+                "groups of 256 that divide K, up to 18432 of it, a scale per output channel, or w4a16",
             );
         }
         if experts.bias {
