@@ -7,10 +7,10 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2_columns::{int4_columns, int8_columns};
 use super::avx2_floats::{bf16_in_place, wide_int4_in_place, wide_int8_in_place};
 use super::avx2_rows::{int4_in_place, int8_in_place, vector_interleave};
 use super::tile::{Dot, LOW_HALVES, entry, transpose_words};
+use super::x86_columns::{int4_columns, int8_columns};
 use super::{Job, Kernel, LINE_BYTES, PIECE, Rows, RowsKernel, Turn, Words, fetch};
 
 /// For 1 to 6 rows, panels of a register tile: at most 12 of the 16 registers are accumulators.
@@ -22,20 +22,24 @@ pub(super) const NOT_NEGATIVE: u32 = 0x8888_8888;
 /// Of int4, whose words and rows take two registers each.
 const INT4_PANELS: &[usize] = &[4, 1, 1, 1];
 
+pub(super) const BF16_ROWS: RowsKernel =
+    RowsKernel { run: bf16_in_place, wide: &[4, 2, 1, 1, 1, 1], most_of_blocks: 8, most_of_lines: 2 };
+pub(super) const INT8_ROWS: RowsKernel =
+    RowsKernel { run: int8_in_place, wide: &[2, 1], most_of_blocks: 8, most_of_lines: 2 };
+pub(super) const INT4_ROWS: RowsKernel = RowsKernel { run: int4_in_place, ..INT8_ROWS };
+pub(super) const WIDE_INT8_ROWS: RowsKernel =
+    RowsKernel { run: wide_int8_in_place, wide: &[2, 1], most_of_blocks: 6, most_of_lines: 3 };
+pub(super) const WIDE_INT4_ROWS: RowsKernel = RowsKernel { run: wide_int4_in_place, ..WIDE_INT8_ROWS };
+
 pub(super) fn kernel(words: Words) -> &'static Kernel {
     static F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
     static BF16: Kernel = Kernel {
-        rows_in_place: Some(RowsKernel {
-            run: bf16_in_place,
-            wide: &[4, 2, 1, 1, 1, 1],
-            most_of_blocks: 8,
-            most_of_lines: 2,
-        }),
+        rows_in_place: Some(BF16_ROWS),
         of_numbers: Some(mixed_kernel),
         ..of(Words::Bf16, Rows::F32, multiply_bf16)
     };
     static INT8: Kernel = Kernel {
-        rows_in_place: Some(RowsKernel { run: int8_in_place, wide: &[2, 1], most_of_blocks: 8, most_of_lines: 2 }),
+        rows_in_place: Some(INT8_ROWS),
         columns_in_place: Some(int8_columns),
         ..of(Words::Int8, Rows::Int16, multiply_int8)
     };
@@ -43,7 +47,7 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
         flip: NOT_NEGATIVE,
         excess: 8,
         panels: INT4_PANELS,
-        rows_in_place: Some(RowsKernel { run: int4_in_place, wide: &[2, 1], most_of_blocks: 8, most_of_lines: 2 }),
+        rows_in_place: Some(INT4_ROWS),
         columns_in_place: Some(int4_columns),
         ..of(Words::Int4, Rows::EvenOdd, multiply_int4)
     };
@@ -57,14 +61,10 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
 
 /// For rows of f32.
 pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
-    static INT8: Kernel = Kernel {
-        rows_in_place: Some(RowsKernel { run: wide_int8_in_place, wide: &[2, 1], most_of_blocks: 6, most_of_lines: 3 }),
-        ..of(Words::Int8, Rows::F32, multiply_wide_int8)
-    };
-    static INT4: Kernel = Kernel {
-        rows_in_place: Some(RowsKernel { run: wide_int4_in_place, wide: &[2, 1], most_of_blocks: 6, most_of_lines: 3 }),
-        ..of(Words::Int4, Rows::F32, multiply_wide_int4)
-    };
+    static INT8: Kernel =
+        Kernel { rows_in_place: Some(WIDE_INT8_ROWS), ..of(Words::Int8, Rows::F32, multiply_wide_int8) };
+    static INT4: Kernel =
+        Kernel { rows_in_place: Some(WIDE_INT4_ROWS), ..of(Words::Int4, Rows::F32, multiply_wide_int4) };
     match words {
         Words::Int8 => &INT8,
         Words::Int4 => &INT4,

@@ -47,6 +47,20 @@ unsafe fn write_halves(words: __m256i, quarter: usize, first: *mut Line, second:
     }
 }
 
+/// A byte of each of four rows next to each other: of bytes `4 * quarter` and on of the first halves, and of the second halves.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn side_by_side([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+    let (ab_low, ab_high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+    let (cd_low, cd_high) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
+    [
+        _mm256_unpacklo_epi16(ab_low, cd_low),
+        _mm256_unpackhi_epi16(ab_low, cd_low),
+        _mm256_unpacklo_epi16(ab_high, cd_high),
+        _mm256_unpackhi_epi16(ab_high, cd_high),
+    ]
+}
+
 /// Two panels of int8: rows of 32 bytes, four to a line.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn int8_pairs(weave: &Weave) {
@@ -56,17 +70,7 @@ unsafe fn int8_pairs(weave: &Weave) {
     unsafe {
         for step in 0..steps {
             let row = |i: usize| _mm256_loadu_si256(from.add((4 * step + i) * stride).cast());
-            let (a, b, c, d) = (row(0), row(1), row(2), row(3));
-            // Of 8 columns in each half.
-            let (ab_low, ab_high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
-            let (cd_low, cd_high) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
-            let quarters = [
-                _mm256_unpacklo_epi16(ab_low, cd_low),
-                _mm256_unpackhi_epi16(ab_low, cd_low),
-                _mm256_unpacklo_epi16(ab_high, cd_high),
-                _mm256_unpackhi_epi16(ab_high, cd_high),
-            ];
-            for (quarter, words) in quarters.into_iter().enumerate() {
+            for (quarter, words) in side_by_side([row(0), row(1), row(2), row(3)]).into_iter().enumerate() {
                 write_halves(_mm256_xor_si256(words, mask), quarter, to.add(step), to.add(to_stride + step));
             }
         }
@@ -88,18 +92,7 @@ unsafe fn int4_pairs(weave: &Weave) {
                 let at = |step: usize| from.add((8 * step + i) * stride).cast();
                 _mm256_loadu2_m128i(at(step + 1), at(step))
             };
-            // A byte of each of four rows next to each other, for 4 bytes of the 16 at a time.
-            let four = |first: usize| {
-                let (a, b, c, d) = (row(first), row(first + 2), row(first + 4), row(first + 6));
-                let (ab_low, ab_high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
-                let (cd_low, cd_high) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
-                [
-                    _mm256_unpacklo_epi16(ab_low, cd_low),
-                    _mm256_unpackhi_epi16(ab_low, cd_low),
-                    _mm256_unpacklo_epi16(ab_high, cd_high),
-                    _mm256_unpackhi_epi16(ab_high, cd_high),
-                ]
-            };
+            let four = |first: usize| side_by_side([row(first), row(first + 2), row(first + 4), row(first + 6)]);
             for (i, (even, odd)) in four(0).into_iter().zip(four(1)).enumerate() {
                 // In each byte the numbers of two columns.
                 let low = _mm256_slli_epi32::<4>(_mm256_and_si256(odd, halves));
@@ -115,33 +108,30 @@ unsafe fn int4_pairs(weave: &Weave) {
     }
 }
 
-/// int4 with rows of x as [`super::Rows::EvenOdd`]; sums are too great by 8 for each of x.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn int4_in_place(job: &RowsInPlace) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match (job.rows, job.parts) {
-            (1, 2) => int4_rows::<1, 2>(job),
-            (1, 1) => int4_rows::<1, 1>(job),
-            (2, 1) => int4_rows::<2, 1>(job),
-            size => debug_assert!(false, "no form for {size:?} rows and parts"),
+/// A function of this name and these features, with a form for each of these numbers of rows of x and parts.
+macro_rules! entry {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $rows:ident, [$(($r:literal, $p:literal)),*]) => {
+        $(#[$doc])*
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name(job: &$crate::simd::RowsInPlace) {
+            match (job.rows, job.parts) {
+                // SAFETY: the caller's promise; the instructions are enabled here.
+                $(($r, $p) => unsafe { $rows::<$r, $p>(job) },)*
+                size => debug_assert!(false, "no form for {size:?} rows and parts"),
+            }
         }
-    }
+    };
 }
+pub(super) use entry;
 
-/// int8 with rows of x as [`super::Rows::Int16`].
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn int8_in_place(job: &RowsInPlace) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match (job.rows, job.parts) {
-            (1, 2) => int8_rows::<1, 2>(job),
-            (1, 1) => int8_rows::<1, 1>(job),
-            (2, 1) => int8_rows::<2, 1>(job),
-            size => debug_assert!(false, "no form for {size:?} rows and parts"),
-        }
-    }
-}
+entry!(
+    /// int4 with rows of x as [`super::Rows::EvenOdd`]; sums are too great by 8 for each of x.
+    int4_in_place, "avx2,fma,f16c", int4_rows, [(1, 2), (1, 1), (2, 1)]
+);
+entry!(
+    /// int8 with rows of x as [`super::Rows::Int16`].
+    int8_in_place, "avx2,fma,f16c", int8_rows, [(1, 2), (1, 1), (2, 1)]
+);
 
 /// Fetches the lines of the cache that all parts of some rows ahead of these are in.
 #[inline(always)]
@@ -242,15 +232,24 @@ unsafe fn int4_rows<const R: usize, const P: usize>(job: &RowsInPlace) {
         }
         for (part, wide) in wide.iter().enumerate() {
             for (row, wide) in wide.iter().enumerate() {
-                // Even columns and odd ones, 4 of the first two panels and the same of the other two.
-                for (eight, [even, odd]) in [[0, 2], [1, 3], [4, 6], [5, 7]].into_iter().enumerate() {
-                    let low = _mm256_unpacklo_epi32(wide[even], wide[odd]);
-                    let high = _mm256_unpackhi_epi32(wide[even], wide[odd]);
-                    let to = acc.add(row * acc_stride + 4 * part).cast::<__m256i>().add(eight);
-                    to.write(_mm256_permute2x128_si256::<0x20>(low, high));
-                    to.add(4).write(_mm256_permute2x128_si256::<0x31>(low, high));
-                }
+                let pairs = [[0, 2], [1, 3], [4, 6], [5, 7]].map(|pair| pair.map(|i| wide[i]));
+                write_in_order(pairs, acc.add(row * acc_stride + 4 * part));
             }
+        }
+    }
+}
+
+/// Writes four accumulators: each pair is of even columns and odd ones, 4 each of the first two panels and of the other two.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) unsafe fn write_in_order(pairs: [[__m256i; 2]; 4], acc: *mut Line) {
+    for (eight, [even, odd]) in pairs.into_iter().enumerate() {
+        let (low, high) = (_mm256_unpacklo_epi32(even, odd), _mm256_unpackhi_epi32(even, odd));
+        // SAFETY: the caller lets four accumulators be written.
+        unsafe {
+            let to = acc.cast::<__m256i>().add(eight);
+            to.write(_mm256_permute2x128_si256::<0x20>(low, high));
+            to.add(4).write(_mm256_permute2x128_si256::<0x31>(low, high));
         }
     }
 }

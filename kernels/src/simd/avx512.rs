@@ -8,23 +8,40 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2::{NOT_NEGATIVE, transpose};
+use super::avx2::{self, NOT_NEGATIVE, transpose};
 use super::avx2_rows::vector_interleave;
+use super::avx512_rows::{BF16_WIDE, INT4_WIDE, INT8_WIDE, bf16_in_place, int4_in_place, int8_in_place};
 use super::tile::{Dot, LOW_HALVES, entry};
-use super::{Job, Kernel, Rows, Words};
+use super::x86_columns::{int4_columns, int4_dot_columns, int8_columns, int8_dot_columns};
+use super::{Job, Kernel, Rows, RowsInPlace, RowsKernel, Words};
 
 /// For 1 to 12 rows, panels of a register tile: at most 24 of the 32 registers are accumulators.
 const PANELS: &[usize] = &[4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2];
 
 /// What each word of int8 is XORed with to be `w + 128`, unsigned.
-const UNSIGNED: u32 = 0x8080_8080;
+pub(super) const UNSIGNED: u32 = 0x8080_8080;
 
 static PLAIN_F32: Kernel = of(Words::F32, Rows::F32, multiply_f32);
 
 pub(super) fn kernel(words: Words) -> &'static Kernel {
-    static BF16: Kernel = of(Words::Bf16, Rows::F32, multiply_bf16);
-    static INT8: Kernel = of(Words::Int8, Rows::Int16, multiply_int8);
-    static INT4: Kernel = Kernel { flip: NOT_NEGATIVE, excess: 8, ..of(Words::Int4, Rows::EvenOdd, multiply_int4) };
+    // Without panels as with AVX2: whole numbers have the same sums, floats the same order.
+    static BF16: Kernel = Kernel {
+        rows_in_place: Some(avx2::BF16_ROWS),
+        of_numbers: Some(mixed_kernel),
+        ..of(Words::Bf16, Rows::F32, multiply_bf16)
+    };
+    static INT8: Kernel = Kernel {
+        rows_in_place: Some(avx2::INT8_ROWS),
+        columns_in_place: Some(int8_columns),
+        ..of(Words::Int8, Rows::Int16, multiply_int8)
+    };
+    static INT4: Kernel = Kernel {
+        flip: NOT_NEGATIVE,
+        excess: 8,
+        rows_in_place: Some(avx2::INT4_ROWS),
+        columns_in_place: Some(int4_columns),
+        ..of(Words::Int4, Rows::EvenOdd, multiply_int4)
+    };
     match words {
         Words::F32 => &PLAIN_F32,
         Words::Bf16 => &BF16,
@@ -34,9 +51,24 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
 }
 
 pub(super) fn dot_kernel(words: Words) -> &'static Kernel {
-    static BF16: Kernel = of(Words::Bf16, Rows::Words, multiply_bf16_dot);
-    static INT8: Kernel = Kernel { flip: UNSIGNED, excess: 128, ..of(Words::Int8, Rows::Words, multiply_int8_dot) };
-    static INT4: Kernel = Kernel { flip: NOT_NEGATIVE, excess: 8, ..of(Words::Int4, Rows::EvenOdd, multiply_int4_dot) };
+    static BF16: Kernel = Kernel {
+        rows_in_place: Some(rows(bf16_in_place, BF16_WIDE)),
+        ..of(Words::Bf16, Rows::Words, multiply_bf16_dot)
+    };
+    static INT8: Kernel = Kernel {
+        flip: UNSIGNED,
+        excess: 128,
+        rows_in_place: Some(rows(int8_in_place, INT8_WIDE)),
+        columns_in_place: Some(int8_dot_columns),
+        ..of(Words::Int8, Rows::Words, multiply_int8_dot)
+    };
+    static INT4: Kernel = Kernel {
+        flip: NOT_NEGATIVE,
+        excess: 8,
+        rows_in_place: Some(rows(int4_in_place, INT4_WIDE)),
+        columns_in_place: Some(int4_dot_columns),
+        ..of(Words::Int4, Rows::EvenOdd, multiply_int4_dot)
+    };
     match words {
         Words::F32 => &PLAIN_F32,
         Words::Bf16 => &BF16,
@@ -47,13 +79,20 @@ pub(super) fn dot_kernel(words: Words) -> &'static Kernel {
 
 /// For rows of f32.
 pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
-    static INT8: Kernel = of(Words::Int8, Rows::F32, multiply_wide_int8);
-    static INT4: Kernel = of(Words::Int4, Rows::F32, multiply_wide_int4);
+    static INT8: Kernel =
+        Kernel { rows_in_place: Some(avx2::WIDE_INT8_ROWS), ..of(Words::Int8, Rows::F32, multiply_wide_int8) };
+    static INT4: Kernel =
+        Kernel { rows_in_place: Some(avx2::WIDE_INT4_ROWS), ..of(Words::Int4, Rows::F32, multiply_wide_int4) };
     match words {
         Words::Int8 => &INT8,
         Words::Int4 => &INT4,
         Words::F32 | Words::Bf16 => kernel(words),
     }
+}
+
+/// As many rows of x as with AVX2: where panels are faster was not measured on such a CPU.
+const fn rows(run: unsafe fn(&RowsInPlace), wide: &'static [usize]) -> RowsKernel {
+    RowsKernel { run, wide, ..avx2::INT8_ROWS }
 }
 
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {
