@@ -196,29 +196,28 @@ fn loops() -> Loops {
     use std::arch::{asm, is_aarch64_feature_detected};
 
     chains!(fma, "neon", vdupq_n_f32(0.0), vdupq_n_f32(1.0), |sum, x| vfmaq_f32(x, *sum, x));
-    // The intrinsics of these two are not stable.
-    chains!(dot_bytes, "neon,dotprod", vdupq_n_s32(0), vdupq_n_s8(1), |sum, x| {
-        // SAFETY: the feature is there; registers alone are touched.
-        unsafe {
-            asm!("sdot {0:v}.4s, {1:v}.16b, {1:v}.16b", inout(vreg) *sum, in(vreg) x, options(pure, nomem, nostack))
+    // The intrinsics of these are not stable.
+    macro_rules! assembly {
+        ($name:ident, $features:literal, $code:literal, $zero:expr, $factor:expr) => {
+            chains!($name, $features, $zero, $factor, |sum, x| {
+                // SAFETY: the feature is there; registers alone are touched.
+                unsafe { asm!($code, inout(vreg) *sum, in(vreg) x, options(pure, nomem, nostack)) };
+                *sum
+            });
         };
-        *sum
-    });
-    chains!(dot_bf16, "neon,bf16", vdupq_n_f32(0.0), vdupq_n_u16(0x3f80), |sum, x| {
-        // SAFETY: as above.
-        unsafe {
-            asm!("bfdot {0:v}.4s, {1:v}.8h, {1:v}.8h", inout(vreg) *sum, in(vreg) x, options(pure, nomem, nostack))
-        };
-        *sum
-    });
+    }
+    assembly!(dot_bytes, "neon,dotprod", "sdot {0:v}.4s, {1:v}.16b, {1:v}.16b", vdupq_n_s32(0), vdupq_n_s8(1));
+    assembly!(matrix_bytes, "neon,i8mm", "smmla {0:v}.4s, {1:v}.16b, {1:v}.16b", vdupq_n_s32(0), vdupq_n_s8(1));
+    assembly!(matrix_bf16, "neon,bf16", "bfmmla {0:v}.4s, {1:v}.8h, {1:v}.8h", vdupq_n_f32(0.0), vdupq_n_u16(0x3f80));
 
     let f32 = Loop { how: "fused multiply-add, NEON", operations: 8, run: fma };
-    let int8 = match is_aarch64_feature_detected!("dotprod") {
-        true => Loop { how: "sdot, NEON", operations: 32, run: dot_bytes },
-        false => PLAIN_INT,
+    let int8 = match (is_aarch64_feature_detected!("i8mm"), is_aarch64_feature_detected!("dotprod")) {
+        (true, _) => Loop { how: "smmla, NEON", operations: 64, run: matrix_bytes },
+        (_, true) => Loop { how: "sdot, NEON", operations: 32, run: dot_bytes },
+        _ => PLAIN_INT,
     };
     let bf16 = match is_aarch64_feature_detected!("bf16") {
-        true => Loop { how: "bfdot, NEON", operations: 16, run: dot_bf16 },
+        true => Loop { how: "bfmmla, NEON", operations: 32, run: matrix_bf16 },
         false => f32,
     };
     Loops { f32, bf16, int8 }

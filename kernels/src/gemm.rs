@@ -6,8 +6,8 @@
 //!
 //! - `portable`: for ascending k, product first, then sum, as [`mod@crate::reference`] does: its bits.
 //! - all others: for ascending k, with one fused multiply-add each; but
-//! - bf16 with a dot product (`avx512-bf16-vnni`, `neon-dotprod-bf16`): two products at a time, in the way of the instruction, which
-//!   takes denormal operands and results for 0.
+//! - bf16 with a dot product (`avx512-bf16-vnni`, `neon-dotprod-bf16`, `neon-dotprod-bf16-i8mm`): two products at a time, in the way
+//!   of the instruction, which takes denormal operands and results for 0.
 //!
 //! Any two of these, the reference among them, differ before the rounding by at most `(K + 3) * f32::EPSILON * sum_k |x * w|`: each
 //! errs by some K roundings of a sum that is no greater. What a dot product flushes comes on top: less than `2^-126 * (|x| + |w| + 2)`

@@ -26,6 +26,8 @@ pub enum Isa {
     NeonDot,
     /// aarch64 with NEON, and its dot products of int8 and of bf16.
     NeonBf16,
+    /// aarch64 as above, with its matrix products of int8 and of bf16.
+    NeonMatrix,
 }
 
 thread_local! {
@@ -34,10 +36,19 @@ thread_local! {
 
 impl Isa {
     /// Every set there is, on any CPU, the widest last for each kind of CPU.
-    pub const ALL: [Self; 7] =
-        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Dot, Self::Neon, Self::NeonDot, Self::NeonBf16];
+    pub const ALL: [Self; 8] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Dot,
+        Self::Neon,
+        Self::NeonDot,
+        Self::NeonBf16,
+        Self::NeonMatrix,
+    ];
 
-    /// Its name: `portable`, `avx2`, `avx512`, `avx512-bf16-vnni`, `neon`, `neon-dotprod`, `neon-dotprod-bf16`.
+    /// Its name: `portable`, `avx2`, `avx512`, `avx512-bf16-vnni`, `neon`, `neon-dotprod`, `neon-dotprod-bf16`,
+    /// `neon-dotprod-bf16-i8mm`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -47,6 +58,7 @@ impl Isa {
             Self::Neon => "neon",
             Self::NeonDot => "neon-dotprod",
             Self::NeonBf16 => "neon-dotprod-bf16",
+            Self::NeonMatrix => "neon-dotprod-bf16-i8mm",
         }
     }
 
@@ -78,6 +90,8 @@ impl Isa {
             Self::NeonDot => Self::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "aarch64")]
             Self::NeonBf16 => Self::NeonDot.is_available() && std::arch::is_aarch64_feature_detected!("bf16"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonMatrix => Self::NeonBf16.is_available() && std::arch::is_aarch64_feature_detected!("i8mm"),
             _ => false,
         }
     }

@@ -1,5 +1,8 @@
 //! A trial of micro-kernels before they are used. Not every set of instructions was at hand when they were written; one is taken
-//! only where small products come out right to the last bit on the CPU that has it.
+//! only where small products come out right to the last bit on the CPU that has it, and a row's bits are the same whatever rows it is
+//! multiplied with.
+
+use std::ops::Range;
 
 use half::bf16;
 
@@ -13,8 +16,8 @@ use crate::pack::float_words;
 use crate::simd::{self, Kernel, Rows, Words};
 use crate::view::Mat;
 
-/// K: beyond whole words, and of whole ones, which are read where they lie.
-const DEPTHS: [usize; 2] = [70, 72];
+/// K: beyond whole words, an odd number of them, and of whole ones, which are read where they lie.
+const DEPTHS: [usize; 2] = [66, 72];
 /// Beyond whole vectors and panels, of which up to eight are taken at a time, and of parts of a row one more than that.
 const N: usize = 245;
 /// Each number of rows of a tile, and more than one tile.
@@ -25,6 +28,8 @@ pub(crate) fn is_right(isa: Isa) -> bool {
     DEPTHS.into_iter().all(|k| {
         floats::<f32>(isa, k)
             && floats::<bf16>(isa, k)
+            && rows_agree::<f32>(isa, k)
+            && rows_agree::<bf16>(isa, k)
             && [Words::Int8, Words::Int4]
                 .into_iter()
                 .flat_map(|words| [simd::kernel(isa, words), simd::mixed_kernel(isa, words)])
@@ -76,6 +81,25 @@ fn floats<T: Float>(isa: Isa, depth: usize) -> bool {
                 due.chunks_exact(N).enumerate().all(right)
             })
         })
+    })
+}
+
+/// Whether rows have the same bits alone and with others, of values whose sums are rounded.
+fn rows_agree<T: Float>(isa: Isa, depth: usize) -> bool {
+    let kernel = simd::kernel(isa, float_words(T::TYPE));
+    let made = |numbers: Vec<i32>| numbers.into_iter().map(|n| T::from_f32(n as f32 / 999.0)).collect::<Vec<T>>();
+    let most = ROWS.into_iter().max().unwrap_or(1);
+    let (values, along_n) = (made(numbers(most * depth, 9999, 5)), made(numbers(depth * N, 9999, 6)));
+    let along_k = transposed(&along_n);
+    weights(&along_n, &along_k, depth).is_some_and(|weights| {
+        let Ok(x) = Mat::row_major(&values, most, depth) else { return false };
+        let product = |weight: &Weight<'_, T>, rows: Range<usize>| {
+            let mut scratch = Scratch::default();
+            scratch.multiply(kernel, &x, weight, rows.clone(), 0..N, 0..depth);
+            (0..rows.len()).flat_map(|row| scratch.floats(row, N).0.to_vec()).map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let alone: Vec<u32> = (0..most).flat_map(|row| product(&weights[0], row..row + 1)).collect();
+        ROWS.into_iter().all(|m| weights.iter().all(|weight| product(weight, 0..m) == alone[..m * N]))
     })
 }
 

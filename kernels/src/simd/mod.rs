@@ -19,6 +19,8 @@ mod avx512;
 mod avx512_rows;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_matrix;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86_columns;
@@ -293,7 +295,7 @@ pub(crate) fn mixed_kernel(isa: Isa, words: Words) -> &'static Kernel {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Dot => avx512::mixed_kernel(words),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon | Isa::NeonDot | Isa::NeonBf16 => neon::mixed_kernel(words),
+        Isa::Neon | Isa::NeonDot | Isa::NeonBf16 | Isa::NeonMatrix => neon::mixed_kernel(words),
         _ => portable::mixed_kernel(words),
     }
 }
@@ -313,6 +315,8 @@ pub(crate) fn kernel(isa: Isa, words: Words) -> &'static Kernel {
         Isa::NeonDot => neon::dot_kernel(words),
         #[cfg(target_arch = "aarch64")]
         Isa::NeonBf16 => neon::bf16_kernel(words),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonMatrix => neon::matrix_kernel(words),
         _ => portable::kernel(words),
     }
 }

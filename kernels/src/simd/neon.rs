@@ -1,4 +1,5 @@
-//! Micro-kernels for aarch64: NEON, its dot product of int8, its dot product of bf16.
+//! Micro-kernels for aarch64: NEON, its dot product of int8, its dot product of bf16, and its matrix products of both
+//! (`neon_matrix.rs`).
 //!
 //! Stable Rust has no intrinsic for the dot products; they are assembly of one instruction. `bfdot` takes denormal inputs for 0,
 //! gives 0 for denormal results and rounds to odd, and adds the two products before the accumulator (source: Arm ARM, BFDotAdd
@@ -7,6 +8,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
+use super::neon_matrix::{multiply_bf16_matrix, multiply_int4_matrix, multiply_int8_matrix};
 use super::tile::{Dot, entry, interleave, transpose_words};
 use super::{Job, Kernel, LINE_BYTES, Rows, Turn, Weave, Words, fetch, per_line};
 
@@ -45,6 +47,18 @@ pub(super) fn bf16_kernel(words: Words) -> &'static Kernel {
         Words::Bf16 => &BF16_DOT,
         Words::Int8 => &INT8_DOT,
         Words::Int4 => &INT4_DOT,
+    }
+}
+
+pub(super) fn matrix_kernel(words: Words) -> &'static Kernel {
+    static BF16: Kernel = of(Words::Bf16, Rows::Words, multiply_bf16_matrix);
+    static INT8: Kernel = of(Words::Int8, Rows::Words, multiply_int8_matrix);
+    static INT4: Kernel = of(Words::Int4, Rows::EvenOdd, multiply_int4_matrix);
+    match words {
+        Words::F32 => &PLAIN_F32,
+        Words::Bf16 => &BF16,
+        Words::Int8 => &INT8,
+        Words::Int4 => &INT4,
     }
 }
 
@@ -265,16 +279,26 @@ dot!(
     vst1q_f32,
     |word, _phase| word,
     |x| x,
-    |sum, w, x| {
-        let mut sum = sum;
+    |sum, w, x| bf16_dot(sum, w, x)
+);
+
+/// `sum + w * x` of two bf16 in each word.
+///
+/// # Safety
+/// The CPU has the dot product.
+#[inline(always)]
+pub(super) unsafe fn bf16_dot(mut sum: float32x4_t, w: uint32x4_t, x: uint32x4_t) -> float32x4_t {
+    // SAFETY: the caller's promise; registers alone are touched.
+    unsafe {
         asm!(
             "bfdot {0:v}.4s, {1:v}.8h, {2:v}.8h",
             inout(vreg) sum, in(vreg) w, in(vreg) x,
             options(pure, nomem, nostack, preserves_flags)
         );
-        sum
     }
-);
+    sum
+}
+
 /// Four products of each column, each in int16; pairs of them need int32.
 #[target_feature(enable = "neon")]
 #[inline]
@@ -289,7 +313,7 @@ fn add_four(sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
 /// # Safety
 /// The CPU has the dot product.
 #[inline(always)]
-unsafe fn dot_four(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+pub(super) unsafe fn dot_four(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     // SAFETY: the caller's promise; registers alone are touched.
     unsafe {
         asm!(
@@ -304,7 +328,7 @@ unsafe fn dot_four(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t 
 /// The lower halves of bytes with their signs, or the upper ones.
 #[target_feature(enable = "neon")]
 #[inline]
-fn halves(word: uint32x4_t, phase: usize) -> int8x16_t {
+pub(super) fn halves(word: uint32x4_t, phase: usize) -> int8x16_t {
     let bytes = vreinterpretq_s8_u32(word);
     vshrq_n_s8::<4>(if phase == 0 { vshlq_n_s8::<4>(bytes) } else { bytes })
 }

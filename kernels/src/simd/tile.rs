@@ -113,7 +113,7 @@ pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &mut Job<
 macro_rules! entry {
     ($name:ident, $($features:literal,)? $dot:ty, [$($panels:literal: $($rows:literal)*),*]) => {
         $(#[target_feature(enable = $features)])?
-        unsafe fn $name(job: &mut $crate::simd::Job<'_>) {
+        pub(super) unsafe fn $name(job: &mut $crate::simd::Job<'_>) {
             use $crate::simd::{PANEL, tile::{Dot, tile}};
             const LANES: usize = <$dot as Dot>::LANES;
             match (job.panels, job.rows) {
