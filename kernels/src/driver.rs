@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::pack::{Activations, MAX_PANELS, Source, pack_panels};
+use crate::pack::{Activations, MAX_PANELS, Source, ahead, pack_panels};
 use crate::simd::{Job, Kernel, Line, PANEL, Panels, STEPS};
 use crate::stream::stream;
 use crate::view::MatMut;
@@ -130,7 +130,7 @@ impl Scratch {
         // As many words of as many panels as stay in the first cache while tiles are computed of them. Few rows wait for memory:
         // they do best with two lines of the cache of each column, or of a block of columns.
         let few = rows.len() <= FEW_ROWS;
-        let narrow = w.lies().narrow(wide, few);
+        let narrow = w.lies().narrow(wide, few, kernel.words);
         let (group, steps) = match (narrow, at_once) {
             (Some(group), _) => (group, STEPS / if few { 8 } else { group }),
             (None, true) => (MAX_PANELS, STEPS / MAX_PANELS),
@@ -179,8 +179,11 @@ impl Scratch {
                 (false, _, true) => (start, next_first),
                 (false, _, false) => (next_start, done),
             };
-            let ahead = (block(next.0), cols.start + next.1 * PANEL);
-            pack_panels(w, kernel, block(start), packed, &ahead, &mut self.tile, (&mut self.w, steps));
+            pack_panels(w, kernel, block(start), packed, &mut self.tile, (&mut self.w, steps));
+            let words = block(start).len().div_ceil(step);
+            let from = cols.start + next.1 * PANEL;
+            let mut ahead = ahead(w, &block(next.0), &(from..cols.end.min(from + group * PANEL)))
+                .within((count / wide + count % wide) * tiles, words);
             let mut panel = 0;
             while panel < count {
                 let width = if count - panel >= wide { wide } else { 1 };
@@ -189,7 +192,7 @@ impl Scratch {
                     let mut job = Job {
                         rows: end - row,
                         panels: width,
-                        steps: block(start).len().div_ceil(step),
+                        steps: words,
                         x: x[row * x_stride..].as_ptr(),
                         x_stride,
                         w: Panels::Made(self.w[panel * steps..].as_ptr()),
@@ -197,10 +200,12 @@ impl Scratch {
                         acc: self.acc[row * panels + first + panel..].as_mut_ptr(),
                         acc_stride: panels,
                         fresh: start == ks.start,
+                        ahead,
                     };
                     // SAFETY: the kernel is of instructions that the CPU has. The buffers have been made large enough for
                     // these rows and panels: x `x_stride` words a row, w `steps` lines a panel, acc `panels` lines a row.
                     unsafe { (kernel.multiply)(&mut job) }
+                    ahead = job.ahead;
                 }
                 panel += width;
             }

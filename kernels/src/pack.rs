@@ -7,7 +7,9 @@ use half::bf16;
 use crate::element::{Float, FloatType};
 use crate::int_gemm::IntWeight;
 use crate::nz::NzLayout;
-use crate::simd::{Kernel, LINE_BYTES, Line, PANEL, PIECE, Rows, STEPS, Turn, Weave, Words, fetch, in_lines, per_line};
+use crate::simd::{
+    Ahead, Kernel, LINE_BYTES, Line, PANEL, PIECE, Rows, STEPS, Turn, Weave, Words, fetch, in_lines, per_line,
+};
 use crate::view::Mat;
 
 /// Where element `i` of an axis lies: `i / block * far + i % block * near`, `block` being `1 << shift`. Offsets grow with `i`.
@@ -128,13 +130,16 @@ impl Lies {
 
     /// How many panels are best made at a time, many rows of them rather than many panels of few rows, where tiles take `wide`
     /// and `few` rows of x wait for them; `None` where the latter is faster.
-    pub(crate) const fn narrow(self, wide: usize, few: bool) -> Option<usize> {
+    pub(crate) const fn narrow(self, wide: usize, few: bool, words: Words) -> Option<usize> {
+        let is_short = words.bits() < 16;
         match self {
+            // Those of a line of the cache.
+            Self::AlongN if is_short && !few => Some(LINE_BYTES / words.panel_bytes()),
             Self::AlongN => None,
-            Self::AlongK if !few => Some(wide),
-            // A block has columns for two and more, but for those of 16 bits and more.
-            Self::BlocksOfN if !few => Some(2),
-            _ => Some(4),
+            _ if few => Some(4),
+            // A block has columns for two panels and more of short elements.
+            Self::BlocksOfN if is_short && wide < 2 => Some(2),
+            _ => Some(wide),
         }
     }
 }
@@ -252,27 +257,53 @@ pub(crate) const MAX_PANELS: usize = 16;
 /// Words of rows that are made over all panels before the next ones: whole lines of the cache are used.
 const ROW_WORDS: usize = PANEL * STEPS / 4;
 
+/// What making panels of columns `cols` and rows `ks` reads, as far as it is read where it lies.
+pub(crate) fn ahead(source: &impl Source, ks: &Range<usize>, cols: &Range<usize>) -> Ahead {
+    let bytes = |elements: usize| elements * source.words().bits() / 8;
+    let panel = |number: usize| {
+        let start = cols.start + number * PANEL;
+        source.direct(ks, &(start..start + PANEL))
+    };
+    let panels = cols.len().div_ceil(PANEL);
+    match panel(0) {
+        Direct::Columns { from, stride, piece, .. } if piece >= ks.len() => {
+            Ahead::new(from, stride, cols.len(), bytes(ks.len()))
+        }
+        Direct::Columns { from, stride, piece, next } => {
+            Ahead::new(from, next, ks.len().div_ceil(piece), cols.len() * stride)
+        }
+        Direct::Rows { from, stride } if stride < LINE_BYTES => {
+            // As many panels as a row has, which is one of a block, and then the next block.
+            let per_block = (stride / bytes(PANEL)).max(1);
+            let distance = match panel(per_block) {
+                Direct::Rows { from: next, .. } => next.addr().wrapping_sub(from.addr()),
+                _ => 0,
+            };
+            Ahead::new(from, distance, panels.div_ceil(per_block), ks.len() * stride)
+        }
+        Direct::Rows { from, stride } => Ahead::new(from, stride, ks.len(), panels * bytes(PANEL)),
+        Direct::No => Ahead::NONE,
+    }
+}
+
 /// Makes panels of columns `cols` and rows `ks`, neither empty: panel p at line `p * stride` of `to`. What panels hold beyond the
 /// columns is of no meaning.
 ///
-/// - `next`: the rows and the first column of what is packed next.
-/// - `tile` is room for what cannot be read where it lies.
+/// `tile` is room for what cannot be read where it lies.
 pub(crate) fn pack_panels(
     source: &impl Source,
     kernel: &Kernel,
     ks: Range<usize>,
     cols: Range<usize>,
-    next: &(Range<usize>, usize),
     tile: &mut Vec<u32>,
     (to, stride): (&mut [Line], usize),
 ) {
     tile.resize(PANEL * STEPS, 0);
     if !source.lies().is_along_k() {
-        return pack_rows(source, kernel, ks, cols, next, tile, (to, stride));
+        return pack_rows(source, kernel, ks, cols, tile, (to, stride));
     }
     for (start, to) in cols.clone().step_by(PANEL).zip(to.chunks_mut(stride)) {
-        let next = (&next.0, next.1 + start - cols.start);
-        pack_columns(source, kernel, ks.clone(), start..cols.end.min(start + PANEL), next, tile, to);
+        pack_columns(source, kernel, ks.clone(), start..cols.end.min(start + PANEL), tile, to);
     }
 }
 
@@ -282,19 +313,14 @@ fn pack_columns(
     kernel: &Kernel,
     ks: Range<usize>,
     ns: Range<usize>,
-    (next_ks, next_n): (&Range<usize>, usize),
     tile: &mut [u32],
     to: &mut [Line],
 ) {
     let step = kernel.words.step();
     let (whole, steps) = (ks.len() / step, ks.len().div_ceil(step));
     if let Direct::Columns { from, stride, piece, next } = source.direct(&ks, &ns) {
-        let ahead = match source.direct(next_ks, &(next_n..next_n + PANEL)) {
-            Direct::Columns { from: ahead, .. } => ahead.addr().wrapping_sub(from.addr()),
-            _ => 0,
-        };
         let (piece, next) = in_lines(piece.div_ceil(step), next);
-        let turn = Turn { piece, next, ahead, ..turn(kernel, from, stride, &mut to[..whole]) };
+        let turn = Turn { piece, next, ..turn(kernel, from, stride, &mut to[..whole]) };
         // SAFETY: `direct` found every element of the panel in the weight's memory; `to` holds a line for each word.
         unsafe { (kernel.transpose)(&turn) }
         if whole < steps {
@@ -327,7 +353,6 @@ fn pack_rows(
     kernel: &Kernel,
     ks: Range<usize>,
     cols: Range<usize>,
-    (next_ks, next_col): &(Range<usize>, usize),
     tile: &mut [u32],
     (to, lines): (&mut [Line], usize),
 ) {
@@ -349,23 +374,13 @@ fn pack_rows(
             }
         }
     }
-    let ahead = match (source.direct(next_ks, &(*next_col..next_col + PANEL)), runs[0].0) {
-        (Direct::Rows { from: ahead, .. }, Direct::Rows { from, .. }) => ahead.addr().wrapping_sub(from.addr()),
-        _ => 0,
-    };
     let at_once = (ROW_WORDS / (panels * PANEL)).max(1);
     for first in (0..steps).step_by(at_once) {
         let last = steps.min(first + at_once);
         let (mut is_filled, mut panel) = (false, 0);
         for &(direct, panels) in &runs[..count] {
             let (from, stride) = match direct {
-                Direct::Rows { from, stride } if last <= whole => {
-                    let from = from.wrapping_add(first * step * stride);
-                    if ahead != 0 {
-                        fetch_rows(from.wrapping_add(ahead), stride, (last - first) * step, panels * bytes);
-                    }
-                    (from, stride)
-                }
+                Direct::Rows { from, stride } if last <= whole => (from.wrapping_add(first * step * stride), stride),
                 _ => {
                     if !is_filled {
                         let (of_words, stride) = (ks.start + first * step..ks.start + last * step, tile_bytes / 4);

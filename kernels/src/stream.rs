@@ -10,7 +10,8 @@ use crate::driver::grow;
 use crate::element::Float;
 use crate::pack::{Direct, Lies, Numbers, Source, fetch_rows};
 use crate::simd::{
-    ColumnsInPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, RowsInPlace, RowsKernel, Turn, Weave, in_lines,
+    Ahead, ColumnsInPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, RowsInPlace, RowsKernel, Turn, Weave,
+    in_lines,
 };
 
 /// Lines of the cache of each column that are fetched ahead of what is read.
@@ -90,6 +91,7 @@ pub(crate) fn stream(
             acc: acc[panel..].as_mut_ptr(),
             acc_stride: panels,
             fresh: true,
+            ahead: Ahead::NONE,
         };
         // SAFETY: the kernel is of instructions that the CPU has. x and acc are as large as is said above; the feed makes as many
         // lines as it is asked for.

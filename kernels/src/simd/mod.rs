@@ -129,6 +129,56 @@ pub(crate) struct Job<'a> {
     pub(crate) acc_stride: usize,
     /// Whether the accumulators start at 0 whatever they hold.
     pub(crate) fresh: bool,
+    /// What is needed next.
+    pub(crate) ahead: Ahead,
+}
+
+/// Lines of the cache that are fetched while jobs multiply, some after every [`STEPS`](Self::STEPS) steps: fetched all at once, they
+/// would keep the CPU waiting for memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ahead {
+    run: *const u8,
+    stride: usize,
+    per_run: usize,
+    /// The next line of the run, of those that there are in all, and how many are fetched at a time.
+    line: usize,
+    left: usize,
+    at_once: usize,
+}
+
+impl Ahead {
+    /// Steps of a job after which lines are fetched.
+    pub(crate) const STEPS: usize = 16;
+
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { run: std::ptr::null(), stride: 0, per_run: 1, line: 0, left: 0, at_once: 0 };
+
+    /// `runs` times `bytes`, `stride` bytes from one to the next, wherever that is.
+    pub(crate) fn new(run: *const u8, stride: usize, runs: usize, bytes: usize) -> Self {
+        let per_run = bytes.div_ceil(LINE_BYTES).max(1);
+        // The end of a line's bytes: where they are not aligned, the rest is in the line before.
+        let run = run.wrapping_add(bytes.min(LINE_BYTES)).wrapping_sub(1);
+        Self { run, stride, per_run, line: 0, left: runs * per_run, at_once: 0 }
+    }
+
+    /// The same, to be fetched within so many jobs of `steps` steps.
+    pub(crate) fn within(self, jobs: usize, steps: usize) -> Self {
+        Self { at_once: self.left.div_ceil((jobs * steps.div_ceil(Self::STEPS)).max(1)), ..self }
+    }
+
+    /// Fetches the next lines.
+    #[inline(always)]
+    pub(crate) fn fetch(&mut self) {
+        for _ in 0..self.at_once.min(self.left) {
+            fetch(self.run.wrapping_add(self.line * LINE_BYTES));
+            self.left -= 1;
+            self.line += 1;
+            if self.line == self.per_run {
+                self.line = 0;
+                self.run = self.run.wrapping_add(self.stride);
+            }
+        }
+    }
 }
 
 /// Words of a piece of a column, at most: those of a line of the cache.

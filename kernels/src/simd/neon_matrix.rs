@@ -8,7 +8,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::neon::{bf16_dot, dot_four, halves, multiply_bf16_dot, multiply_int4_dot, multiply_int8_dot};
-use super::{Job, PANEL, Panels};
+use super::{Ahead, Job, PANEL, Panels};
 
 /// How lines of a panel are multiplied.
 trait Matrix {
@@ -158,8 +158,8 @@ unsafe fn tile<M: Matrix, const R: usize, const PAIRS: usize, const V: usize>(jo
             if r < R { vld1_u32(x.add(r * x_stride)) } else { vdup_n_u32(0) }
         };
         let (mut x, mut steps) = (job.x, job.steps);
-        // The line that is left and where its words of x are.
-        let mut left = None;
+        // The line that remains and where its words of x are.
+        let mut last = None;
         while steps > 0 {
             let (mut w, made) = match &mut job.w {
                 Panels::Made(w) => (*w, steps),
@@ -169,31 +169,37 @@ unsafe fn tile<M: Matrix, const R: usize, const PAIRS: usize, const V: usize>(jo
                 }
             };
             steps -= made;
-            for _ in 0..made / M::LINES {
-                let mut pairs = [zero; PAIRS];
-                for (pair, words_of_pair) in pairs.iter_mut().enumerate() {
-                    *words_of_pair = vcombine_u32(words(x, 2 * pair), words(x, 2 * pair + 1));
-                }
-                for v in 0..V {
-                    let (panel, lane) = column(v);
-                    let columns = M::columns(w.add(panel * w_stride).cast::<u32>().add(lane));
-                    for (acc, x) in acc.iter_mut().zip(pairs) {
-                        for (acc, columns) in acc[v].iter_mut().zip(columns) {
-                            *acc = M::multiply(*acc, x, columns);
+            let mut left = made / M::LINES;
+            while left > 0 {
+                let some = left.min(Ahead::STEPS / M::LINES);
+                job.ahead.fetch();
+                for _ in 0..some {
+                    let mut pairs = [zero; PAIRS];
+                    for (pair, words_of_pair) in pairs.iter_mut().enumerate() {
+                        *words_of_pair = vcombine_u32(words(x, 2 * pair), words(x, 2 * pair + 1));
+                    }
+                    for v in 0..V {
+                        let (panel, lane) = column(v);
+                        let columns = M::columns(w.add(panel * w_stride).cast::<u32>().add(lane));
+                        for (acc, x) in acc.iter_mut().zip(pairs) {
+                            for (acc, columns) in acc[v].iter_mut().zip(columns) {
+                                *acc = M::multiply(*acc, x, columns);
+                            }
                         }
                     }
+                    (x, w) = (x.add(2), w.add(M::LINES));
                 }
-                (x, w) = (x.add(2), w.add(M::LINES));
+                left -= some;
             }
             if made % M::LINES > 0 {
                 debug_assert_eq!(steps, 0, "lines are made in twos but for the last");
-                left = Some((w, x));
+                last = Some((w, x));
             }
         }
         for (pair, acc) in acc.into_iter().enumerate() {
             for (v, acc) in acc.into_iter().enumerate() {
                 for (r, mut acc) in (2 * pair..R).zip(turned(acc)) {
-                    if let Some((w, x)) = left {
+                    if let Some((w, x)) = last {
                         let (panel, lane) = column(v);
                         let words = vld1q_u32(w.add(panel * w_stride).cast::<u32>().add(lane));
                         acc = M::rest(acc, words, vld1q_dup_u32(x.add(r * x_stride)));

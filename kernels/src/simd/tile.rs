@@ -1,7 +1,7 @@
 //! The loop that all micro-kernels are, over the few vector operations in which they differ ([`Dot`]), and the packing that
 //! compilers vectorise by themselves.
 
-use super::{Job, Line, PANEL, Panels, Turn, Weave, Words};
+use super::{Ahead, Job, Line, PANEL, Panels, Turn, Weave, Words};
 
 /// The vector operations of a micro-kernel.
 ///
@@ -68,36 +68,42 @@ pub(super) unsafe fn tile<D: Dot, const R: usize, const V: usize>(job: &mut Job<
                     (make(made), made)
                 }
             };
-            for _ in 0..made {
-                for phase in 0..D::PHASES {
-                    let words = |v: usize| {
-                        let (panel, lane) = column(v);
-                        D::words(w.add(panel * w_stride).cast::<u32>().add(lane), phase)
-                    };
-                    let row = |r: usize| D::x(x.add(r * x_stride + phase * D::X_WORDS));
-                    // The fewer are held, the others come one by one.
-                    if V <= R {
-                        let mut held = [words(0); V];
-                        (1..V).for_each(|v| held[v] = words(v));
-                        for (r, acc) in acc.iter_mut().enumerate() {
-                            let x = row(r);
-                            for (acc, words) in acc.iter_mut().zip(held) {
-                                *acc = D::dot(*acc, words, x);
+            let mut left = made;
+            while left > 0 {
+                let some = left.min(Ahead::STEPS);
+                job.ahead.fetch();
+                for _ in 0..some {
+                    for phase in 0..D::PHASES {
+                        let words = |v: usize| {
+                            let (panel, lane) = column(v);
+                            D::words(w.add(panel * w_stride).cast::<u32>().add(lane), phase)
+                        };
+                        let row = |r: usize| D::x(x.add(r * x_stride + phase * D::X_WORDS));
+                        // The fewer are held, the others come one by one.
+                        if V <= R {
+                            let mut held = [words(0); V];
+                            (1..V).for_each(|v| held[v] = words(v));
+                            for (r, acc) in acc.iter_mut().enumerate() {
+                                let x = row(r);
+                                for (acc, words) in acc.iter_mut().zip(held) {
+                                    *acc = D::dot(*acc, words, x);
+                                }
                             }
-                        }
-                    } else {
-                        let mut held = [row(0); R];
-                        (1..R).for_each(|r| held[r] = row(r));
-                        for v in 0..V {
-                            let words = words(v);
-                            for (acc, x) in acc.iter_mut().zip(held) {
-                                acc[v] = D::dot(acc[v], words, x);
+                        } else {
+                            let mut held = [row(0); R];
+                            (1..R).for_each(|r| held[r] = row(r));
+                            for v in 0..V {
+                                let words = words(v);
+                                for (acc, x) in acc.iter_mut().zip(held) {
+                                    acc[v] = D::dot(acc[v], words, x);
+                                }
                             }
                         }
                     }
+                    x = x.add(D::PHASES * D::X_WORDS);
+                    w = w.add(1);
                 }
-                x = x.add(D::PHASES * D::X_WORDS);
-                w = w.add(1);
+                left -= some;
             }
             steps -= made;
         }
