@@ -26,8 +26,6 @@ const PARTS: usize = 8;
 const PACKING: usize = 4;
 /// Words of x that are made at a time, at most, but for those of one block of K.
 const X_WORDS: usize = 96 * 1024;
-/// Rows of a product that are few: reading the weight takes longer than multiplying.
-const FEW_ROWS: usize = 4;
 /// Words between rows of x, lest they fall on the same lines of the cache.
 const X_GAP: usize = 16;
 
@@ -127,12 +125,10 @@ impl Scratch {
         // Few rows are all made at once: then a weight can be read from end to end. Of many rows, one block of K at a time.
         let x_words = |ks: usize| ks.div_ceil(step) * per_step + X_GAP;
         let at_once = rows.len() * x_words(ks.len()) <= X_WORDS;
-        // As many words of as many panels as stay in the first cache while tiles are computed of them. Few rows wait for memory:
-        // they do best with two lines of the cache of each column, or of a block of columns.
-        let few = rows.len() <= FEW_ROWS;
-        let narrow = w.lies().narrow(wide, few, kernel.words);
+        // As many words of as many panels as stay in the first cache while tiles are computed of them.
+        let narrow = w.lies().narrow(wide, kernel.words);
         let (group, steps) = match (narrow, at_once) {
-            (Some(group), _) => (group, STEPS / if few { 8 } else { group }),
+            (Some(group), _) => (group, STEPS / group),
             (None, true) => (MAX_PANELS, STEPS / MAX_PANELS),
             (None, false) => (MAX_PANELS / 2, STEPS),
         };

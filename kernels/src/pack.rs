@@ -6,7 +6,7 @@ use half::bf16;
 
 use crate::element::{Float, FloatType};
 use crate::int_gemm::IntWeight;
-use crate::nz::NzLayout;
+use crate::nz::{FRACTAL_ROW_BYTES, NzLayout};
 use crate::simd::{
     Ahead, Kernel, LINE_BYTES, Line, PANEL, PIECE, Rows, STEPS, Turn, Weave, Words, fetch, in_lines, per_line,
 };
@@ -128,17 +128,16 @@ impl Lies {
         matches!(self, Self::AlongK | Self::BlocksOfK)
     }
 
-    /// How many panels are best made at a time, many rows of them rather than many panels of few rows, where tiles take `wide`
-    /// and `few` rows of x wait for them; `None` where the latter is faster.
-    pub(crate) const fn narrow(self, wide: usize, few: bool, words: Words) -> Option<usize> {
+    /// How many panels are best made at a time, many rows of them rather than many panels of few rows, where tiles take `wide`;
+    /// `None` where the latter is faster.
+    pub(crate) const fn narrow(self, wide: usize, words: Words) -> Option<usize> {
         let is_short = words.bits() < 16;
         match self {
             // Those of a line of the cache.
-            Self::AlongN if is_short && !few => Some(LINE_BYTES / words.panel_bytes()),
+            Self::AlongN if is_short => Some(LINE_BYTES / words.panel_bytes()),
             Self::AlongN => None,
-            _ if few => Some(4),
-            // A block has columns for two panels and more of short elements.
-            Self::BlocksOfN if is_short && wide < 2 => Some(2),
+            // Those of a block.
+            Self::BlocksOfN if is_short => Some(FRACTAL_ROW_BYTES / words.panel_bytes()),
             _ => Some(wide),
         }
     }

@@ -1,5 +1,5 @@
-//! Few rows times a weight that is read where it lies: sums of some panels stay in registers over all of K, and no more of a panel
-//! is made at a time than stays in the first cache.
+//! Few rows times a weight that is read where it lies: without panels, or for one row with sums of some panels in registers over all
+//! of K, and no more of a panel made at a time than stays in the first cache.
 
 use std::ops::Range;
 use std::ptr;
@@ -56,7 +56,8 @@ pub(crate) fn stream(
             return done;
         }
     }
-    let Some(&wide) = rows.checked_sub(1).and_then(|row| kernel.panels.get(row)) else { return 0 };
+    // Two rows and more take so long to multiply that what comes next is fetched meanwhile.
+    let Some(&wide) = kernel.panels.first().filter(|_| rows == 1) else { return 0 };
     let is_fast = match w.lies() {
         Lies::AlongK | Lies::BlocksOfK => true,
         // Panels of short elements are made two at a time.
@@ -101,9 +102,8 @@ pub(crate) fn stream(
     panels
 }
 
-/// Rows of x, at most, for which columns are read once for each two of them, rather than made panels: of whole ones, and of blocks.
-const MOST_OF_COLUMNS: usize = 4;
-const MOST_OF_BLOCKS: usize = 2;
+/// Rows of x, at most, that are multiplied with columns where they lie, rather than with panels.
+const MOST_OF_COLUMNS: usize = 2;
 
 /// Rows of x, of whole words.
 #[derive(Clone, Copy)]
@@ -234,7 +234,7 @@ fn in_place(
         Lies::BlocksOfN | Lies::AlongN => rows_in_place(kernel, lies, few, ks, None, (acc, panels), direct),
         Lies::AlongK | Lies::BlocksOfK => {
             let run = kernel.columns_in_place?;
-            if rows > if lies == Lies::BlocksOfK { MOST_OF_BLOCKS } else { MOST_OF_COLUMNS } {
+            if rows > MOST_OF_COLUMNS {
                 return None;
             }
             while panel < panels {

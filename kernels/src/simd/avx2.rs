@@ -23,10 +23,10 @@ pub(super) const NOT_NEGATIVE: u32 = 0x8888_8888;
 const INT4_PANELS: &[usize] = &[4, 1, 1, 1];
 
 pub(super) const BF16_ROWS: RowsKernel =
-    RowsKernel { run: bf16_in_place, wide: &[4, 2, 1, 1, 1, 1], most_of_blocks: 8, most_of_lines: 2 };
+    RowsKernel { run: bf16_in_place, wide: &[4, 2, 1, 1, 1, 1], most_of_blocks: 12, most_of_lines: 2 };
 pub(super) const INT8_ROWS: RowsKernel =
     RowsKernel { run: int8_in_place, wide: &[2, 1], most_of_blocks: 8, most_of_lines: 2 };
-pub(super) const INT4_ROWS: RowsKernel = RowsKernel { run: int4_in_place, ..INT8_ROWS };
+pub(super) const INT4_ROWS: RowsKernel = RowsKernel { run: int4_in_place, most_of_blocks: 4, ..INT8_ROWS };
 pub(super) const WIDE_INT8_ROWS: RowsKernel =
     RowsKernel { run: wide_int8_in_place, wide: &[2, 1], most_of_blocks: 6, most_of_lines: 3 };
 pub(super) const WIDE_INT4_ROWS: RowsKernel = RowsKernel { run: wide_int4_in_place, ..WIDE_INT8_ROWS };
