@@ -131,13 +131,10 @@ impl Lies {
     /// How many panels are best made at a time, many rows of them rather than many panels of few rows, where tiles take `wide`;
     /// `None` where the latter is faster.
     pub(crate) const fn narrow(self, wide: usize, words: Words) -> Option<usize> {
-        let is_short = words.bits() < 16;
         match self {
-            // Those of a line of the cache.
-            Self::AlongN if is_short => Some(LINE_BYTES / words.panel_bytes()),
             Self::AlongN => None,
             // Those of a block.
-            Self::BlocksOfN if is_short => Some(FRACTAL_ROW_BYTES / words.panel_bytes()),
+            Self::BlocksOfN if words.bits() < 16 => Some(FRACTAL_ROW_BYTES / words.panel_bytes()),
             _ => Some(wide),
         }
     }
