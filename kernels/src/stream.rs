@@ -102,9 +102,6 @@ pub(crate) fn stream(
     panels
 }
 
-/// Rows of x, at most, that are multiplied with columns where they lie, rather than with panels.
-const MOST_OF_COLUMNS: usize = 2;
-
 /// Rows of x, of whole words.
 #[derive(Clone, Copy)]
 struct FewRows<'a> {
@@ -234,7 +231,7 @@ fn in_place(
         Lies::BlocksOfN | Lies::AlongN => rows_in_place(kernel, lies, few, ks, None, (acc, panels), direct),
         Lies::AlongK | Lies::BlocksOfK => {
             let run = kernel.columns_in_place?;
-            if rows > MOST_OF_COLUMNS {
+            if rows > ColumnsInPlace::ROWS {
                 return None;
             }
             while panel < panels {

@@ -13,7 +13,7 @@ use super::avx2_rows::vector_interleave;
 use super::avx512_rows::{BF16_WIDE, INT4_WIDE, INT8_WIDE, bf16_in_place, int4_in_place, int8_in_place};
 use super::tile::{Dot, LOW_HALVES, entry};
 use super::x86_columns::{int4_columns, int4_dot_columns, int8_columns, int8_dot_columns};
-use super::{Job, Kernel, Rows, RowsInPlace, RowsKernel, Words};
+use super::{Job, Kernel, Rows, RowsKernel, Words};
 
 /// For 1 to 12 rows, panels of a register tile: at most 24 of the 32 registers are accumulators.
 const PANELS: &[usize] = &[4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2];
@@ -51,21 +51,22 @@ pub(super) fn kernel(words: Words) -> &'static Kernel {
 }
 
 pub(super) fn dot_kernel(words: Words) -> &'static Kernel {
+    // Without panels for as many rows of x as with AVX2: where panels are faster was not measured on such a CPU.
     static BF16: Kernel = Kernel {
-        rows_in_place: Some(rows(bf16_in_place, BF16_WIDE)),
+        rows_in_place: Some(RowsKernel { run: bf16_in_place, wide: BF16_WIDE, ..avx2::BF16_ROWS }),
         ..of(Words::Bf16, Rows::Words, multiply_bf16_dot)
     };
     static INT8: Kernel = Kernel {
         flip: UNSIGNED,
         excess: 128,
-        rows_in_place: Some(rows(int8_in_place, INT8_WIDE)),
+        rows_in_place: Some(RowsKernel { run: int8_in_place, wide: INT8_WIDE, ..avx2::INT8_ROWS }),
         columns_in_place: Some(int8_dot_columns),
         ..of(Words::Int8, Rows::Words, multiply_int8_dot)
     };
     static INT4: Kernel = Kernel {
         flip: NOT_NEGATIVE,
         excess: 8,
-        rows_in_place: Some(rows(int4_in_place, INT4_WIDE)),
+        rows_in_place: Some(RowsKernel { run: int4_in_place, wide: INT4_WIDE, ..avx2::INT4_ROWS }),
         columns_in_place: Some(int4_dot_columns),
         ..of(Words::Int4, Rows::EvenOdd, multiply_int4_dot)
     };
@@ -88,11 +89,6 @@ pub(super) fn mixed_kernel(words: Words) -> &'static Kernel {
         Words::Int4 => &INT4,
         Words::F32 | Words::Bf16 => kernel(words),
     }
-}
-
-/// As many rows of x as with AVX2: where panels are faster was not measured on such a CPU.
-const fn rows(run: unsafe fn(&RowsInPlace), wide: &'static [usize]) -> RowsKernel {
-    RowsKernel { run, wide, ..avx2::INT8_ROWS }
 }
 
 const fn of(words: Words, x: Rows, multiply: unsafe fn(&mut Job<'_>)) -> Kernel {

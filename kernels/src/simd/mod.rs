@@ -279,12 +279,18 @@ pub(crate) struct ColumnsInPlace {
     pub(crate) ahead: usize,
     /// XORed with each word.
     pub(crate) flip: u32,
+    /// 1 to [`Self::ROWS`].
     pub(crate) rows: usize,
     /// As of a [`Job`].
     pub(crate) x: *const u32,
     pub(crate) x_stride: usize,
     pub(crate) acc: *mut Line,
     pub(crate) acc_stride: usize,
+}
+
+impl ColumnsInPlace {
+    /// Rows of x, at most: panels are faster for more.
+    pub(crate) const ROWS: usize = 2;
 }
 
 /// What multiplies few rows of x with rows of a weight where they lie, without panels.

@@ -186,34 +186,32 @@ pub(super) unsafe fn int4_dot_columns(job: &ColumnsInPlace) {
     unsafe { columns::<Int4<true>>(job) }
 }
 
-/// All rows of x with some columns before the next ones, which stay in the first cache; inlined where the instructions are enabled.
+/// All rows of x with some columns before the next ones; inlined where the instructions are enabled.
 ///
 /// # Safety
 /// As [`super::Kernel::columns_in_place`].
 #[inline(always)]
 unsafe fn columns<N: Numbers>(job: &ColumnsInPlace) {
     for column in (0..PANEL).step_by(COLUMNS) {
-        for row in (0..job.rows).step_by(2) {
-            // SAFETY: the caller's promise, of the rows and columns that there are.
-            unsafe {
-                match job.rows - row {
-                    1 => some::<N, 1>(job, column, row),
-                    _ => some::<N, 2>(job, column, row),
-                }
+        // SAFETY: the caller's promise.
+        unsafe {
+            match job.rows {
+                1 => some::<N, 1>(job, column),
+                2 => some::<N, 2>(job, column),
+                rows => debug_assert!(false, "no form for {rows} rows"),
             }
         }
     }
 }
 
-/// Rows `row` and on of x with columns `column` and on.
+/// `R` rows of x with columns `column` and on.
 ///
 /// # Safety
 /// As [`columns`], for the rows and columns that there are.
 #[inline(always)]
-unsafe fn some<N: Numbers, const R: usize>(job: &ColumnsInPlace, column: usize, row: usize) {
+unsafe fn some<N: Numbers, const R: usize>(job: &ColumnsInPlace, column: usize) {
     let &ColumnsInPlace { from, stride, words, piece, next, ahead, flip, x, x_stride, acc, acc_stride, .. } = job;
     let from = from.wrapping_add(column * stride);
-    let x = x.wrapping_add(row * x_stride);
     let pieces = words.div_ceil(piece);
     let near = ahead.wrapping_mul(next);
     let far = near.wrapping_add(COLUMNS * stride).wrapping_sub(pieces.wrapping_mul(next));
@@ -225,11 +223,9 @@ unsafe fn some<N: Numbers, const R: usize>(job: &ColumnsInPlace, column: usize, 
         for at in 0..pieces {
             let start = from.wrapping_add(at.wrapping_mul(next));
             let (first, count) = (at * piece, piece.min(words - at * piece));
-            if row == 0 {
-                let distance = if at + ahead < pieces { near } else { far };
-                for column in 0..COLUMNS {
-                    fetch(start.wrapping_add(column * stride).wrapping_add(distance));
-                }
+            let distance = if at + ahead < pieces { near } else { far };
+            for column in 0..COLUMNS {
+                fetch(start.wrapping_add(column * stride).wrapping_add(distance));
             }
             let whole = count - count % WORDS;
             let mut word = 0;
@@ -261,7 +257,7 @@ unsafe fn some<N: Numbers, const R: usize>(job: &ColumnsInPlace, column: usize, 
         for (r, [a, b, c, d]) in sums.into_iter().enumerate() {
             let both = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
             let sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both));
-            acc.add((row + r) * acc_stride).cast::<i32>().add(column).cast::<__m128i>().write(sum);
+            acc.add(r * acc_stride).cast::<i32>().add(column).cast::<__m128i>().write(sum);
         }
     }
 }
