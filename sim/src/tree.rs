@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ascend_sys::Release;
 
@@ -42,7 +43,7 @@ impl Layout {
 /// Makes the tree in `dir`: a copy of `library`, links to it under the names of the layout, and the version files of the
 /// release. The library must be told the same release in `CANN_SIM_RELEASE` when it runs.
 ///
-/// A tree made here before is replaced.
+/// A tree made here before is replaced, file by file and each at once, so that programs may use it, or make it anew, meanwhile.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] where `dir` has libraries of a layout that were not made here, such as those of an
@@ -50,31 +51,56 @@ impl Layout {
 pub fn make(dir: &Path, library: &Path, layout: Layout, release: Release) -> io::Result<()> {
     let lib_dir = dir.join("lib64");
     fs::create_dir_all(&lib_dir)?;
-    for file in Layout::Split.files() {
-        let link = lib_dir.join(file);
-        match fs::read_link(&link) {
-            Ok(target) if target == Path::new(LIBRARY) => fs::remove_file(&link)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            _ => {
-                let reason = format!("{} is not the simulator's", link.display());
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
-            }
+    let links = Layout::Split.files().iter().map(|file| (lib_dir.join(file), layout.files().contains(file)));
+    let links = links.map(|(link, is_due)| Ok((is_ours(&link)?, link, is_due))).collect::<io::Result<Vec<_>>>()?;
+    replace(&lib_dir.join(LIBRARY), |fresh| fs::copy(library, fresh).map(drop))?;
+    for (is_there, link, is_due) in links {
+        match (is_there, is_due) {
+            (false, true) => match symlink(LIBRARY, &link) {
+                // Somebody else was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_ours(&link)? => {}
+                made => made?,
+            },
+            (true, false) => fs::remove_file(&link)?,
+            _ => {}
         }
-    }
-    // A running program may have the old copy mapped, so it is replaced as a whole.
-    let copy = lib_dir.join(LIBRARY);
-    let fresh = lib_dir.join(format!("{LIBRARY}.new"));
-    fs::copy(library, &fresh)?;
-    fs::rename(&fresh, &copy)?;
-    for file in layout.files() {
-        symlink(LIBRARY, lib_dir.join(file))?;
     }
     let arch_dir = dir.join(format!("{}-linux", std::env::consts::ARCH));
     let package_dir = dir.join("share/info/runtime");
-    fs::create_dir_all(&arch_dir)?;
-    fs::create_dir_all(&package_dir)?;
-    fs::write(arch_dir.join("ascend_toolkit_install.info"), format!("package_name=cann-sim\nversion={release}\n"))?;
-    fs::write(package_dir.join("version.info"), format!("Version={release}\n"))
+    let toolkit = format!("package_name=cann-sim\nversion={release}\n");
+    for (dir, file, text) in [
+        (&arch_dir, "ascend_toolkit_install.info", toolkit),
+        (&package_dir, "version.info", format!("Version={release}\n")),
+    ] {
+        fs::create_dir_all(dir)?;
+        replace(&dir.join(file), |fresh| fs::write(fresh, &text))?;
+    }
+    Ok(())
+}
+
+/// Whether a library of a layout is there; an error where it is there and not the simulator's.
+fn is_ours(link: &Path) -> io::Result<bool> {
+    match fs::read_link(link) {
+        Ok(target) if target == Path::new(LIBRARY) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        _ => {
+            let reason = format!("{} is not the simulator's", link.display());
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, reason))
+        }
+    }
+}
+
+/// Makes a file that takes the place of another at once: a running program may have that mapped.
+fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    let replaced = make(Path::new(&fresh)).and_then(|()| fs::rename(&fresh, path));
+    if replaced.is_err() {
+        // Best effort: the first failure is the one to tell.
+        let _ = fs::remove_file(&fresh);
+    }
+    replaced
 }
 
 /// The shared library in the directory of a program that cargo built, or above it: a package that has `cann-sim-abi`
@@ -114,6 +140,30 @@ mod tests {
         let info = root.join(format!("{}-linux/ascend_toolkit_install.info", std::env::consts::ARCH));
         assert!(fs::read_to_string(info).unwrap().contains("\nversion=9.1.0\n"));
         assert_eq!(fs::read_to_string(root.join("share/info/runtime/version.info")).unwrap(), "Version=9.1.0\n");
+    }
+
+    /// Made by several at a time, it is whole for each of them from the end of its own making on.
+    #[test]
+    fn made_by_several() {
+        let dir = tempfile::tempdir().unwrap();
+        let library = dir.path().join("built.so");
+        fs::write(&library, "library").unwrap();
+        let root = dir.path().join("root");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        make(&root, &library, Layout::Split, RELEASE).unwrap();
+                        for file in Layout::Split.files() {
+                            assert_eq!(fs::read_to_string(root.join("lib64").join(file)).unwrap(), "library");
+                        }
+                        let version = fs::read_to_string(root.join("share/info/runtime/version.info")).unwrap();
+                        assert_eq!(version, "Version=9.1.0\n");
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(root.join("lib64")).unwrap().count(), Layout::Split.files().len() + 1);
     }
 
     /// The libraries of an installed CANN are never replaced.
