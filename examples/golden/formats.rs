@@ -44,7 +44,9 @@ pub(crate) fn fp8(file: &TensorFile, codes: &str, scales: &str) -> Result<HostTe
     for (line, (out, codes)) in data.chunks_mut(cols).zip(codes.bytes.chunks(cols)).enumerate() {
         let first = (line / rows * grid[0] + line % rows / FP8_BLOCK) * grid[1];
         let blocks = out.chunks_mut(FP8_BLOCK).zip(codes.chunks(FP8_BLOCK)).zip(&scales.data[first..]);
-        blocks.for_each(|((out, codes), scale)| expand_e4m3(codes, *scale, out));
+        for ((out, codes), scale) in blocks {
+            expand_e4m3(codes, *scale, out);
+        }
     }
     Ok(HostTensor { shape: codes.shape.to_vec(), data })
 }

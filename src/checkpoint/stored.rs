@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use moe_kernels::formats::float8::{E8M0_NAN, any_nan_e4m3, e8m0, expand_e4m3, is_nan_e4m3};
+use moe_kernels::formats::float8::{E8M0_NAN, e8m0, expand_e4m3, is_nan_e4m3};
 use moe_kernels::formats::nibbles::{MXFP4_BLOCK, expand_e2m1, int4_pair};
 use moe_kernels::nz::{FRACTAL_ROW_BYTES, FRACTAL_ROWS};
 
@@ -126,6 +126,9 @@ pub(crate) enum Zeros<'a> {
     Int4Words(&'a [u8]),
 }
 
+/// Codes that are expanded at a time.
+const PIECE: usize = 256;
+
 /// A matrix `[rows, cols]` in a mapped file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoredMatrix<'a> {
@@ -149,8 +152,13 @@ impl StoredMatrix<'_> {
 
     /// The scale of an element; 1 where there are none.
     pub(crate) fn scale(&self, row: usize, col: usize) -> Result<f32, CheckpointError> {
+        let [rows, cols] = self.block().map(|size| size.max(1));
+        self.scale_of(row / rows, col / cols)
+    }
+
+    /// The scale of a block; 1 where there are none.
+    fn scale_of(&self, block_row: usize, block_col: usize) -> Result<f32, CheckpointError> {
         let Some(scales) = &self.scales else { return Ok(1.0) };
-        let [block_row, block_col] = [row / scales.block[0].max(1), col / scales.block[1].max(1)];
         let at = block_row * scales.cols + block_col;
         let value = match scales.kind {
             ScaleType::Float(dtype) => float_at(scales.bytes, dtype, at),
@@ -191,42 +199,49 @@ impl StoredMatrix<'_> {
             widen(self.slice(row, &cols, dtype.bytes()), dtype, out);
             return Ok(());
         }
-        if self.codes == Codes::E4m3 {
-            let bytes = self.slice(row, &cols, 1);
-            // Where, only if there is one.
-            if any_nan_e4m3(bytes) {
-                return Err(self.not_a_number(row, cols.start, bytes, is_nan_e4m3));
+        let [block_rows, step] = self.block().map(|size| size.max(1));
+        let block_row = row / block_rows;
+        let mut rest = out;
+        // Through blocks that share a scale, the first and the last of which need not be whole.
+        for block_col in cols.start / step..cols.end.div_ceil(step) {
+            let start = cols.start.max(block_col * step);
+            let end = cols.end.min((block_col + 1).saturating_mul(step));
+            let (out, others) = rest.split_at_mut(rest.len().min(end - start));
+            rest = others;
+            let scale = self.scale_of(block_row, block_col)?;
+            for (start, out) in (start..end).step_by(PIECE).zip(out.chunks_mut(PIECE)) {
+                self.expand(row, start, scale, out)?;
             }
         }
-        let step = self.block()[1].max(1);
-        let mut start = cols.start;
-        let mut codes = [0; 256];
-        while start < cols.end {
-            // To the end of the block that shares a scale, and no farther than a buffer reaches.
-            let end = cols.end.min((start / step).saturating_add(1).saturating_mul(step)).min(start + codes.len());
-            let scale = self.scale(row, start)?;
-            let out = out.get_mut(start - cols.start..end - cols.start).unwrap_or_default();
-            match self.codes {
-                Codes::E4m3 => {
-                    expand_e4m3(self.slice(row, &(start..end), 1), scale, out);
-                }
-                Codes::E2m1 => {
-                    // A range may begin or end inside a byte.
-                    let lead = start % 2;
-                    let bytes = self.bytes.get(row * (self.cols / 2) + start / 2..).unwrap_or_default();
-                    let mut pairs = [0.0; 258];
-                    let pairs = pairs.get_mut(..(lead + out.len()).next_multiple_of(2)).unwrap_or_default();
-                    expand_e2m1(bytes, scale, pairs);
-                    out.copy_from_slice(pairs.get(lead..lead + out.len()).unwrap_or_default());
-                }
-                _ => {
-                    let codes = codes.get_mut(..out.len()).unwrap_or_default();
-                    self.read_codes(row, start..end, codes)?;
-                    let zero = self.zero(row, start);
-                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(*code) - zero) * scale);
+        Ok(())
+    }
+
+    /// The values of codes of a row from column `start` on that share a scale, no more than [`PIECE`].
+    fn expand(&self, row: usize, start: usize, scale: f32, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let cols = start..start + out.len();
+        match self.codes {
+            Codes::E4m3 => {
+                let bytes = self.slice(row, &cols, 1);
+                if !expand_e4m3(bytes, scale, out) {
+                    return Err(self.not_a_number(row, start, bytes, is_nan_e4m3));
                 }
             }
-            start = end;
+            Codes::E2m1 => {
+                // A range may begin or end inside a byte.
+                let lead = start % 2;
+                let bytes = self.bytes.get(row * (self.cols / 2) + start / 2..).unwrap_or_default();
+                let mut pairs = [0.0; PIECE + 2];
+                let pairs = pairs.get_mut(..(lead + out.len()).next_multiple_of(2)).unwrap_or_default();
+                expand_e2m1(bytes, scale, pairs);
+                out.copy_from_slice(pairs.get(lead..lead + out.len()).unwrap_or_default());
+            }
+            _ => {
+                let mut codes = [0; PIECE];
+                let codes = codes.get_mut(..out.len()).unwrap_or_default();
+                self.read_codes(row, cols, codes)?;
+                let zero = self.zero(row, start);
+                out.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(*code) - zero) * scale);
+            }
         }
         Ok(())
     }

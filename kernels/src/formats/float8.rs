@@ -62,44 +62,34 @@ pub fn e4m3_from_f32(value: f32, overflow: Overflow) -> u8 {
     sign | ((rounded >> 20) - (120 << 3)) as u8
 }
 
-/// `out[i]` is the value of `codes[i]` times `scale`, over the shorter of the two.
-pub fn expand_e4m3(codes: &[u8], scale: f32, out: &mut [f32]) {
-    expand(Vectors::widest(), codes, scale, out);
-}
-
-vectorised! {
-    fn expand(codes: &[u8], scale: f32, out: &mut [f32]) = expand_plain;
-}
-
-/// By arithmetic, since vectors have no table of 256 entries.
-#[inline(always)]
-fn expand_plain(codes: &[u8], scale: f32, out: &mut [f32]) {
-    for (out, code) in out.iter_mut().zip(codes) {
-        let magnitude = u32::from(code & 0x7f);
-        let value = match magnitude {
-            0x7f => f32::NAN,
-            // Below the normal numbers: multiples of 2^-9.
-            0..8 => magnitude as f32 / 512.0,
-            _ => f32::from_bits((magnitude << 20) + (120 << 23)),
-        };
-        *out = f32::from_bits(value.to_bits() | u32::from(code & 0x80) << 24) * scale;
+/// `out[i]` is the value of `codes[i]` times `scale`, over the shorter of the two; whether all codes are numbers.
+pub fn expand_e4m3(codes: &[u8], scale: f32, out: &mut [f32]) -> bool {
+    let mut any_nan = false;
+    expand(Vectors::widest(), codes, scale, out, &mut any_nan);
+    if any_nan {
+        let nan = out.iter_mut().zip(codes).filter(|(_, code)| is_nan_e4m3(**code));
+        nan.for_each(|(out, code)| *out = E4M3[usize::from(*code)]);
     }
-}
-
-/// Whether one of the codes is not a number.
-pub fn any_nan_e4m3(codes: &[u8]) -> bool {
-    let mut found = false;
-    any_nan(Vectors::widest(), codes, &mut found);
-    found
+    !any_nan
 }
 
 vectorised! {
-    fn any_nan(codes: &[u8], found: &mut bool) = any_nan_plain;
+    fn expand(codes: &[u8], scale: f32, out: &mut [f32], any_nan: &mut bool) = expand_plain;
 }
 
+/// By arithmetic, since vectors have no table of 256 entries. What is not a number is reported, and has a value like the others.
 #[inline(always)]
-fn any_nan_plain(codes: &[u8], found: &mut bool) {
-    *found = codes.iter().fold(false, |any, code| any | is_nan_e4m3(*code));
+fn expand_plain(codes: &[u8], scale: f32, out: &mut [f32], any_nan: &mut bool) {
+    /// Least of the normal numbers.
+    const NORMAL: f32 = 1.0 / 64.0;
+    for (out, code) in out.iter_mut().zip(codes) {
+        let magnitude = f32::from_bits((u32::from(code & 0x7f) << 20) + (120 << 23));
+        // Below the normal numbers no bit is implied, and the exponent is as theirs.
+        let implied = magnitude + magnitude - NORMAL;
+        let magnitude = if implied < magnitude { implied } else { magnitude };
+        *out = f32::from_bits(magnitude.to_bits() | u32::from(code & 0x80) << 24) * scale;
+        *any_nan |= is_nan_e4m3(*code);
+    }
 }
 
 /// Whether a code is not a number.

@@ -60,24 +60,18 @@ fn unpack_plain(packed: &[u8], out: &mut [i8]) {
 
 /// Packs int4, the low 4 bits of two of `codes` to a byte, over the shorter of the two.
 pub fn pack_int4(codes: &[i8], packed: &mut [u8]) {
-    let (eights, rest) = codes.as_chunks::<8>();
-    let (words, last) = packed.as_chunks_mut::<4>();
-    let whole = eights.len().min(words.len());
-    for (word, codes) in words.iter_mut().zip(eights) {
-        *word = pack_eight(codes.map(|code| code as u8));
-    }
-    // What is left of either, once the other has no whole one.
-    let codes = if whole < eights.len() { eights[whole..].as_flattened() } else { rest };
-    let packed = if whole < words.len() { words[whole..].as_flattened_mut() } else { last };
-    for (byte, [low, high]) in packed.iter_mut().zip(codes.as_chunks().0) {
-        *byte = int4_byte(*low, *high);
-    }
+    pack_vectors(Vectors::widest(), codes, packed);
 }
 
-/// Eight of them, in a register: pairs to bytes, then these next to each other.
-fn pack_eight(codes: [u8; 8]) -> [u8; 4] {
-    let halves = u64::from_le_bytes(codes) & 0x0F0F_0F0F_0F0F_0F0F;
-    let bytes = (halves | halves >> 4) & 0x00FF_00FF_00FF_00FF;
-    let pairs = (bytes | bytes >> 8) & 0x0000_FFFF_0000_FFFF;
-    ((pairs | pairs >> 16) as u32).to_le_bytes()
+vectorised! {
+    fn pack_vectors(codes: &[i8], packed: &mut [u8]) = pack_plain;
+}
+
+#[inline(always)]
+fn pack_plain(codes: &[i8], packed: &mut [u8]) {
+    for (byte, [low, high]) in packed.iter_mut().zip(codes.as_chunks().0) {
+        // As a word, which vectors can shift.
+        let pair = u16::from_le_bytes([*low as u8, *high as u8]);
+        *byte = (pair & 0x0F | pair >> 4 & 0xF0) as u8;
+    }
 }

@@ -26,8 +26,17 @@ fn every_code_of_e4m3() {
             assert_eq!(e4m3_from_f32(value, overflow), code, "{code:#x} and back");
         }
         let mut out = [0.0];
-        expand_e4m3(&[code], 0.25, &mut out);
+        assert_eq!(expand_e4m3(&[code], 0.25, &mut out), !value.is_nan());
         assert_eq!(out[0].to_bits(), (value * 0.25).to_bits());
+    }
+    // All together, also at scales that lead to values at either end of f32.
+    let codes: Vec<u8> = (0..=255).collect();
+    for scale in [1.0, -3.7e-5, f32::MIN_POSITIVE, 1e-45, 7e35, f32::MAX] {
+        let mut out = [0.0; 256];
+        assert!(!expand_e4m3(&codes, scale, &mut out));
+        let due = E4M3.map(|value| (value * scale).to_bits());
+        assert_eq!(out.map(f32::to_bits), due);
+        assert!(expand_e4m3(&codes[..0x7f], scale, &mut out) && !expand_e4m3(&codes[..0x80], scale, &mut out));
     }
 }
 
