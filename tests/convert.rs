@@ -16,13 +16,16 @@ use std::path::{Path, PathBuf};
 
 use ascend_moe::checkpoint::{Checkpoint, CheckpointError, HostLayer, Stored};
 use ascend_moe::convert::{ConvertError, Format, Options, Report, convert};
+use ascend_moe::layer::ExpertFormat;
 use ascend_moe::spec::{FloatType, Part};
 use serde_json::{Value, json};
 
 use layouts::{ALL, Layout, stored_as};
 use support::{Tensor, data, edit_json, floats, rewrite};
 
-const FORMATS: [Format; 3] = [Format::Bf16, Format::W8a8, Format::W4a8];
+/// Formats, and inputs that share a scale.
+const FORMATS: [(Format, Option<usize>); 4] =
+    [(Format::Bf16, None), (Format::W8a8, None), (Format::W4a8, None), (Format::W4a8, Some(4))];
 /// Row by row, and FRACTAL_NZ.
 const BOTH: [bool; 2] = [false, true];
 const PARTS: [Part; 4] = [Part::W13, Part::W2, Part::SharedW13, Part::SharedW2];
@@ -57,16 +60,16 @@ fn int8(layer: &HostLayer<'_>, part: Part) -> (Vec<i8>, Vec<f32>, f64) {
     (codes, scales, error.rms())
 }
 
-fn int4(layer: &HostLayer<'_>, part: Part) -> (Vec<u8>, Vec<f32>, f64) {
+fn int4(layer: &HostLayer<'_>, part: Part, group: Option<usize>) -> (Vec<u8>, Vec<f32>, f64) {
     let elements = layer.spec().elements(part);
     let cols = layer.spec().shape(part).and_then(|shape| shape.last().copied()).unwrap_or(2);
-    let (mut codes, mut scales) = (vec![0; elements / 2], vec![0.0; elements / cols]);
-    let error = layer.fill_int4(part, 0..experts(layer, part), None, &mut codes, &mut scales).unwrap();
+    let (mut codes, mut scales) = (vec![0; elements / 2], vec![0.0; elements / group.unwrap_or(cols)]);
+    let error = layer.fill_int4(part, 0..experts(layer, part), group, &mut codes, &mut scales).unwrap();
     (codes, scales, error.rms())
 }
 
 /// The output holds, for every layer that is there, what the input gives; nothing is rounded twice.
-fn assert_same(from: &Path, to: &Path, format: Format) {
+fn assert_same(from: &Path, to: &Path, format: Format, group: Option<usize>) {
     let [input, output] = [from, to].map(|dir| Checkpoint::open(dir).unwrap());
     let mut layers = 0;
     for &index in input.moe_layers() {
@@ -83,9 +86,9 @@ fn assert_same(from: &Path, to: &Path, format: Format) {
                     assert_eq!(values(&found, part, FloatType::Bf16), values(&due, part, FloatType::Bf16), "{what}");
                 }
                 Format::W4a8 if routed => {
-                    assert_eq!(found.stored(part), Some(Stored::Int4 { group: None }), "{what}");
-                    let (codes, scales, error) = int4(&found, part);
-                    assert_eq!((&codes, &scales, error), (&int4(&due, part).0, &int4(&due, part).1, 0.0), "{what}");
+                    assert_eq!(found.stored(part), Some(Stored::Int4 { group }), "{what}");
+                    let (found, due) = (int4(&found, part, group), int4(&due, part, group));
+                    assert_eq!(found, (due.0, due.1, 0.0), "{what}");
                 }
                 _ => {
                     assert_eq!(found.stored(part), Some(Stored::Int8 { group: None }), "{what}");
@@ -105,16 +108,16 @@ fn assert_same(from: &Path, to: &Path, format: Format) {
 fn every_format(from: &Path, layouts: &[bool]) {
     let before = contents(from);
     for &nz in layouts {
-        for format in FORMATS {
+        for (format, group) in FORMATS {
             let dir = tempfile::tempdir().unwrap();
             let to = dir.path().join("out");
             let mut options = Options::new(format);
-            options.nz = nz;
+            (options.nz, options.group) = (nz, group);
             // Small enough that every weight comes in pieces.
             options.buffer = 500;
             let report = convert(from, &to, options, &mut |_| {}).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
-            assert_eq!((report.format, report.nz, report.resumed), (format, nz, 0));
-            assert_same(from, &to, format);
+            assert_eq!((report.format, report.nz, report.group, report.resumed), (format, nz, group, 0));
+            assert_same(from, &to, format, group);
             assert!(fs::read_dir(dir.path()).unwrap().count() == 1, "nothing else is left behind");
         }
     }
@@ -134,6 +137,37 @@ fn every_layout() {
         every_format(stored_as("qwen3-moe", layout).0.path(), &BOTH);
         every_format(stored_as("deepseek-v2", layout).0.path(), &[false]);
     }
+}
+
+/// Groups that CANN multiplies with int8 stay what they are, also where one is as wide as a weight; others are refused before
+/// anything is written, and so are groups of anything but int4.
+#[test]
+fn int4_in_groups() {
+    let from = layouts::wide(None, 512, 256);
+    let dir = tempfile::tempdir().unwrap();
+    let converted = |to: &str, format, group| {
+        let mut options = Options::new(format);
+        options.group = Some(group);
+        convert(from.path(), &dir.path().join(to), options, &mut |_| {})
+    };
+    let report = converted("256", Format::W4a8, 256).unwrap();
+    let way = |name: &str| &report.tensors.iter().find(|tensor| tensor.name.contains(name)).unwrap().to;
+    assert_eq!(way("up_proj"), "int4 in groups of 256");
+    let [input, output] = [from.path(), &dir.path().join("256")].map(|dir| Checkpoint::open(dir).unwrap());
+    let [due, found] = [&input, &output].map(|checkpoint| checkpoint.layer_weights(0).unwrap());
+    assert_eq!(ExpertFormat::stored(&found), ExpertFormat::W4A8 { group: Some(256) });
+    for part in [Part::W13, Part::W2] {
+        let due = int4(&due, part, Some(256));
+        assert_eq!(int4(&found, part, Some(256)), (due.0, due.1, 0.0));
+    }
+    for group in [512, 24, 0] {
+        let error = converted("refused", Format::W4a8, group).unwrap_err();
+        let ConvertError::Checkpoint(CheckpointError::GroupSize { group: told, .. }) = error else { panic!("{error}") };
+        assert_eq!(told, group);
+    }
+    let error = converted("refused", Format::W8a8, 256).unwrap_err();
+    assert!(matches!(error, ConvertError::NoGroups { format: Format::W8a8 }), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was written for what is refused");
 }
 
 /// Every storage there is: fused, transposed, alternating, stacked, flat.
@@ -217,7 +251,7 @@ fn other_tensors() {
         tensors.extend(stored);
     });
     fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
-    for format in FORMATS {
+    for (format, _) in FORMATS {
         let to = tempfile::tempdir().unwrap();
         let out = to.path().join("out");
         let report = done(dir.path(), &out, format);
@@ -228,7 +262,7 @@ fn other_tensors() {
         assert_eq!(found, due, "exact, as scales are powers of two");
         assert!(output.tensor(&format!("{attention}_scale_inv")).is_err());
         let of_attention = report.tensors.iter().find(|tensor| tensor.name == attention).unwrap();
-        assert_eq!((of_attention.to.as_str(), of_attention.rms), ("bf16", 0.0));
+        assert_eq!((of_attention.to.as_str(), of_attention.rms), ("bfloat16", 0.0));
         let embedding = "model.embed_tokens.weight";
         assert_eq!(output.tensor(embedding).unwrap().bytes, input.tensor(embedding).unwrap().bytes);
         assert_eq!(fs::read(out.join("tokenizer.json")).unwrap(), b"{}");
@@ -315,7 +349,7 @@ fn damaged_files_are_written_again() {
     fs::write(file(7), "what is not noted").unwrap();
     let report = done(&from, &to, Format::W4a8);
     assert_eq!(report.resumed, 2);
-    assert_same(&from, &to, Format::W4a8);
+    assert_same(&from, &to, Format::W4a8, None);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ascend_moe::Choice;
@@ -109,8 +110,8 @@ Reads FP8 (E4M3 in blocks, scales f32 or E8M0), MXFP4, int8 and int4 per channel
 gpt-oss, compressed-tensors and msModelSlim, and unquantised weights. Expert weights are converted; all others are copied,
 or, where they are quantised, expanded to bf16. In w4a8 shared experts become int8.
 
-Host memory: less than 160 MiB and 4 KiB for each tensor, whatever the size of the checkpoint and the number of threads. Files of
-the checkpoint are mapped, their memory is given back weight by weight, and they are never written to.
+Host memory: less than 160 MiB, 4 KiB for each tensor and 16 bytes for each scale of the largest one, whatever the size of the
+checkpoint and the number of threads. Files of the checkpoint are mapped, their memory is given back weight by weight, and they are never written to.
 
 The output is put together in DIR.partial and gets its name when it is whole. Interrupted, by a disk that is full or otherwise,
 the same command goes on: files that are whole are kept after their checksum was compared.";
@@ -133,6 +134,11 @@ pub(crate) struct ConvertArgs {
     /// Lay expert weights out in FRACTAL_NZ, as the cube unit takes them; only this tool reads them then
     #[arg(long)]
     pub(crate) nz: bool,
+
+    /// With w4a8, inputs that share a scale [default: all]; CANN multiplies int8 activations with groups of 256, and a layer
+    /// expands weights in others
+    #[arg(long, value_name = "N")]
+    pub(crate) group: Option<NonZeroUsize>,
 
     /// Print the report as JSON
     #[arg(long)]
@@ -205,7 +211,7 @@ pub(crate) enum FormatArg {
     Bf16,
     /// int8 per output channel
     W8a8,
-    /// int4 per output channel; shared experts int8
+    /// int4 per output channel or group of inputs; shared experts int8
     W4a8,
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use ascend_moe::convert::{self, Options, Progress, TensorReport};
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
@@ -27,6 +28,7 @@ struct Report {
 pub(crate) fn convert(args: &ConvertArgs) -> Result<Outcome, Failure> {
     let mut options = Options::new(args.format.into());
     options.nz = args.nz;
+    options.group = args.group.map(NonZeroUsize::get);
     let style =
         ProgressStyle::with_template("{bar:40} {binary_bytes} of {binary_total_bytes} at {binary_bytes_per_sec} {msg}");
     let bar = ProgressBar::new(0);

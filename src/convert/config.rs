@@ -28,17 +28,20 @@ pub(super) fn converted(mut config: Value, plan: &Plan<'_>, options: Options) ->
 
 /// compressed-tensors: a group for each number of bits, whose targets are the modules that have it.
 fn quantisation(plan: &Plan<'_>, options: Options) -> Value {
-    const FORMATS: [(u64, &str); 2] = [(8, "int-quantized"), (4, "pack-quantized")];
+    let formats_of = [(8, "int-quantized", None, &plan.int8), (4, "pack-quantized", options.group, &plan.int4)];
     let inputs = json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true});
     let mut groups = serde_json::Map::new();
     let mut formats = Vec::new();
-    for ((bits, format), modules) in FORMATS.into_iter().zip([&plan.int8, &plan.int4]) {
+    for (bits, format, inputs_of_scale, modules) in formats_of {
         if modules.is_empty() {
             continue;
         }
         let targets: BTreeSet<String> = modules.iter().map(|module| pattern(module)).collect();
-        let weights =
+        let mut weights =
             json!({"num_bits": bits, "type": "int", "symmetric": true, "strategy": "channel", "dynamic": false});
+        if let Some(size) = inputs_of_scale {
+            (weights["strategy"], weights["group_size"]) = ("group".into(), size.into());
+        }
         let group = json!({"targets": targets, "weights": weights, "input_activations": inputs, "format": format});
         groups.insert(format!("group_{}", groups.len()), group);
         formats.push(format);

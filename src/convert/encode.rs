@@ -21,8 +21,8 @@ pub(super) fn codes(name: &str, target: Target, nz: bool, [rows, cols]: [usize; 
     let dtype = match target {
         Target::Bf16 => Dtype::BF16,
         Target::Int8 => Dtype::I8,
-        Target::Int4 if nz => Dtype::U8,
-        Target::Int4 => Dtype::I32,
+        Target::Int4 { .. } if nz => Dtype::U8,
+        Target::Int4 { .. } => Dtype::I32,
     };
     if nz {
         let columns = columns_of_fractal(target);
@@ -32,7 +32,7 @@ pub(super) fn codes(name: &str, target: Target, nz: bool, [rows, cols]: [usize; 
     }
     match target {
         Target::Bf16 | Target::Int8 => (name.to_owned(), dtype, vec![rows, cols]),
-        Target::Int4 => (format!("{name}_packed"), dtype, vec![rows, cols.div_ceil(8)]),
+        Target::Int4 { .. } => (format!("{name}_packed"), dtype, vec![rows, cols.div_ceil(8)]),
     }
 }
 
@@ -41,7 +41,7 @@ const fn columns_of_fractal(target: Target) -> usize {
     match target {
         Target::Bf16 => FRACTAL[1] / 2,
         Target::Int8 => FRACTAL[1],
-        Target::Int4 => FRACTAL[1] * 2,
+        Target::Int4 { .. } => FRACTAL[1] * 2,
     }
 }
 
@@ -136,9 +136,7 @@ fn encoded(
 ) -> Result<(Vec<u8>, QuantError), ConvertError> {
     let (rows, cols) = (matrix.rows, matrix.cols);
     let first = scales.len();
-    if target != Target::Bf16 {
-        scales.resize(first + rows, 0.0);
-    }
+    scales.resize(first + rows * target.scales(cols), 0.0);
     let scales = scales.get_mut(first..).unwrap_or_default();
     match target {
         Target::Bf16 => {
@@ -151,9 +149,9 @@ fn encoded(
             let error = matrix.fill_int8(bytemuck::cast_slice_mut(&mut bytes), scales)?;
             Ok((if nz { fractals(bytes, pool, rows, cols, 1) } else { bytes }, error))
         }
-        Target::Int4 => {
+        Target::Int4 { group } => {
             let mut packed = buffer(pool, rows * (cols / 2));
-            let error = matrix.fill_int4(cols, &mut packed, scales)?;
+            let error = matrix.fill_int4(group.unwrap_or(cols), &mut packed, scales)?;
             let bytes = if nz { nibble_fractals(&packed, pool, rows, cols) } else { words(&packed, pool, rows, cols) };
             give_back(pool, packed);
             Ok((bytes, error))

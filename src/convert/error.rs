@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::Format;
 use crate::checkpoint::CheckpointError;
 
 /// A conversion that cannot be done, or went wrong.
@@ -37,6 +38,12 @@ pub enum ConvertError {
     NoExperts {
         /// The folder of the checkpoint.
         dir: PathBuf,
+    },
+    /// Groups of inputs, and a format that has none.
+    #[error("{} experts in groups of inputs; legal is w4a8", format.name())]
+    NoGroups {
+        /// The format.
+        format: Format,
     },
     /// The disk is full.
     #[error("{}: no space is left on the device; files that are whole are kept for another try", file.display())]

@@ -14,9 +14,10 @@
 //! - [`Format::W8a8`]: int8 per output channel, compressed-tensors `int-quantized`: `weight` I8 `[N, K]`, `weight_scale` F32
 //!   `[N, 1]`.
 //! - [`Format::W4a8`]: routed experts in int4 per output channel, compressed-tensors `pack-quantized`: `weight_packed` I32
-//!   `[N, ceil(K / 8)]`, `weight_scale` F32 `[N, 1]`, `weight_shape`; shared experts as in W8A8.
+//!   `[N, ceil(K / 8)]`, `weight_scale` F32 `[N, 1]`, `weight_shape`; shared experts as in W8A8. With [`Options::group`] a scale
+//!   for each group of inputs, `weight_scale` F32 `[N, K / group]`.
 //!
-//! Weights of several experts in one tensor stay in one, `[E, N, K]` with scales `[E, N, 1]`. Weights that are no expert's are
+//! Weights of several experts in one tensor stay in one, `[E, N, K]` with scales `[E, N, 1]`, or one for each group. Weights that are no expert's are
 //! copied; where they are quantised they are expanded to BF16, in every format.
 
 mod config;
@@ -42,7 +43,7 @@ pub enum Format {
     Bf16,
     /// int8 per output channel, for activations in int8.
     W8a8,
-    /// int4 per output channel, for activations in int8; shared experts in int8.
+    /// int4 per output channel or per group of inputs, for activations in int8; shared experts in int8.
     W4a8,
 }
 
@@ -65,6 +66,9 @@ pub struct Options {
     pub format: Format,
     /// Whether expert weights are laid out in FRACTAL_NZ, as the cube unit takes them.
     pub nz: bool,
+    /// Inputs that share a scale of int4, which divide those of every routed expert's weights; `None` for a scale per output
+    /// channel. CANN multiplies int8 with groups of 256; a layer expands others to its own type.
+    pub group: Option<usize>,
     /// Bytes of a buffer of output. A few are in use at a time.
     pub buffer: usize,
 }
@@ -72,13 +76,13 @@ pub struct Options {
 impl Options {
     /// A format, and buffers that keep a disk busy.
     pub const fn new(format: Format) -> Self {
-        Self { format, nz: false, buffer: 8 << 20 }
+        Self { format, nz: false, group: None, buffer: 8 << 20 }
     }
 }
 
 /// Most bytes of host memory that a conversion allocates at a time, whatever the number of threads: its buffers, the values that
 /// are being worked on, and the list of the checkpoint's `tensors`. `widest` is the most inputs of any weight and `outputs` the most
-/// outputs of all experts in one tensor.
+/// outputs of all experts in one tensor; each has a scale for each of [`Options::group`].
 pub const fn memory_bound(options: Options, tensors: usize, widest: usize, outputs: usize) -> usize {
     /// What is known of a tensor: its names, axes and place in the input and in the output.
     const TENSOR: usize = 4096;
@@ -88,7 +92,11 @@ pub const fn memory_bound(options: Options, tensors: usize, widest: usize, outpu
     const VALUE: usize = 12;
     let lines = 64 * widest;
     let values = if options.buffer / 2 > lines { options.buffer / 2 } else { lines };
-    (4 << 20) + BUFFERS * options.buffer + VALUE * values + tensors * TENSOR + outputs * 16
+    let groups = match options.group {
+        Some(group) if group > 0 => widest.div_ceil(group),
+        _ => 1,
+    };
+    (4 << 20) + BUFFERS * options.buffer + VALUE * values + tensors * TENSOR + outputs * groups * 16
 }
 
 /// How far a conversion is.
@@ -111,6 +119,8 @@ pub struct Report {
     pub format: Format,
     /// Whether they are laid out in FRACTAL_NZ.
     pub nz: bool,
+    /// Inputs that share a scale of int4; `None` for all of them.
+    pub group: Option<usize>,
     /// Files of weights that were written, or were there from an interrupted conversion.
     pub files: usize,
     /// Those that were there.

@@ -6,6 +6,7 @@ use safetensors::Dtype;
 
 use super::{ConvertError, Format, Options};
 use crate::checkpoint::{Checkpoint, CheckpointError, Matrix, Stored, TensorRef, Weight};
+use crate::spec::FloatType;
 
 /// What an expert's weight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +38,24 @@ pub(super) enum Job<'a> {
 pub(super) enum Target {
     Bf16,
     Int8,
-    Int4,
+    Int4 { group: Option<usize> },
 }
 
 impl Target {
-    pub(super) const fn name(self) -> &'static str {
+    pub(super) const fn stored(self) -> Stored {
         match self {
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8 per channel",
-            Self::Int4 => "int4 per channel",
+            Self::Bf16 => Stored::Float(FloatType::Bf16),
+            Self::Int8 => Stored::Int8 { group: None },
+            Self::Int4 { group } => Stored::Int4 { group },
+        }
+    }
+
+    /// Scales of a row of so many inputs.
+    pub(super) fn scales(self, inputs: usize) -> usize {
+        match self {
+            Self::Bf16 => 0,
+            Self::Int4 { group: Some(group) } => inputs / group.max(1),
+            Self::Int8 | Self::Int4 { group: None } => 1,
         }
     }
 }
@@ -101,6 +111,9 @@ pub(super) struct Plan<'a> {
 }
 
 pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>, ConvertError> {
+    if options.group.is_some() && options.format != Format::W4a8 {
+        return Err(ConvertError::NoGroups { format: options.format });
+    }
     let roles = roles(checkpoint)?;
     let count = checkpoint.files().len();
     let mut plan = Plan { shards: Vec::new(), int8: Vec::new(), int4: Vec::new() };
@@ -125,17 +138,23 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>
             }
             let target = match (role, options.format) {
                 (None, _) | (_, Format::Bf16) => Target::Bf16,
-                (Some(Role { routed: true, .. }), Format::W4a8) => Target::Int4,
+                (Some(Role { routed: true, .. }), Format::W4a8) => Target::Int4 { group: options.group },
                 _ => Target::Int8,
             };
-            if target == Target::Int4 && !found.inputs(role.is_some_and(|role| role.turned)).is_multiple_of(2) {
-                let (file, count) = (file.path().to_path_buf(), found.inputs(role.is_some_and(|role| role.turned)));
-                return Err(CheckpointError::OddNibbles { file, tensor: weight.into_owned(), count }.into());
+            if let (Target::Int4 { group }, Some(Role { inputs, .. })) = (target, role) {
+                let file = file.path().to_path_buf();
+                if !inputs.is_multiple_of(2) {
+                    return Err(CheckpointError::OddNibbles { file, tensor: weight.into_owned(), count: inputs }.into());
+                }
+                if let Some(group) = group.filter(|group| !inputs.is_multiple_of(*group)) {
+                    let tensor = weight.into_owned();
+                    return Err(CheckpointError::GroupSize { file, tensor, group, size: inputs }.into());
+                }
             }
             match target {
                 Target::Bf16 => {}
                 Target::Int8 => plan.int8.push(module(&weight)),
-                Target::Int4 => plan.int4.push(module(&weight)),
+                Target::Int4 { .. } => plan.int4.push(module(&weight)),
             }
             shard.steps.push(encode(checkpoint, &weight, &found, role, target, options));
         }
@@ -210,9 +229,9 @@ fn encode<'a>(
     let codes = OutTensor::new(codes.0, codes.1, shape(&codes.2));
     let mut tensors = vec![codes];
     if target != Target::Bf16 {
-        tensors.push(OutTensor::new(format!("{name}_scale"), Dtype::F32, shape(&[rows, 1])));
+        tensors.push(OutTensor::new(format!("{name}_scale"), Dtype::F32, shape(&[rows, target.scales(cols)])));
     }
-    if target == Target::Int4 || nz {
+    if matches!(target, Target::Int4 { .. }) || nz {
         tensors.push(OutTensor::new(format!("{name}_shape"), Dtype::I64, vec![lead.len() + 2]));
     }
     Step { job: Job::Encode { name: name.to_owned(), matrices, from, target }, tensors }

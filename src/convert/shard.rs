@@ -208,7 +208,7 @@ fn stream(
                 (Ok(error), Job::Encode { name, from, target, .. }) => tensors.push(TensorReport {
                     name: name.clone(),
                     from: from.to_string(),
-                    to: target.name().to_owned(),
+                    to: target.stored().to_string(),
                     rms: error.rms(),
                     max: error.max(),
                 }),

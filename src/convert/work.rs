@@ -26,6 +26,7 @@ struct Identity {
     version: String,
     format: Format,
     nz: bool,
+    group: Option<usize>,
     buffer: usize,
     /// Name, length and time of the last change of every file of the input.
     inputs: Vec<(String, u64, u128)>,
@@ -77,7 +78,8 @@ pub(super) fn run(
     let copied = plan.shards.iter().flat_map(|shard| &shard.steps).filter(|step| step.is_copy()).count();
     let bytes = plan.shards.iter().map(|shard| size(&dir.join(&shard.file))).sum::<Result<_, _>>()?;
     let files = plan.shards.len();
-    let report = Report { format: options.format, nz: options.nz, files, resumed, bytes, copied, tensors };
+    let Options { format, nz, group, .. } = options;
+    let report = Report { format, nz, group, files, resumed, bytes, copied, tensors };
     finish(checkpoint, &plan, &report, options, [&dir, to], create)?;
     progress(Progress { done: total, total, file: "" });
     Ok(report)
@@ -108,7 +110,9 @@ fn claim(dir: &Path, notes: &Path, identity: &Identity, create: &Create) -> Resu
     match fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Identity>(&bytes).ok()) {
         Some(found) if found == *identity => return Ok(()),
         Some(found) if found.inputs != identity.inputs => return other("the files of the input"),
-        Some(found) if (found.format, found.nz) != (identity.format, identity.nz) => return other("formats"),
+        Some(found) if (found.format, found.nz, found.group) != (identity.format, identity.nz, identity.group) => {
+            return other("formats");
+        }
         Some(_) => return other("versions"),
         None => {}
     }
@@ -130,8 +134,8 @@ fn identity(checkpoint: &Checkpoint, options: Options) -> Result<Identity, Conve
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         inputs.push((name, found.len(), changed.unwrap_or_default().as_nanos()));
     }
-    let Options { format, nz, buffer } = options;
-    Ok(Identity { version: env!("CARGO_PKG_VERSION").to_owned(), format, nz, buffer, inputs })
+    let Options { format, nz, group, buffer } = options;
+    Ok(Identity { version: env!("CARGO_PKG_VERSION").to_owned(), format, nz, group, buffer, inputs })
 }
 
 /// The note of a file that is whole: it has the length and the checksum that were noted.

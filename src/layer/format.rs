@@ -58,11 +58,11 @@ impl ExpertFormat {
         match (first, second, layer.int8_activations()) {
             (Some(Stored::Int8 { group: None }), Some(Stored::Int8 { group: None }), true) => Self::W8A8,
             (Some(Stored::Int8 { group: None }), Some(Stored::Int8 { group: None }), false) => Self::W8A16,
-            (Some(Stored::Int4 { group }), Some(Stored::Int4 { group: other }), int8) if group == other => {
-                if int8 && w4a8_groups(layer.spec(), group).is_none() {
-                    Self::W4A8 { group }
-                } else {
-                    Self::W4A16 { group }
+            (Some(Stored::Int4 { group: first }), Some(Stored::Int4 { group: second }), int8) => {
+                match common_group(layer.spec(), [first, second]) {
+                    Some(group) if int8 && w4a8_groups(layer.spec(), group).is_none() => Self::W4A8 { group },
+                    Some(group) => Self::W4A16 { group },
+                    None => Self::Float,
                 }
             }
             _ => Self::Float,
@@ -134,12 +134,23 @@ pub struct ExpertPlan {
 const W4A8_GROUP: usize = 256;
 const W4A8_GROUPED_INPUTS: usize = 18432;
 
+/// Inputs of the routed experts' projections.
+fn inputs(spec: &MoeSpec) -> [usize; 2] {
+    [Part::W13, Part::W2].map(|part| spec.shape(part).and_then(|shape| shape.last().copied()).unwrap_or(0))
+}
+
+/// The group of both projections, as one that is as wide as the other's group has a scale per output; `None` where they differ.
+fn common_group(spec: &MoeSpec, groups: [Option<usize>; 2]) -> Option<Option<usize>> {
+    let group = groups[0].or(groups[1]);
+    let is_same = |(own, inputs): (Option<usize>, usize)| own.unwrap_or(inputs) == group.unwrap_or(inputs);
+    groups.into_iter().zip(inputs(spec)).all(is_same).then_some(group)
+}
+
 /// What of these groups the product of int8 with int4 does not take; `None` if it does.
 fn w4a8_groups(spec: &MoeSpec, group: Option<usize>) -> Option<String> {
     let group = group?;
-    let inputs =
-        [Part::W13, Part::W2].map(|part| spec.shape(part).and_then(|shape| shape.last().copied()).unwrap_or(0));
-    let wrong = inputs.into_iter().find(|inputs| !inputs.is_multiple_of(group.max(1)) || *inputs > W4A8_GROUPED_INPUTS);
+    let wrong =
+        inputs(spec).into_iter().find(|inputs| !inputs.is_multiple_of(group.max(1)) || *inputs > W4A8_GROUPED_INPUTS);
     match wrong {
         _ if group != W4A8_GROUP => Some(format!("groups of {group}")),
         Some(inputs) => Some(format!("{inputs} inputs in groups of {group}")),

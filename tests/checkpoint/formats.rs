@@ -5,7 +5,7 @@ use ascend_moe::layer::ExpertFormat;
 use ascend_moe::spec::{FloatType, Part};
 use half::{bf16, f16};
 
-use crate::layouts::{ALL, Layout, bytes_of, config, set_config, store, stored_as};
+use crate::layouts::{ALL, Layout, bytes_of, config, set_config, store, stored_as, wide};
 use crate::support::{Tensor, copy, edit_json, floats, rewrite};
 
 const PARTS: [Part; 2] = [Part::W13, Part::W2];
@@ -96,28 +96,16 @@ fn every_layout_is_told() {
 /// int4 for int8 activations, in groups that CANN multiplies with int8 and in others.
 #[test]
 fn int4_in_groups_runs_as_cann_can() {
-    for (group, due) in [
-        (None, ExpertFormat::W4A8 { group: None }),
-        (Some(256), ExpertFormat::W4A8 { group: Some(256) }),
-        (Some(128), ExpertFormat::W4A16 { group: Some(128) }),
-        // One group of all inputs.
-        (Some(512), ExpertFormat::W4A8 { group: None }),
+    for (inner, group, due) in [
+        (512, None, ExpertFormat::W4A8 { group: None }),
+        (512, Some(256), ExpertFormat::W4A8 { group: Some(256) }),
+        (512, Some(128), ExpertFormat::W4A16 { group: Some(128) }),
+        // One group of all inputs, of both projections or of one.
+        (512, Some(512), ExpertFormat::W4A8 { group: None }),
+        (256, Some(256), ExpertFormat::W4A8 { group: Some(256) }),
+        (128, Some(128), ExpertFormat::W4A16 { group: Some(128) }),
     ] {
-        let (dir, layout, wide) = (copy("qwen3-moe"), Layout::Int4(group), 512);
-        edit_json(&dir.path().join("config.json"), |config| {
-            (config["hidden_size"], config["moe_intermediate_size"]) = (wide.into(), wide.into());
-        });
-        set_config(dir.path(), config(layout));
-        rewrite(&dir.path().join("model.safetensors"), |tensors| {
-            for tensor in std::mem::take(tensors).into_iter().filter(|tensor| tensor.name.contains(".mlp.")) {
-                let rows = if tensor.name.contains("experts") { wide } else { tensor.shape[0] };
-                let values: Vec<f32> = (0..rows * wide).map(|at| (at % 13) as f32 - 6.0).collect();
-                match tensor.name.strip_suffix("weight").filter(|_| rows == wide) {
-                    Some(stem) => tensors.extend(store(layout, stem, &values, rows, wide).0),
-                    None => tensors.push(Tensor::new(&tensor.name, "F32", &[rows, wide], bytes_of(&values))),
-                }
-            }
-        });
+        let dir = wide(Some(Layout::Int4(group)), 512, inner);
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         assert_eq!(ExpertFormat::stored(&checkpoint.layer_weights(0).unwrap()), due);
     }

@@ -269,6 +269,34 @@ pub(crate) fn stored_as(name: &str, layout: Layout) -> (TempDir, TempDir) {
     (quantised, plain)
 }
 
+/// A Qwen3 of these widths whose experts are stored in a layout, or in floats, of few different values.
+pub(crate) fn wide(layout: Option<Layout>, hidden: usize, inner: usize) -> TempDir {
+    let dir = copy("qwen3-moe");
+    edit_json(&dir.path().join("config.json"), |config| {
+        (config["hidden_size"], config["moe_intermediate_size"]) = (hidden.into(), inner.into());
+    });
+    if let Some(layout) = layout {
+        set_config(dir.path(), config(layout));
+    }
+    rewrite(&dir.path().join("model.safetensors"), |tensors| {
+        for tensor in std::mem::take(tensors).into_iter().filter(|tensor| tensor.name.contains(".mlp.")) {
+            let [rows, cols] = match tensor.name.contains("down_proj") {
+                true => [hidden, inner],
+                false if is_expert(&tensor.name) => [inner, hidden],
+                false => [tensor.shape[0], hidden],
+            };
+            let values: Vec<f32> = (0..rows * cols).map(|at| (at % 13) as f32 - 6.0).collect();
+            match layout.filter(|_| is_expert(&tensor.name)) {
+                Some(layout) => {
+                    tensors.extend(store(layout, tensor.name.trim_end_matches("weight"), &values, rows, cols).0);
+                }
+                None => tensors.push(Tensor::new(&tensor.name, "F32", &[rows, cols], bytes_of(&values))),
+            }
+        }
+    });
+    dir
+}
+
 pub(crate) fn set_config(dir: &Path, config: Value) {
     edit_json(&dir.join("config.json"), |whole| whole["quantization_config"] = config);
 }

@@ -16,11 +16,14 @@ fn convert(from: &Path, to: &Path, format: &str) -> Tool {
 fn what_is_converted_runs() {
     let dir = tempfile::tempdir().unwrap();
     // How far outputs are from the recorded ones, relative to the largest; of int4 it is much, and these weights are random.
-    for (format, most) in [("bf16", 1e-2), ("w8a8", 3e-2), ("w4a8", 0.4)] {
+    for (format, group, most) in
+        [("bf16", None, 1e-2), ("w8a8", None, 3e-2), ("w4a8", None, 0.4), ("w4a8", Some("32"), 0.4)]
+    {
         for nz in [false, true] {
-            let to = dir.path().join(format!("{format}-{nz}"));
-            let more: &[&str] = if nz { &["--nz"] } else { &[] };
-            let (report, _) = convert(&data("deepseek-v3-fp8"), &to, format).arguments(more).report(0);
+            let to = dir.path().join(format!("{format}-{group:?}-{nz}"));
+            let mut more = if nz { vec!["--nz"] } else { Vec::new() };
+            more.extend(group.iter().flat_map(|group| ["--group", group]));
+            let (report, _) = convert(&data("deepseek-v3-fp8"), &to, format).arguments(&more).report(0);
             assert_eq!((report["schema"].as_str(), report["ok"].as_bool()), (Some("ascend-moe/convert/1"), Some(true)));
             assert_eq!((report["format"].as_str(), report["nz"].as_bool()), (Some(format), Some(nz)));
             let tensors = report["tensors"].as_array().unwrap();
@@ -54,6 +57,10 @@ fn refusals() {
     convert(&data("mixtral"), dir.path(), "w8a8").fails(2, &["is there; legal is the path of a new folder"]);
     convert(&dir.path().join("absent"), &to, "w8a8").fails(2, &["does not exist"]);
     convert(&data("mixtral"), &to, "w4a4").fails(2, &["w4a4", "w4a8"]);
+    let grouped = |format: &str, group: &str| convert(&data("mixtral"), &to, format).arguments(&["--group", group]);
+    grouped("w8a8", "32").fails(2, &["w8a8", "groups", "legal is w4a8"]);
+    grouped("w4a8", "48").fails(2, &["48", "64"]);
+    grouped("w4a8", "0").fails(2, &["--group"]);
     let from = copy("mixtral");
     edit_json(&from.path().join("config.json"), |config| {
         config["quantization_config"] = Value::from_iter([("quant_method", "gptq")])
