@@ -140,7 +140,7 @@ impl Lies {
     }
 }
 
-/// A panel that can be read where it lies.
+/// A panel, or several next to each other, that can be read where they lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direct {
     /// Column i of the panel at `from + i * stride` bytes, in pieces of `piece` elements, `next` bytes from one to the next.
@@ -152,10 +152,10 @@ pub(crate) enum Direct {
 }
 
 impl Direct {
-    /// The panel `ks` by `ns` of elements of `bits` bits at `place` in `data`, if it holds them; `ns` is not empty.
+    /// The panels `ks` by `ns` of elements of `bits` bits at `place` in `data`, if it holds them and they are whole; `ns` is not empty.
     #[inline]
     pub(crate) fn of(data: &[u8], bits: usize, place: &Place, ks: &Range<usize>, ns: &Range<usize>) -> Self {
-        if ks.is_empty() || ns.len() != PANEL || !place.n.is_within(ns) {
+        if ks.is_empty() || !ns.len().is_multiple_of(PANEL) || !place.n.is_within(ns) {
             return Self::No;
         }
         // Half a byte is no address.

@@ -40,9 +40,10 @@ pub(crate) fn stream(
     (acc, room): (&mut [Line], &mut Vec<Line>),
 ) -> usize {
     let panels = cols.len().div_ceil(PANEL);
-    let direct = |panel: usize| {
+    let direct = |panel: usize, count: usize| {
         let from = cols.start + panel * PANEL;
-        if from < cols.end { w.direct(ks, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
+        let to = from + count * PANEL;
+        if to <= cols.end { w.direct(ks, &(from..to)) } else { Direct::No }
     };
     if rows > 0 {
         let few = FewRows { x, x_stride, rows };
@@ -71,7 +72,8 @@ pub(crate) fn stream(
     grow(room, LINES);
     let mut panel = 0;
     while panel < panels {
-        let lies: [Direct; MAX_WIDTH] = std::array::from_fn(|i| if i < wide { direct(panel + i) } else { Direct::No });
+        let lies: [Direct; MAX_WIDTH] =
+            std::array::from_fn(|i| if i < wide { direct(panel + i, 1) } else { Direct::No });
         let width =
             if lies[..wide].iter().enumerate().all(|(i, lie)| lies[0].is_like(lie, i * PANEL)) { wide } else { 1 };
         let Some(mut feed) = Feed::new(kernel, &lies[..width], ks, room) else { return panel };
@@ -144,9 +146,10 @@ fn of_numbers(
         }
         let values = (&*scales, &*offsets, start == ks.start);
         let few = FewRows { x: &few.x[start - ks.start..], ..few };
-        let direct = |panel: usize| {
+        let direct = |panel: usize, count: usize| {
             let from = cols.start + panel * PANEL;
-            if from < cols.end { weight.direct(&part, &(from..cols.end.min(from + PANEL))) } else { Direct::No }
+            let to = from + count * PANEL;
+            if to <= cols.end { weight.direct(&part, &(from..to)) } else { Direct::No }
         };
         let count = rows_in_place(kernel, weight.lies(), few, part.len(), Some(values), (acc, panels), direct)?;
         if *done.get_or_insert(count) != count {
@@ -166,24 +169,22 @@ fn rows_in_place(
     ks: usize,
     values: Option<(&[f32], &[f32], bool)>,
     (acc, panels): (&mut [Line], usize),
-    direct: impl Fn(usize) -> Direct,
+    direct: impl Fn(usize, usize) -> Direct,
 ) -> Option<usize> {
     let RowsKernel { run, wide, most_of_blocks, most_of_lines } = kernel.rows_in_place?;
     if rows > if lies == Lies::BlocksOfN { most_of_blocks } else { most_of_lines } {
         return None;
     }
-    let bytes = kernel.words.panel_bytes();
-    let per_part = RowsInPlace::BYTES / bytes;
+    let per_part = RowsInPlace::BYTES / kernel.words.panel_bytes();
     let most = rows.div_ceil(rows.div_ceil(wide.len()));
-    // The parts from this panel on, as far as they lie alike.
-    let part = |panel: usize| {
-        let Direct::Rows { from, stride } = direct(panel) else { return None };
-        let follows = |i| direct(panel + i) == Direct::Rows { from: from.wrapping_add(i * bytes), stride };
-        (1..per_part).all(follows).then_some((from, stride))
+    let part = |panel: usize| match direct(panel, per_part) {
+        Direct::Rows { from, stride } => Some((from, stride)),
+        _ => None,
     };
     let mut panel = 0;
     while let Some((from, stride)) = part(panel) {
         let many = wide[most - 1];
+        // The parts from this one on, as far as they lie alike.
         let part_stride = part(panel + per_part).map_or(0, |(next, _)| next.addr().wrapping_sub(from.addr()));
         let follows = |i| part(panel + i * per_part) == Some((from.wrapping_add(i * part_stride), stride));
         let parts = if (1..many).all(follows) { many } else { 1 };
@@ -222,7 +223,7 @@ fn in_place(
     few: FewRows<'_>,
     ks: usize,
     (acc, panels): (&mut [Line], usize),
-    direct: impl Fn(usize) -> Direct,
+    direct: impl Fn(usize, usize) -> Direct,
 ) -> Option<usize> {
     let (words, steps) = (kernel.words, ks / kernel.words.step());
     let FewRows { x, x_stride, rows } = few;
@@ -235,7 +236,7 @@ fn in_place(
                 return None;
             }
             while panel < panels {
-                let Direct::Columns { from, stride, piece, next } = direct(panel) else { break };
+                let Direct::Columns { from, stride, piece, next } = direct(panel, 1) else { break };
                 let (piece, next) = in_lines(piece / words.step(), next);
                 let ahead = if piece == PIECE { FEW_LINES_AHEAD } else { FEW_BLOCKS_AHEAD };
                 let (acc, acc_stride) = (acc[panel..].as_mut_ptr(), panels);
