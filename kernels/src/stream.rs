@@ -10,16 +10,14 @@ use crate::driver::grow;
 use crate::element::Float;
 use crate::pack::{Direct, Lies, Numbers, Source, fetch_rows};
 use crate::simd::{
-    Ahead, ColumnsInPlace, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, RowsInPlace, RowsKernel, Turn, Weave,
-    in_lines,
+    Ahead, ColumnsInPlace, Distance, Job, Kernel, Line, MAX_WIDTH, PANEL, PIECE, Panels, RowsInPlace, RowsKernel, Turn,
+    Weave, in_lines,
 };
 
 /// Lines of the cache of each column that are fetched ahead of what is read.
 const LINES_AHEAD: usize = 4;
 /// Blocks of columns likewise.
 const BLOCKS_AHEAD: usize = 16;
-/// Rows likewise, in those that are made at a time.
-const ROWS_AHEAD: usize = 1;
 /// Lines and blocks ahead where a few columns are read alone.
 const FEW_LINES_AHEAD: usize = 32;
 const FEW_BLOCKS_AHEAD: usize = 64;
@@ -273,8 +271,8 @@ struct Feed<'a> {
 }
 
 enum Pieces {
-    /// Columns from the next word on. After `left` pieces those `far` bytes ahead are fetched, of the panels after these.
-    Columns { turn: Turn, far: usize, left: usize },
+    /// Columns from piece number `done` on.
+    Columns { turn: Turn, ahead: Distance, done: usize },
     /// Rows from the next one on, of each panel or several panels whose rows follow each other.
     Rows { weaves: [Option<Weave>; MAX_WIDTH] },
 }
@@ -289,12 +287,10 @@ impl<'a> Feed<'a> {
                 let (steps, piece) = (ks.len() / words.step(), piece / words.step());
                 let (piece, next) = in_lines(piece, next);
                 let ahead = if piece == PIECE { LINES_AHEAD } else { BLOCKS_AHEAD };
-                let pieces = steps.div_ceil(piece);
-                let near = ahead.wrapping_mul(next);
-                let far = near.wrapping_add(panels * PANEL * stride).wrapping_sub(pieces.wrapping_mul(next));
+                let ahead = Distance::new(ahead, steps.div_ceil(piece), next, panels * PANEL * stride);
                 let turn =
-                    Turn { from, stride, panels, words: steps, piece, next, flip, ahead: near, to, to_stride: most };
-                Pieces::Columns { turn, far, left: pieces.saturating_sub(ahead) }
+                    Turn { from, stride, panels, words: steps, piece, next, flip, ahead: 0, to, to_stride: most };
+                Pieces::Columns { turn, ahead, done: 0 }
             }
             Direct::Rows { .. } => {
                 let mut weaves = [None; MAX_WIDTH];
@@ -328,12 +324,10 @@ impl<'a> Feed<'a> {
     /// `direct` found that many words of the panels in the weight's memory, and there is room for the lines.
     unsafe fn make(&mut self, steps: usize) {
         match &mut self.pieces {
-            Pieces::Columns { turn, far, left } => {
-                if *left == 0 {
-                    turn.ahead = *far;
-                }
+            Pieces::Columns { turn, ahead, done } => {
+                turn.ahead = ahead.from(*done);
                 let pieces = steps.div_ceil(turn.piece);
-                *left = left.saturating_sub(pieces);
+                *done += pieces;
                 // SAFETY: the caller's promise, of parts of what it promised.
                 unsafe { (self.kernel.transpose)(&Turn { words: steps, ..*turn }) }
                 turn.from = turn.from.wrapping_add(pieces * turn.next);
@@ -342,12 +336,12 @@ impl<'a> Feed<'a> {
                 for weave in weaves.iter_mut().flatten() {
                     weave.steps = steps;
                     let rows = steps * weave.words.step();
-                    let ahead = weave.from.wrapping_add(ROWS_AHEAD * rows * weave.stride);
+                    let next = weave.from.wrapping_add(rows * weave.stride);
                     let bytes = weave.panels * weave.words.panel_bytes();
-                    fetch_rows(ahead, weave.stride, rows, bytes);
+                    fetch_rows(next, weave.stride, rows, bytes);
                     // SAFETY: the caller's promise.
                     unsafe { (self.kernel.interleave)(weave) }
-                    weave.from = weave.from.wrapping_add(rows * weave.stride);
+                    weave.from = next;
                 }
             }
         }

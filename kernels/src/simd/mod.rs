@@ -181,6 +181,33 @@ impl Ahead {
     }
 }
 
+/// How many bytes ahead of what is read lines are fetched, pieces of which follow each other up to where others begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Distance {
+    /// Of so many first pieces, and of those after them.
+    first: usize,
+    near: usize,
+    far: usize,
+}
+
+impl Distance {
+    /// `ahead` pieces ahead, which are `pieces` at a time, `next` bytes from one to the next, and `others` bytes from the first of
+    /// them to the first of the next ones.
+    #[inline(always)]
+    pub(crate) const fn new(ahead: usize, pieces: usize, next: usize, others: usize) -> Self {
+        let pieces = if pieces > 0 { pieces } else { 1 };
+        let (times, rest) = (ahead / pieces, ahead % pieces);
+        let near = times.wrapping_mul(others).wrapping_add(rest.wrapping_mul(next));
+        Self { first: pieces - rest, near, far: near.wrapping_add(others).wrapping_sub(pieces.wrapping_mul(next)) }
+    }
+
+    /// From piece number `piece` on.
+    #[inline(always)]
+    pub(crate) const fn from(self, piece: usize) -> usize {
+        if piece < self.first { self.near } else { self.far }
+    }
+}
+
 /// Words of a piece of a column, at most: those of a line of the cache.
 pub(crate) const PIECE: usize = LINE_BYTES / 4;
 

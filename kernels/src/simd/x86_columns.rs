@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::tile::LOW_HALVES;
-use super::{ColumnsInPlace, PANEL, fetch};
+use super::{ColumnsInPlace, Distance, PANEL, fetch};
 
 /// Columns at a time, for which numbers of x are read once.
 const COLUMNS: usize = 4;
@@ -213,8 +213,7 @@ unsafe fn some<N: Numbers, const R: usize>(job: &ColumnsInPlace, column: usize) 
     let &ColumnsInPlace { from, stride, words, piece, next, ahead, flip, x, x_stride, acc, acc_stride, .. } = job;
     let from = from.wrapping_add(column * stride);
     let pieces = words.div_ceil(piece);
-    let near = ahead.wrapping_mul(next);
-    let far = near.wrapping_add(COLUMNS * stride).wrapping_sub(pieces.wrapping_mul(next));
+    let ahead = Distance::new(ahead, pieces, next, COLUMNS * stride);
     // SAFETY: the caller lets all words of the columns and those of each row of x that belong to them be read, and the accumulators
     // of these columns be written. The CPU has the instructions.
     unsafe {
@@ -223,9 +222,8 @@ unsafe fn some<N: Numbers, const R: usize>(job: &ColumnsInPlace, column: usize) 
         for at in 0..pieces {
             let start = from.wrapping_add(at.wrapping_mul(next));
             let (first, count) = (at * piece, piece.min(words - at * piece));
-            let distance = if at + ahead < pieces { near } else { far };
             for column in 0..COLUMNS {
-                fetch(start.wrapping_add(column * stride).wrapping_add(distance));
+                fetch(start.wrapping_add(column * stride).wrapping_add(ahead.from(at)));
             }
             let whole = count - count % WORDS;
             let mut word = 0;
