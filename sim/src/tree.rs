@@ -55,15 +55,13 @@ pub fn make(dir: &Path, library: &Path, layout: Layout, release: Release) -> io:
     let links = links.map(|(link, is_due)| Ok((is_ours(&link)?, link, is_due))).collect::<io::Result<Vec<_>>>()?;
     replace(&lib_dir.join(LIBRARY), |fresh| fs::copy(library, fresh).map(drop))?;
     for (is_there, link, is_due) in links {
-        match (is_there, is_due) {
-            (false, true) => match symlink(LIBRARY, &link) {
-                // Somebody else was faster.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_ours(&link)? => {}
-                made => made?,
-            },
-            (true, false) => fs::remove_file(&link)?,
-            _ => {}
-        }
+        let changed = match (is_there, is_due) {
+            (false, true) => symlink(LIBRARY, &link),
+            (true, false) => fs::remove_file(&link),
+            _ => Ok(()),
+        };
+        // Somebody else may have been faster.
+        changed.or_else(|error| if is_ours(&link)? == is_due { Ok(()) } else { Err(error) })?;
     }
     let arch_dir = dir.join(format!("{}-linux", std::env::consts::ARCH));
     let package_dir = dir.join("share/info/runtime");
