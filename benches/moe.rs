@@ -57,7 +57,7 @@ fn ways_to_decode() -> Vec<Way> {
     let [of_w4a8, of_w4a16] = GROUPS.map(|group| [None, Some(group)]);
     let kinds: [(_, &[Held], &[Option<usize>]); 3] = [
         (Numbers::W8A8, &[Held::Transposed, Held::Nz], &[None]),
-        (Numbers::W4A8, &[Held::Plain, Held::Nz], &of_w4a8),
+        (Numbers::W4A8, &[Held::Plain, Held::Transposed, Held::Nz], &of_w4a8),
         (Numbers::W4A16, &[Held::Plain, Held::Transposed, Held::Nz], &of_w4a16),
     ];
     let mut ways = Vec::new();

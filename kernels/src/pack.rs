@@ -152,7 +152,8 @@ pub(crate) enum Direct {
 }
 
 impl Direct {
-    /// The panels `ks` by `ns` of elements of `bits` bits at `place` in `data`, if it holds them and they are whole; `ns` is not empty.
+    /// The panels `ks` by `ns` of elements of `bits` bits at `place` in `data`, if it holds them and they are whole; `ns` is not
+    /// empty.
     #[inline]
     pub(crate) fn of(data: &[u8], bits: usize, place: &Place, ks: &Range<usize>, ns: &Range<usize>) -> Self {
         if ks.is_empty() || !ns.len().is_multiple_of(PANEL) || !place.n.is_within(ns) {

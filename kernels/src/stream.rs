@@ -38,11 +38,7 @@ pub(crate) fn stream(
     (acc, room): (&mut [Line], &mut Vec<Line>),
 ) -> usize {
     let panels = cols.len().div_ceil(PANEL);
-    let direct = |panel: usize, count: usize| {
-        let from = cols.start + panel * PANEL;
-        let to = from + count * PANEL;
-        if to <= cols.end { w.direct(ks, &(from..to)) } else { Direct::No }
-    };
+    let direct = |panel, count| whole_panels(w, ks, cols, panel..panel + count);
     if rows > 0 {
         let few = FewRows { x, x_stride, rows };
         if let (Some(kernels), Some(numbers)) = (kernel.of_numbers, w.numbers())
@@ -102,6 +98,13 @@ pub(crate) fn stream(
     panels
 }
 
+/// Rows `ks` of some panels of columns `cols`, if these are whole panels.
+#[inline]
+fn whole_panels(w: &impl Source, ks: &Range<usize>, cols: &Range<usize>, panels: Range<usize>) -> Direct {
+    let [from, to] = [panels.start, panels.end].map(|panel| cols.start + panel * PANEL);
+    if to <= cols.end { w.direct(ks, &(from..to)) } else { Direct::No }
+}
+
 /// Rows of x, of whole words.
 #[derive(Clone, Copy)]
 struct FewRows<'a> {
@@ -144,11 +147,7 @@ fn of_numbers(
         }
         let values = (&*scales, &*offsets, start == ks.start);
         let few = FewRows { x: &few.x[start - ks.start..], ..few };
-        let direct = |panel: usize, count: usize| {
-            let from = cols.start + panel * PANEL;
-            let to = from + count * PANEL;
-            if to <= cols.end { weight.direct(&part, &(from..to)) } else { Direct::No }
-        };
+        let direct = |panel, count| whole_panels(weight, &part, cols, panel..panel + count);
         let count = rows_in_place(kernel, weight.lies(), few, part.len(), Some(values), (acc, panels), direct)?;
         if *done.get_or_insert(count) != count {
             return None;

@@ -111,7 +111,8 @@ gpt-oss, compressed-tensors and msModelSlim, and unquantised weights. Expert wei
 or, where they are quantised, expanded to bf16. In w4a8 shared experts become int8.
 
 Host memory: less than 160 MiB, 4 KiB for each tensor and 16 bytes for each scale of the largest one, whatever the size of the
-checkpoint and the number of threads. Files of the checkpoint are mapped, their memory is given back weight by weight, and they are never written to.
+checkpoint and the number of threads. Files of the checkpoint are mapped, their memory is given back weight by weight, and they
+are never written to.
 
 The output is put together in DIR.partial and gets its name when it is whole. Interrupted, by a disk that is full or otherwise,
 the same command goes on: files that are whole are kept after their checksum was compared.";

@@ -17,8 +17,8 @@
 //!   `[N, ceil(K / 8)]`, `weight_scale` F32 `[N, 1]`, `weight_shape`; shared experts as in W8A8. With [`Options::group`] a scale
 //!   for each group of inputs, `weight_scale` F32 `[N, K / group]`.
 //!
-//! Weights of several experts in one tensor stay in one, `[E, N, K]` with scales `[E, N, 1]`, or one for each group. Weights that are no expert's are
-//! copied; where they are quantised they are expanded to BF16, in every format.
+//! Weights of several experts in one tensor stay in one, `[E, N, K]` with scales `[E, N, 1]`, or one for each group. Weights that
+//! are no expert's are copied; where they are quantised they are expanded to BF16, in every format.
 
 mod config;
 mod encode;
